@@ -1,0 +1,1 @@
+"""What convzoo adds to Hydra. Imported at every start of every Hydra application, so it imports little."""

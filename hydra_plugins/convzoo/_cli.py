@@ -1,0 +1,103 @@
+"""The command line's manners: errors a person can act on, and the command that repeats a run.
+
+The underscore in this file's name keeps it out of Hydra's scan for plugins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from zoo.errors import ConvzooError, choose, closest
+
+
+def command_line() -> str:
+    """The command that does the current run again."""
+    script = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith(".py") else "train.py"
+    return shlex.join(["python", script, *HydraConfig.get().overrides.task])
+
+
+def check_overrides() -> None:
+    """Refuses keys that ``+`` would add and nothing would read.
+
+    Raises:
+        ConvzooError: A key that is none of the configuration's.
+    """
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+        if key not in known_keys():
+            raise ConvzooError(_unknown(key))
+
+
+def _unknown(key: str) -> str:
+    guess = closest(key, known_keys())
+    hint = f" Did you mean {guess}?" if guess else ""
+    return f"there is no key {key}.{hint} python train.py --help lists all of them."
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns a user's mistake into one message on stderr and exit code 2; a bug keeps its traceback."""
+    # Hydra prints errors in its own way and exits, unless it is asked to raise them.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        yield
+    except ConvzooError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(2) from None
+
+
+def explain(error: Exception) -> str:
+    """Says what an error of Hydra's or OmegaConf's means for the person who typed the command."""
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
+        group, value = found.groups()
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        try:
+            choose(group, value, options)
+        except ConvzooError as wrong:
+            return str(wrong)
+    if found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'?([\w.@/]+)'?", text):
+        return _unknown(found[1].removesuffix("."))
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
+        found = re.search(r"Missing mandatory value: ([\w.]+)|MissingMandatoryValue.* '?([\w.]+)'?", text)
+        key = getattr(error, "full_key", None) if isinstance(error, MissingMandatoryValue) else found and found[1]
+        return f"{key} must be given: type {key}=VALUE."
+    # Hydra's own texts are good otherwise; its last lines point into its source.
+    lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]
+    return "\n".join(lines)
+
+
+def known_keys() -> list[str]:
+    """Every group and key of the configuration, as the user types them."""
+    conf = files("zoo.conf") / "convzoo"
+    keys = {"seed"}
+    for path in conf.glob("*/*.yaml"):
+        group = path.parent.name
+        keys |= {group} | {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
+    return sorted(keys)
+
+
+def _leaves(config: object, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield prefix + key
+        if OmegaConf.is_dict(config) and not OmegaConf.is_missing(config, key):
+            value = OmegaConf.to_container(config, resolve=False)[key]
+            if isinstance(value, dict):
+                yield from (f"{prefix}{key}.{k}" for k in value)

@@ -1,0 +1,6 @@
+"""Callbacks that work with any LightningModule."""
+
+from lightning_modules.callbacks.cost_logger import CostLogger
+from lightning_modules.callbacks.speed_logger import SpeedLogger
+
+__all__ = ["CostLogger", "SpeedLogger"]

@@ -1,0 +1,39 @@
+"""What a person sees while a cell trains: a bar in a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class _Bar(TQDMProgressBar):
+    """One bar for the epoch; validation and test come and go below it."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+class _Lines(Callback):
+    """One line an epoch, once all of its metrics are there."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch:
+            self._line(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._line(trainer, trainer.current_epoch)
+
+    def _line(self, trainer: Any, epoch: int) -> None:
+        names = ("train/loss", "val/loss", "val/acc", "speed/train_images_per_s")
+        values = {n: float(v) for n in names if (v := trainer.callback_metrics.get(n)) is not None}
+        if trainer.is_global_zero and values:
+            text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"epoch {epoch}/{trainer.max_epochs}  {text}", flush=True)
+
+
+def progress() -> Callback:
+    """The display that fits where the output goes."""
+    return _Bar() if sys.stderr.isatty() else _Lines()

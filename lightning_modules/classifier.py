@@ -1,0 +1,99 @@
+"""The LightningModule of a cell: an image classifier around a network of the zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from timm.optim import create_optimizer_v2
+from torchmetrics import MeanMetric, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+import zoo
+
+
+class Classifier(LightningModule):
+    """Trains and tests a network of the zoo on labelled images.
+
+    Logs ``train/loss``, ``val/acc``, ``val/loss``, ``test/acc``, ``test/loss`` and ``test/images`` once an epoch: over
+    all images and all ranks, each image once.
+
+    Args:
+        network: Arguments of `zoo.build`, as plain values: they go into the checkpoint, for `zoo.load`.
+        optim: ``name`` (any optimizer of timm's), ``lr`` (peak of the one-cycle schedule), ``weight_decay``,
+            ``warmup`` (share of the steps), ``label_smoothing``.
+    """
+
+    def __init__(self, network: dict[str, Any], optim: dict[str, Any]) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = zoo.build(**network)
+        if not network.get("pretrained"):
+            _start_even(self.net)
+        self.train_loss = MeanMetric()
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        classes = network["num_classes"]
+        self.val_acc = MulticlassAccuracy(classes, average="micro")
+        self.test_acc = MulticlassAccuracy(classes, average="micro")
+        self.test_images = SumMetric()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) → logits (N, num_classes)."""
+        return self.net(x)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
+        self.train_loss.update(loss.detach(), len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss, prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.val_loss, self.val_acc)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({"val/acc": self.val_acc, "val/loss": self.val_loss}, prog_bar=True)
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.test_loss, self.test_acc)
+        self.test_images.update(len(batch[1]))
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({"test/acc": self.test_acc, "test/loss": self.test_loss, "test/images": self.test_images})
+
+    def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], loss: MeanMetric, acc: MulticlassAccuracy) -> None:
+        images, labels = batch
+        logits = self(images).float()
+        loss.update(F.cross_entropy(logits, labels), len(labels))
+        acc.update(logits.argmax(1), labels)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optim = self.hparams.optim
+        fused = {"fused": True} if optim["name"] in ("adamw", "adam", "sgd") else {}
+        optimizer = create_optimizer_v2(
+            self.net, optim["name"], lr=optim["lr"], weight_decay=optim["weight_decay"], momentum=0.9, **fused
+        )
+        # With one step there is no warm-up to divide by.
+        steps = max(2, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, optim["lr"], steps, pct_start=min(max(optim["warmup"], 1 / steps), 1 - 1 / steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _start_even(net: torch.nn.Module) -> None:
+    """Lets a network that starts at random give all classes about the same probability.
+
+    timm's EfficientNet starts a classifier of 10 classes with weights up to 0.32, and with a loss twice as high as
+    guessing's: epochs are lost on unlearning it.
+    """
+    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
+    if isinstance(classifier, torch.nn.Linear):
+        torch.nn.init.normal_(classifier.weight, std=0.01)
+        if classifier.bias is not None:
+            torch.nn.init.zeros_(classifier.bias)

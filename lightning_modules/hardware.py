@@ -1,0 +1,143 @@
+"""The hardware axis: which devices a cell runs on, and how its processes are started."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import ConvzooError, choose
+
+CHOICES = ("auto", "cpu", "gpu", "ddp")
+CPU_PROCESSES = 2
+"""Processes of ``hardware=ddp`` without a GPU."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A resolved hardware choice.
+
+    Attributes:
+        name: ``cpu``, ``gpu`` or ``ddp``.
+        accelerator, devices, num_nodes, strategy: Arguments of Lightning's Trainer.
+    """
+
+    name: str
+    accelerator: str
+    devices: int
+    num_nodes: int
+    strategy: str
+
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self.strategy,
+        }
+
+
+def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any]) -> Hardware:
+    """Says what a hardware choice means on this machine.
+
+    Args:
+        hardware: The hardware group of the configuration.
+        trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win where given.
+
+    Raises:
+        ConvzooError: The machine does not have what was asked for.
+    """
+    name = choose("hardware", hardware["name"], CHOICES)
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "gpu" if gpus else "cpu"
+    if name == "gpu" and not gpus:
+        raise ConvzooError(
+            "hardware=gpu, but PyTorch sees no GPU on this machine. Type hardware=cpu, or hardware=auto to use what "
+            "there is."
+        )
+    given = {k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := trainer.get(k)) is not None}
+    accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
+    devices = given.get("devices", hardware["devices"])
+    if devices in ("auto", -1, "-1"):
+        devices = (gpus or CPU_PROCESSES) if name == "ddp" else 1
+    nodes = given.get("num_nodes", hardware["num_nodes"])
+    for key, number in (("devices", devices), ("num_nodes", nodes)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
+    if accelerator in ("gpu", "cuda") and devices > gpus:
+        raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
+    if name != "ddp" and devices * nodes > 1:
+        raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")
+    return Hardware(name, accelerator, devices, nodes, given.get("strategy", "ddp" if name == "ddp" else "auto"))
+
+
+def inside_a_rank() -> bool:
+    """Whether something (torchrun, srun) has started this process as one of several already."""
+    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
+    """Runs ``python -m module arguments`` once per rank with torchrun's agent, and waits.
+
+    A rank that fails takes the others down within seconds.
+
+    Raises:
+        RuntimeError: A rank failed; the text says which and how.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # One thread too many a core is far worse than one too few.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        run_id="convzoo",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise RuntimeError(f"rank {rank} of {processes} failed with exit code {failure.exitcode}") from None
+
+
+def check_world_size(trainer: Any, hardware: Hardware) -> None:
+    """Refuses a job whose processes are not as many as asked for: it would train on a part of the data, silently.
+
+    Raises:
+        ConvzooError: The world size differs.
+    """
+    if trainer.world_size != hardware.world_size:
+        raise ConvzooError(
+            f"{hardware.world_size} processes were asked for (devices × nodes), but this job runs {trainer.world_size}. "
+            "Start as many tasks a node as there are devices a node."
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor() or platform.machine()
+    return str(device)

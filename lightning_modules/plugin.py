@@ -1,0 +1,41 @@
+"""Lightning's ``callbacks_factory`` entry points: convzoo's callbacks in every Trainer, where somebody asks for them.
+
+Off unless the environment variable ``CONVZOO_CALLBACKS`` names them:
+``CONVZOO_CALLBACKS=cost,speed python their_script.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from zoo.errors import choose
+
+VARIABLE = "CONVZOO_CALLBACKS"
+
+
+def _asked_for() -> list[type]:
+    names = [n.strip() for n in os.environ.get(VARIABLE, "").split(",") if n.strip()]
+    if not names:
+        return []
+    from lightning_modules.callbacks import CostLogger, SpeedLogger
+
+    callbacks = {"cost": CostLogger, "speed": SpeedLogger}
+    return [callbacks[choose(VARIABLE, name, callbacks)] for name in names]
+
+
+def lightning_callbacks() -> list[Any]:
+    """For ``lightning``."""
+    return [callback() for callback in _asked_for()]
+
+
+def pytorch_lightning_callbacks() -> list[Any]:
+    """For ``pytorch_lightning``, the same library under its older name, whose Trainer wants its own base class."""
+    return [for_pytorch_lightning(callback)() for callback in _asked_for()]
+
+
+def for_pytorch_lightning(callback: type) -> type:
+    """The same callback as a class that ``pytorch_lightning.Trainer`` accepts."""
+    from pytorch_lightning import Callback
+
+    return type(callback.__name__, (callback, Callback), {"__doc__": callback.__doc__})

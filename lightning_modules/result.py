@@ -1,0 +1,69 @@
+"""``result.json``: what a run leaves behind, in the form that the README documents."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FILE = "result.json"
+STATUSES = ("completed", "failed", "interrupted")
+PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
+
+
+def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path:
+    """Writes a result whole or not at all: to a temporary file, synced, renamed.
+
+    Args:
+        folder: The run's folder.
+        result: ``status``, ``cell``, ``metrics``, ``environment``, ``wandb``, ``checkpoint``, ``command``; ``error``
+            where the status is not ``completed``.
+    """
+    path = Path(folder) / FILE
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump(_finite(result), file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as text."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment(**measured_on: Any) -> dict[str, Any]:
+    """Where a run took place: versions, machine, git commit, and what the caller adds (device, dtype, threads …)."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"versions": versions, "platform": platform.platform(), "git_commit": _git_commit(), **measured_on}
+
+
+def _git_commit() -> str | None:
+    """The commit of convzoo's own source (``+`` where files differ from it); None outside a clone."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

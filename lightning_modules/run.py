@@ -1,0 +1,249 @@
+"""Runs one cell, from its configuration to its result. Read it from the top."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import zoo
+from lightning_modules.callbacks import CostLogger, SpeedLogger
+from lightning_modules.callbacks.best import BestCheckpoint
+from lightning_modules.callbacks.progress import progress
+from lightning_modules.classifier import Classifier
+from lightning_modules.config import check, describe_cell, find_network, stem_for
+from lightning_modules.data import make_data
+from lightning_modules.hardware import (
+    Hardware,
+    check_world_size,
+    device_name,
+    inside_a_rank,
+    launch_ranks,
+    resolve_hardware,
+)
+from lightning_modules.result import FILE, environment, write_result
+from lightning_modules.tracking import Tracking
+from zoo.errors import ConvzooError, choose
+
+JOB_FILE = "job.json"
+"""What the ranks of a distributed run read: the configuration and the command."""
+
+
+def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) -> dict[str, Any]:
+    """Trains and tests one cell.
+
+    Args:
+        config: The resolved configuration (the tree of ``conf/config.yaml``) as plain values.
+        folder: Where the run's files go; made if need be.
+        command: What reproduces the run; it goes into the result.
+
+    Returns:
+        The result, as it stands in ``result.json`` in the folder.
+
+    Raises:
+        ConvzooError: A mistake in the configuration; nothing was trained.
+        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM); the result says "interrupted".
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check(config)
+    hardware = resolve_hardware(config["hardware"], config["trainer"])
+    if hardware.world_size > 1 and not inside_a_rank():
+        return _run_ranks(config, folder, command, hardware)
+    return run_rank(config, folder, command, hardware)
+
+
+def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
+    """Runs the cell once per rank of this machine, each in a process of its own."""
+    (folder / JOB_FILE).write_text(json.dumps({"config": config, "command": command}))
+    (folder / FILE).unlink(missing_ok=True)
+    try:
+        launch_ranks(hardware.devices, "lightning_modules.rank", folder)
+    except RuntimeError as error:
+        # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
+        result = _read(folder) or _empty(config, command, hardware)
+        if result["status"] != "interrupted":
+            write_result(folder, result | {"status": "failed", "error": str(error)})
+        raise
+    return _read(folder)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "cell": describe_cell(config, hardware.name),
+        "metrics": {},
+        "environment": environment(),
+        "wandb": {"id": None, "mode": None, "dir": None},
+        "checkpoint": None,
+        "command": command,
+    }
+
+
+def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
+    """Trains and tests one cell in this process: alone, or as one rank of several."""
+    _be_quiet()
+    main = int(os.environ.get("RANK", 0)) == 0
+    result = _empty(config, command, hardware)
+    tracking = None
+    try:
+        cell = _Cell(config, folder, hardware)
+        result |= {"cell": cell.choices, "environment": environment(**cell.conditions)}
+        tracking = Tracking(config["logger"], folder, cell.choices, config) if main else None
+        result["wandb"] = tracking.wandb if tracking else result["wandb"]
+        result["metrics"] = cell.train(tracking.logger if tracking else False)
+        result |= {"status": "completed", "checkpoint": cell.checkpoint}
+    except BaseException as error:
+        status, code = _outcome(error)
+        result |= {"status": status, "error": str(error) or type(error).__name__}
+        if not isinstance(error, ConvzooError) and status == "failed":
+            result["traceback"] = traceback.format_exc()
+        if code is not None:
+            raise SystemExit(code) from None
+        raise
+    finally:
+        if main:
+            write_result(folder, result)
+            if tracking:
+                tracking.finish(result["metrics"], result["status"])
+    return result
+
+
+def _outcome(error: BaseException) -> tuple[str, int | None]:
+    """Status and exit code of a run that ended with an exception; None as a code: the exception itself is the end."""
+    if isinstance(error, SIGTERMException):
+        return "interrupted", 143
+    # Lightning turns Ctrl-C into SystemExit(1) while it fits.
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
+        return "interrupted", 130
+    return "failed", None
+
+
+class _Cell:
+    """One cell: its network, data and trainer.
+
+    Attributes:
+        choices: Flat, for result.json and W&B.
+        conditions: What the measured figures depend on.
+        checkpoint: The best one's path, once trained.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: Path, hardware: Hardware) -> None:
+        self.config, self.folder, self.hardware = config, folder, hardware
+        if threads := config["hardware"]["threads"]:
+            torch.set_num_threads(threads)
+        L.seed_everything(config["seed"], workers=True, verbose=False)
+        network, model = find_network(config), config["model"]
+        native_size = network.image_size or 224
+        self.data = make_data(config["data"], native_size, config["seed"])
+        image_size, in_chans = self.data.data["image_size"], self.data.data["in_chans"]
+        spec = {
+            "backbone": network.backbone,
+            "phi": network.phi,
+            "conv": config["conv"]["name"],
+            "act": config["act"]["name"],
+            "num_classes": self.data.data["num_classes"],
+            "in_chans": in_chans,
+            "pretrained": model["pretrained"],
+            "stem": stem_for(model["stem"], image_size),
+        }
+        choose("logger", config["logger"]["name"], ("wandb", "csv", "none"))
+        self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
+        self.image_shape = (in_chans, image_size, image_size)
+        self.costs = CostLogger(image_size, in_chans)
+        self.speeds = SpeedLogger()
+        self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
+        self.conditions: dict[str, Any] = {
+            "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),
+            "devices": hardware.world_size,
+            "dtype": str(config["trainer"]["precision"] or "32-true"),
+            "memory_format": "channels_last",
+            "threads": torch.get_num_threads(),
+            "batch_size": config["data"]["batch_size"],
+        }
+        self.checkpoint: str | None = None
+
+    def train(self, logger: Any) -> dict[str, float]:
+        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
+        best = BestCheckpoint(self.folder, validates=self.config["trainer"]["limit_val_batches"] != 0)
+        trainer = self._trainer(logger, [self.costs, self.speeds, best])
+        check_world_size(trainer, self.hardware)
+        start = time.perf_counter()
+        trainer.fit(self.module, datamodule=self.data)
+        fit_s = time.perf_counter() - start
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self.checkpoint = best.best_model_path or None
+        metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
+        metrics |= {"speed/peak_memory_mb": _peak_memory_mb(self.module.device)}
+        metrics |= trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)[0]
+        if best.best_model_score is not None:
+            metrics["val/acc"] = best.best_model_score.item()
+        metrics |= self.costs.metrics | self.speeds.metrics
+        return metrics | (self._inference_speed() if trainer.is_global_zero else {})
+
+    def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
+        given = {k: v for k, v in self.config["trainer"].items() if v is not None}
+        if given.get("enable_progress_bar", True):
+            callbacks = [*callbacks, progress()]
+        arguments = {
+            **given,
+            **self.hardware.trainer_arguments,
+            "logger": logger,
+            "callbacks": callbacks,
+            "default_root_dir": self.folder,
+            "use_distributed_sampler": False,
+            "enable_model_summary": False,
+            "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
+        }
+        try:
+            return L.Trainer(**arguments)
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ConvzooError(f"trainer: {error}") from None
+
+    def _inference_speed(self) -> dict[str, float]:
+        device = self.module.device
+        image = torch.zeros(self.image_shape, device=device)
+        precision = self.conditions["dtype"]
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.partition("-")[0])
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            measured = zoo.speed(self.module.net, image, batch_size=64)
+        self.conditions["infer_batch_size"] = measured.batch_size
+        return {
+            "speed/infer_images_per_s": measured.images_per_s.median,
+            "speed/infer_images_per_s_iqr": measured.images_per_s.iqr,
+            "speed/latency_ms": measured.latency_ms.median,
+            "speed/latency_ms_iqr": measured.latency_ms.iqr,
+        }
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """MiB at most so far: allocated on a GPU; on a CPU resident, Python and libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _be_quiet() -> None:
+    """Silences what Lightning says about things that are so on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in ("does not have many workers", "exists and is not empty", "log_every_n_steps", "treespec, LeafSpec"):
+        warnings.filterwarnings("ignore", f".*{text}.*")

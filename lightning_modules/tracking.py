@@ -1,0 +1,132 @@
+"""Run tracking: Weights & Biases online or offline, CSV, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from zoo.errors import choose
+
+LOGGERS = ("wandb", "csv", "none")
+
+
+class Tracking:
+    """Where the metrics of one run go.
+
+    Attributes:
+        logger: For Lightning's Trainer; False for none.
+        wandb: ``{"id", "mode", "dir"}`` of the W&B run, as result.json has it; all None without one.
+    """
+
+    def __init__(self, settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any]) -> None:
+        """Starts tracking.
+
+        Args:
+            settings: The logger group of the configuration.
+            folder: The run's folder; offline runs are written below it.
+            cell: The choices, flat; they become columns in W&B.
+            config: The whole resolved configuration; it becomes one key.
+        """
+        name = choose("logger", settings["name"], LOGGERS)
+        self._run = None
+        self.logger: Logger | bool = False
+        if name == "csv":
+            self.logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
+        elif name == "wandb":
+            self._run = _start_wandb(settings, folder, cell, config)
+            self.logger = WandbLogger(experiment=self._run)
+
+    @property
+    def wandb(self) -> dict[str, str | None]:
+        if self._run is None:
+            return {"id": None, "mode": None, "dir": None}
+        mode = "offline" if self._run.offline else "online"
+        return {"id": self._run.id, "mode": mode, "dir": str(Path(self._run.dir).parent)}
+
+    def finish(self, metrics: dict[str, float], status: str) -> None:
+        """Writes the final metrics and ends the run with its real outcome."""
+        if self._run is not None:
+            if metrics:
+                self._run.log({k: v for k, v in metrics.items() if k != "val/acc"})
+                # In the history val/acc is a curve; its summary is that of the checkpoint that was tested.
+                self._run.summary.update(metrics)
+            self._run.summary["status"] = status
+            self._run.finish(exit_code=0 if status == "completed" else 1)
+            if self._run.offline:
+                print(f"W&B: this run is offline. Upload it with: wandb sync {self.wandb['dir']}", flush=True)
+        elif self.logger:
+            if metrics:
+                self.logger.log_metrics(metrics)
+            self.logger.finalize("success" if status == "completed" else "failed")
+
+
+def has_key() -> bool:
+    """Whether a W&B key is configured: in the environment, or in the netrc file where ``wandb login`` puts it."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    hosts = {urlparse(wandb.setup().settings.base_url).hostname, "api.wandb.ai"}
+    candidates = [os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
+    for path in filter(None, candidates):
+        try:
+            if hosts & set(netrc(path).hosts):
+                return True
+        except (OSError, NetrcParseError):
+            continue
+    return False
+
+
+def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any]) -> Any:
+    """Starts a W&B run: online when a key and a server are there, else offline, with one line that says so."""
+    import wandb
+
+    mode = settings["mode"]
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    choose("logger.mode", mode, ("auto", "online", "offline", "disabled"))
+    arguments = {
+        "project": settings["project"],
+        "entity": settings["entity"],
+        "group": settings["group"],
+        "name": "-".join(str(cell[k]) for k in ("model", "variant", "conv", "act", "seed") if k in cell),
+        "id": run_id(cell, folder),
+        "tags": settings["tags"],
+        "job_type": "train",
+        "config": {**cell, "settings": config},
+        "dir": folder,
+    }
+    # Flushed every second (the default is 15), so that a killed run keeps its rows.
+    options = {"init_timeout": settings["timeout_s"], "x_transaction_log_flush_interval": 1, "silent": True}
+    if mode == "online":
+        try:
+            return wandb.init(
+                mode=mode, settings=wandb.Settings(**options, finish_timeout=settings["timeout_s"]), **arguments
+            )
+        except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+            reason, mode = f"the server did not take this run ({_first_line(error)})", "offline"
+    else:
+        reason = "no API key" if settings["mode"] == "auto" and "WANDB_MODE" not in os.environ else "as asked"
+    if mode == "offline":
+        print(f"W&B: {reason}; logging offline. The line to upload it with comes at the end.", flush=True)
+    return wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments)
+
+
+def run_id(cell: dict[str, Any], folder: Path) -> str:
+    """Stable for a cell in a folder, so that a run which starts again there continues its W&B run.
+
+    Starts with a letter: all digits and one ``e`` would be read as a float.
+    """
+    content = json.dumps([cell, str(folder.resolve())], sort_keys=True)
+    return "c" + hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,34 @@
+"""Trains one cell of the zoo, or a sweep of them with ``-m``.
+
+python train.py model=effnet conv=separable act=swish
+python train.py -m model=resnet,effnet,mobilenet conv=standard,separable,spatial act=relu,swish
+"""
+
+from __future__ import annotations
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.convzoo._cli import check_overrides, command_line, plain_errors
+from zoo.report import print_result
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def train(config: DictConfig) -> float | None:
+    """One cell: returns its test accuracy, for sweepers that optimise it."""
+    folder = HydraConfig.get().runtime.output_dir
+    with plain_errors():
+        check_overrides()
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        # Imported here: Lightning takes seconds, and a wrong override should be told at once.
+        from lightning_modules import run_cell
+
+        result = run_cell(settings, folder, command_line())
+    print_result(result, folder)
+    return result["metrics"].get("test/acc")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        train()

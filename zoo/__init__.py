@@ -1,0 +1,54 @@
+"""convzoo's networks: build, rewrite, count, time, load. Needs torch and timm; never Lightning, Hydra or W&B.
+
+Names are imported when they are first used, so that ``import zoo`` and ``python -m zoo report`` start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.acts import ACTS, swap_activations
+    from zoo.builder import build, load
+    from zoo.convs import KINDS, ConvSpec
+    from zoo.counting import Cost, cost
+    from zoo.errors import ConvzooError
+    from zoo.families import FAMILIES, Network, resolve
+    from zoo.rewriter import Entry, Report, rewrite
+    from zoo.timing import Speed, speed
+
+_WHERE = {
+    "ACTS": "acts",
+    "swap_activations": "acts",
+    "build": "builder",
+    "load": "builder",
+    "KINDS": "convs",
+    "ConvSpec": "convs",
+    "Cost": "counting",
+    "cost": "counting",
+    "ConvzooError": "errors",
+    "FAMILIES": "families",
+    "Network": "families",
+    "resolve": "families",
+    "Entry": "rewriter",
+    "Report": "rewriter",
+    "rewrite": "rewriter",
+    "Speed": "timing",
+    "speed": "timing",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"zoo.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,101 @@
+"""Builds a cell's network: timm makes the published one, the zoo rewrites it. And loads a trained one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import timm
+import torch
+from timm.models.efficientnet import _gen_efficientnet
+from torch import nn
+
+from zoo.acts import swap_activations
+from zoo.errors import ConvzooError, choose, closest
+from zoo.families import ALPHA, BETA, check_phi
+from zoo.rewriter import rewrite
+from zoo.stem import shrink_stem
+
+
+def build(
+    backbone: str,
+    conv: str = "native",
+    act: str = "native",
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    *,
+    stem: str = "imagenet",
+    phi: float | None = None,
+    **timm_kwargs: Any,
+) -> nn.Module:
+    """Builds a network, rewrites its convolutions, then its activations.
+
+    With everything ``native`` it is timm's network, bit for bit: the same state_dict keys and logits.
+
+    Args:
+        backbone: Any name that timm knows (``resnet18``, ``efficientnet_b0``, ``mobilenetv1_100`` …).
+        conv: Conv kind, see `zoo.rewrite`.
+        act: Activation, see `zoo.swap_activations`.
+        num_classes: Width of the classifier; 0 for none.
+        in_chans: Channels of the image.
+        pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
+        stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
+        phi: EfficientNet only: scale B0's depth by 1.2^φ and its width by 1.1^φ.
+        **timm_kwargs: Passed to `timm.create_model`.
+
+    Returns:
+        A network from (N, in_chans, H, W) to (N, num_classes).
+
+    Raises:
+        ConvzooError: A name that does not exist, or a network that cannot be rewritten.
+    """
+    choose("stem", stem, ("small", "imagenet"))
+    settings = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **timm_kwargs}
+    net = _scaled(backbone, phi, settings) if phi is not None else _published(backbone, settings)
+    if stem == "small":
+        shrink_stem(net)
+    rewrite(net, conv)
+    swap_activations(net, act)
+    return net
+
+
+def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
+    if ":" not in backbone and not timm.is_model(backbone):
+        guess = closest(backbone, timm.list_models())
+        raise ConvzooError(
+            f"model.name={backbone} does not exist in timm {timm.__version__}."
+            + (f" Did you mean {guess}?" if guess else "")
+            + f' Allowed: any of its {len(timm.list_models())} networks; timm.list_models("*resnet*") lists them.'
+        )
+    return timm.create_model(backbone, **settings)
+
+
+def _scaled(backbone: str, phi: float, settings: dict[str, Any]) -> nn.Module:
+    if backbone != "efficientnet_b0":
+        raise ConvzooError(f"phi scales efficientnet_b0 only, not {backbone}.")
+    if settings.pop("pretrained"):
+        raise ConvzooError("There are no pretrained weights for a phi of one's own. Use model.variant=b0 … b7.")
+    phi = check_phi(phi)
+    return _gen_efficientnet("efficientnet_b0", channel_multiplier=BETA**phi, depth_multiplier=ALPHA**phi, **settings)
+
+
+def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
+
+    Args:
+        checkpoint: A ``.ckpt`` that convzoo wrote. It is read with ``weights_only=True``: nothing in it is executed.
+        device: Where to put the network.
+
+    Raises:
+        ConvzooError: The file is no checkpoint of convzoo's.
+        FileNotFoundError: There is no such file.
+    """
+    content = torch.load(checkpoint, map_location=device, weights_only=True)
+    network = content.get("hyper_parameters", {}).get("network") if isinstance(content, dict) else None
+    if network is None:
+        raise ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
+    net = build(**{**network, "pretrained": False})
+    weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+    net.load_state_dict(weights)
+    return net.to(device).eval()

@@ -1,0 +1,26 @@
+"""Spatial: a vertical convolution, then a horizontal one."""
+
+import torch
+from torch import nn
+
+from zoo.convs.spec import ConvSpec
+
+
+class Spatial(nn.Module):
+    """Spatially separable convolution: k×1 to m channels, then 1×k to C′.
+
+    Parameters: (k·C·m + k·m·C′)/g with m = min(C, C′), the largest rank that saves weights wherever C ≠ C′
+    (with m = C′ and C′ = 2C it would save nothing). Stride, padding and dilation are split per axis. A grouped
+    convolution keeps its groups. Source: Jaderberg et al. 2014, scheme 2.
+    """
+
+    def __init__(self, spec: ConvSpec) -> None:
+        super().__init__()
+        middle = min(spec.in_channels, spec.out_channels)
+        self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()
+        self.horizontal = spec.axis(1, in_channels=middle).conv()
+        self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) → (N, C′, H′, W′)."""
+        return self.horizontal(self.vertical(x))

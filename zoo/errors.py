@@ -1,0 +1,35 @@
+"""The one exception for a user's mistake, and the one way to check a choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConvzooError(ValueError):
+    """A mistake of the user's. Its text is complete: what was wrong, what is allowed, what to type instead."""
+
+
+def closest(value: object, allowed: Iterable[object]) -> str | None:
+    """The allowed value that looks most like ``value``, or None."""
+    matches = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def choose(what: str, value: object, allowed: Iterable[object]) -> str:
+    """Returns ``str(value)`` when it is one of ``allowed``.
+
+    Args:
+        what: What is being chosen, as the user types it (``conv``, ``model.variant``).
+        value: What the user gave.
+        allowed: Every value that would do.
+
+    Raises:
+        ConvzooError: ``value`` is not allowed; the text names the allowed values and the closest one.
+    """
+    allowed = [str(a) for a in allowed]
+    if str(value) in allowed:
+        return str(value)
+    guess = closest(value, allowed)
+    hint = f" Did you mean {what}={guess}?" if guess else ""
+    raise ConvzooError(f"{what}={value} does not exist.{hint} Allowed: {', '.join(allowed)}.")

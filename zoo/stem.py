@@ -1,0 +1,58 @@
+"""The stem: which convolutions belong to it, and how to make it fit small images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from zoo.convs import ConvSpec
+from zoo.errors import ConvzooError
+
+SMALL_IMAGE = 64
+"""Images up to this many pixels a side get the small stem under ``stem="auto"``."""
+
+STEMS = ("auto", "small", "imagenet")
+
+
+def first_conv(net: nn.Module) -> str:
+    """The name of the convolution that sees the image: timm's record of it, else the first one registered."""
+    recorded = (getattr(net, "pretrained_cfg", None) or {}).get("first_conv")
+    name = recorded[0] if isinstance(recorded, (tuple, list)) else recorded
+    convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    return name if name in convs else next(iter(convs), "")
+
+
+def stem_convs(net: nn.Module) -> set[str]:
+    """Names of the stem's convolutions: the first one, and its neighbours in a deep stem (ResNet-D, ``stem.*``)."""
+    first = first_conv(net)
+    folder = first.rpartition(".")[0]
+    deep = folder.rpartition(".")[2] in ("conv1", "stem")
+    return {
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d) and (name == first or (deep and name.startswith(folder + ".")))
+    }
+
+
+def shrink_stem(net: nn.Module) -> None:
+    """Turns an ImageNet stem into a small one, in place: stride 1, kernel at most 3×3, no max-pool.
+
+    This is the form the CIFAR literature uses (a 3×3 convolution of stride 1 in ResNet-18: 11,173,962 parameters
+    with 10 classes). A stem whose kernel is 3×3 already keeps its weights; a larger one is made anew.
+
+    Raises:
+        ConvzooError: The network has no stem of that kind (patchify stems, transformers).
+    """
+    name = first_conv(net)
+    conv = net.get_submodule(name) if name else None
+    if conv is None or conv.kernel_size == conv.stride:
+        raise ConvzooError(
+            f"{type(net).__name__} has no stem that could be made small (its first layer cuts the image into patches). "
+            "Type model.stem=imagenet, or use a larger image."
+        )
+    if max(conv.kernel_size) > 3:
+        spec = ConvSpec.of(conv).but(kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+        net.set_submodule(name, spec.conv())
+    else:
+        conv.stride = (1, 1)
+    if isinstance(getattr(net, "maxpool", None), nn.Module):
+        net.maxpool = nn.Identity()

@@ -1,0 +1,101 @@
+"""How fast a network is, measured: warm-up left out, one synchronisation a block, median and spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+BLOCKS = 9
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measured quantity: the median of its samples and their interquartile range."""
+
+    median: float
+    iqr: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Spread:
+        """Median and interquartile range of at least one sample (with one sample the range is 0)."""
+        if len(samples) < 2:
+            return cls(samples[0], 0.0)
+        low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+        return cls(middle, high - low)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Inference speed of a network on one device.
+
+    Attributes:
+        images_per_s: Forward passes at ``batch_size``.
+        latency_ms: One image.
+        device, dtype, batch_size: What it was measured on.
+    """
+
+    images_per_s: Spread
+    latency_ms: Spread
+    device: str
+    dtype: str
+    batch_size: int
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device's queue; nothing to do on a CPU."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def measure(step: Callable[[], object], device: torch.device, seconds: float = 1.0) -> list[float]:
+    """Seconds per call of ``step``, one sample a block.
+
+    Warm-up goes on until a call takes no less than nine tenths of the best one so far twice in a row, or until a
+    quarter of ``seconds`` has passed. A block holds as many calls as make `BLOCKS` blocks last about ``seconds``.
+    """
+    best, steady, end = float("inf"), 0, time.perf_counter() + seconds / 4
+    while steady < 2 and (time.perf_counter() < end or best == float("inf")):
+        took = _timed(step, device, 1)
+        steady = steady + 1 if took > 0.9 * best else 0
+        best = min(best, took)
+    calls = max(1, round(seconds / BLOCKS / best))
+    return [_timed(step, device, calls) / calls for _ in range(BLOCKS)]
+
+
+def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def speed(net: nn.Module, image: torch.Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
+    """Measures inference: the network in eval mode, the images on its device already.
+
+    Args:
+        net: A network that takes (N, C, H, W). Its mode is put back afterwards.
+        image: One image (C, H, W), on the device and in the dtype and memory format to measure.
+        batch_size: Images per forward pass for ``images_per_s``; ``latency_ms`` is always one image.
+        seconds: How long each of the two measurements takes, about.
+    """
+    device, training = image.device, net.training
+    net.eval()
+
+    def sample(n: int) -> list[float]:
+        batch = image.expand(n, *image.shape).contiguous(memory_format=torch.channels_last)
+        return measure(lambda: net(batch), device, seconds)
+
+    try:
+        with torch.inference_mode():
+            rate = Spread.of([batch_size / s for s in sample(batch_size)])
+            latency = Spread.of([1000 * s for s in sample(1)])
+    finally:
+        net.train(training)
+    return Speed(rate, latency, str(device), str(image.dtype).removeprefix("torch."), batch_size)
