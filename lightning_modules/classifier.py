@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import zoo
+from zoo.errors import choose
 
 
 class Classifier(LightningModule):
@@ -74,16 +77,28 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim
+        choose("optim.name", optim["name"], list_optimizers())
         fused = {"fused": True} if optim["name"] in ("adamw", "adam", "sgd") else {}
         optimizer = create_optimizer_v2(
             self.net, optim["name"], lr=optim["lr"], weight_decay=optim["weight_decay"], momentum=0.9, **fused
         )
-        # With one step there is no warm-up to divide by.
-        steps = max(2, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, optim["lr"], steps, pct_start=min(max(optim["warmup"], 1 / steps), 1 - 1 / steps)
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: one_cycle(step, steps, optim["warmup"]))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """The share of the peak learning rate at a step: a linear rise over ``warmup`` of the steps, then a half cosine to 0.
+
+    Args:
+        step: From 0 to ``steps``; what comes after has rate 0.
+        steps: All steps of the training.
+        warmup: Share of the steps.
+    """
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise)))) / 2
 
 
 def _start_even(net: torch.nn.Module) -> None:

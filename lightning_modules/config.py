@@ -25,6 +25,7 @@ def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
+LOGGERS = ("wandb", "csv", "none")
 SWITCH: Rule = (lambda v: type(v) is bool, "true or false")
 
 RULES: dict[str, Rule] = {
@@ -57,6 +58,7 @@ def check(config: dict[str, Any]) -> None:
         if not allowed(value):
             raise ConvzooError(f"{key}={value} is not allowed. Allowed: {text}.")
     choose("model.stem", config["model"]["stem"], STEMS)
+    choose("logger", config["logger"]["name"], LOGGERS)
     find_network(config)
 
 

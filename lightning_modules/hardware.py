@@ -93,6 +93,7 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     A rank that fails takes the others down within seconds.
 
     Raises:
+        ConvzooError: A rank met a mistake of the user's.
         RuntimeError: A rank failed; the text says which and how.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -115,7 +116,11 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
         elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise RuntimeError(f"rank {rank} of {processes} failed with exit code {failure.exitcode}") from None
+        told = failure.message
+        message = str(told["message"] if isinstance(told, dict) else told)
+        if message.startswith(f"{ConvzooError.__name__}: "):
+            raise ConvzooError(message.partition(": ")[2]) from None
+        raise RuntimeError(f"rank {rank} of {processes} failed with exit code {failure.exitcode}: {message}") from None
 
 
 def check_world_size(trainer: Any, hardware: Hardware) -> None:
@@ -126,7 +131,7 @@ def check_world_size(trainer: Any, hardware: Hardware) -> None:
     """
     if trainer.world_size != hardware.world_size:
         raise ConvzooError(
-            f"{hardware.world_size} processes were asked for (devices × nodes), but this job runs {trainer.world_size}. "
+            f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {trainer.world_size}. "
             "Start as many tasks a node as there are devices a node."
         )
 

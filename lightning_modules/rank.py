@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.run import JOB_FILE, run
+from zoo.errors import ConvzooError
 
 
 @record  # the agent reads the error of the rank that failed first
@@ -18,5 +19,12 @@ def main() -> None:
     run(job["config"], folder, job["command"])
 
 
+def _plain(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """A mistake of the user's is told once, by the parent."""
+    if not issubclass(kind, ConvzooError):
+        sys.__excepthook__(kind, error, trace)
+
+
 if __name__ == "__main__":
+    sys.excepthook = _plain
     main()

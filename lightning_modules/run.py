@@ -34,7 +34,7 @@ from lightning_modules.hardware import (
 )
 from lightning_modules.result import FILE, environment, write_result
 from lightning_modules.tracking import Tracking
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError
 
 JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration and the command."""
@@ -70,7 +70,7 @@ def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Har
     (folder / FILE).unlink(missing_ok=True)
     try:
         launch_ranks(hardware.devices, "lightning_modules.rank", folder)
-    except RuntimeError as error:
+    except (ConvzooError, RuntimeError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
         result = _read(folder) or _empty(config, command, hardware)
         if result["status"] != "interrupted":
@@ -163,7 +163,6 @@ class _Cell:
             "pretrained": model["pretrained"],
             "stem": stem_for(model["stem"], image_size),
         }
-        choose("logger", config["logger"]["name"], ("wandb", "csv", "none"))
         self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
         self.image_shape = (in_chans, image_size, image_size)
         self.costs = CostLogger(image_size, in_chans)

@@ -14,8 +14,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from zoo.errors import choose
 
-LOGGERS = ("wandb", "csv", "none")
-
 
 class Tracking:
     """Where the metrics of one run go.
@@ -34,7 +32,7 @@ class Tracking:
             cell: The choices, flat; they become columns in W&B.
             config: The whole resolved configuration; it becomes one key.
         """
-        name = choose("logger", settings["name"], LOGGERS)
+        name = settings["name"]
         self._run = None
         self.logger: Logger | bool = False
         if name == "csv":

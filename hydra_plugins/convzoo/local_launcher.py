@@ -102,11 +102,14 @@ class LocalLauncher(Launcher):
             return returned
         job.folder.mkdir(parents=True, exist_ok=True)
         cores = len(os.sched_getaffinity(0))
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(max(1, cores // at_once)),
+            "CONVZOO_SWEEP": Path(self.config.hydra.sweep.dir).name,
+        }
         if (gpus := _gpus()) and "CUDA_VISIBLE_DEVICES" not in os.environ and at_once > 1:
             environment["CUDA_VISIBLE_DEVICES"] = str(job.number % gpus)
-        command = [sys.executable, os.path.abspath(sys.argv[0]), *job.overrides]
-        command += [f"--config-name={self.config.hydra.job.config_name}"]
+        command = [sys.executable, os.path.abspath(sys.argv[0])]
+        command += [f"--config-name={self.config.hydra.job.config_name}", *job.overrides]
         command += ["hydra.mode=RUN", f"hydra.run.dir={_quoted(str(job.folder))}"]
         start, log = time.monotonic(), job.folder / "log.txt"
         with log.open("wb") as out:

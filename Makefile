@@ -1,0 +1,25 @@
+# The two commands. ARGS are overrides: make train ARGS="model=resnet conv=spatial"
+PYTHON ?= python3
+VENV := .venv
+ARGS ?= model=effnet conv=separable act=swish
+READY := $(VENV)/.ready
+
+.PHONY: train test lint clean
+
+train: $(READY)
+	$(VENV)/bin/python train.py $(ARGS)
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest $(PYTEST)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build

@@ -1,0 +1,136 @@
+"""The Lightning data modules."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lightning_modules.data.augment import Augment, Prepare
+from lightning_modules.data.batches import ShardedBatches, TensorLoader
+from lightning_modules.data.sources import SOURCES
+from zoo.errors import ConvzooError, choose
+
+
+class _Data(LightningDataModule):
+    """What all data sets share: their size, their batches' way to the device, their share of a job's ranks.
+
+    Attributes:
+        data: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
+    """
+
+    def __init__(self, data: dict[str, Any], seed: int) -> None:
+        super().__init__()
+        self.data, self.seed = data, seed
+
+    def _batches(self, n: int, training: bool) -> ShardedBatches:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batch_size = self.data["batch_size"]
+        if batch_size % world:
+            raise ConvzooError(
+                f"data.batch_size={batch_size} cannot be shared out over {world} processes. "
+                f"Type a multiple of {world}, such as data.batch_size={-(-batch_size // world) * world}."
+            )
+        # Evaluation needs no gradients: larger batches, same result.
+        size = batch_size if training else max(batch_size, 128 * world)
+        return ShardedBatches(n, size, training, self.seed, rank, world)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        images, labels = batch
+        return self.prepare(images, self.trainer.training), labels
+
+
+class ImageData(_Data):
+    """A data set that lies in memory as bytes; augmentation acts on whole batches on the device."""
+
+    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
+        super().__init__(data, seed)
+        augment = Augment(**data["augment"])
+        self.prepare = Prepare(data["image_size"], data["mean"], data["std"], augment)
+        self._splits = None
+
+    def prepare_data(self) -> None:
+        """Fetches what is missing, in one process only."""
+        if self.data["download"]:
+            SOURCES[self.data["name"]](self.data)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the data set, once."""
+        if self._splits is None:
+            self._splits = SOURCES[self.data["name"]]({**self.data, "download": False})
+
+    def _loader(self, split: str) -> TensorLoader:
+        images, labels = getattr(self._splits, split)
+        return TensorLoader(images, labels, self._batches(len(labels), split == "train"))
+
+    def train_dataloader(self) -> TensorLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> TensorLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> TensorLoader:
+        return self._loader("test")
+
+
+class FolderData(_Data):
+    """Image files in class folders, decoded by worker processes."""
+
+    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
+        super().__init__(data, seed)
+        self.prepare = Prepare(data["image_size"], data["mean"], data["std"])
+
+    def _loader(self, split: str) -> DataLoader:
+        from lightning_modules.data.folder import image_folder
+
+        training = split == "train"
+        images = image_folder(self.data["root"], split, self.data["image_size"], self.data["augment"], training)
+        batches = self._batches(len(images), training)
+        workers = self.data["workers"]
+        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        return DataLoader(
+            images,
+            batch_sampler=batches,
+            num_workers=workers,
+            persistent_workers=training and workers > 0,
+            pin_memory=torch.accelerator.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """``root/test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
+        has_test = os.path.isdir(os.path.join(os.path.expanduser(self.data["root"]), "test"))
+        return self._loader("test" if has_test else "val")
+
+
+def make_data(data: dict[str, Any], image_size: int, seed: int = 0) -> ImageData | FolderData:
+    """Makes the data module of a configuration.
+
+    Args:
+        data: The data group. Values that are None there (``image_size``, ``num_classes``) are filled in.
+        image_size: The network's own resolution, for a data set that has none.
+        seed: Of the order of the training images.
+
+    Raises:
+        ConvzooError: A data set that does not exist, or files that are missing.
+    """
+    name = choose("data", data["name"], [*SOURCES, "imagefolder"])
+    data = {**data, "image_size": data["image_size"] or image_size}
+    if name in SOURCES:
+        return ImageData(data, seed)
+    from lightning_modules.data.folder import classes
+
+    found = len(classes(data["root"]))
+    if data["num_classes"] not in (None, found):
+        raise ConvzooError(
+            f"data.num_classes={data['num_classes']}, but {data['root']}/train has {found} class folders."
+        )
+    return FolderData({**data, "num_classes": found}, seed)

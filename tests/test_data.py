@@ -1,0 +1,279 @@
+"""Data sets in their real formats (small ones, made here), exact batches, augmentation."""
+
+import gzip
+import itertools
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import cell_config
+from PIL import Image
+from torchvision.transforms import v2
+
+from lightning_modules.data import make_data
+from lightning_modules.data.augment import Augment, Prepare
+from lightning_modules.data.batches import ShardedBatches, TensorLoader
+from zoo import ConvzooError
+
+
+@pytest.fixture
+def no_md5(monkeypatch):
+    """torchvision checks its files' sums; ours are not the published ones."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)
+    monkeypatch.setattr("torchvision.datasets.mnist.check_integrity", lambda path, md5=None: True)
+
+
+def write_cifar(root, name, files, label_key, classes):
+    folder = root / name
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for file, n in files.items():
+        content = {
+            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+            label_key: [i % classes for i in range(n)],
+        }
+        (folder / file).write_bytes(pickle.dumps(content))
+    meta = {"fine_label_names": ["x"] * classes, "label_names": ["x"] * classes}
+    (folder / ("meta" if classes == 100 else "batches.meta")).write_bytes(pickle.dumps(meta))
+
+
+def write_idx(path, array):
+    header = struct.pack(">I", 0x0800 + array.ndim) + b"".join(struct.pack(">I", n) for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def loaders(data, seed=0):
+    module = make_data(data, 224, seed)
+    module.prepare_data()
+    module.setup("fit")
+    return module, module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
+
+
+def count(loader):
+    return sum(len(labels) for _, labels in loader)
+
+
+def test_digits_are_split_once_and_stratified():
+    data = cell_config("data=digits")["data"]
+    module, _, val, test = loaders(data)
+    sizes = [len(split.labels) for split in module._splits]
+    assert sizes == [1257, 270, 270]
+    assert count(val) == count(test) == 270
+    for split in module._splits:
+        shares = torch.bincount(split.labels, minlength=10) / len(split.labels)
+        assert (shares - 0.1).abs().max() < 0.01
+    rows = [tuple(i.flatten().tolist()) for split in module._splits for i in split.images]
+    assert len(set(rows)) == len({*rows}) and module._splits.train.images.shape[1:] == (1, 32, 32)
+    again = make_data(data, 224, seed=5)
+    again.setup()
+    assert torch.equal(again._splits.test.images, module._splits.test.images), (
+        "the split must not follow the run's seed"
+    )
+
+
+def test_cifar10_in_its_real_format(tmp_path, no_md5):
+    files = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 15}
+    write_cifar(tmp_path, "cifar-10-batches-py", files, "labels", 10)
+    data = cell_config("data=cifar10", f"data.root={tmp_path}", "data.batch_size=16")["data"]
+    module, train, val, test = loaders(data)
+    assert (len(module._splits.train.labels), count(val), count(test)) == (80, 20, 15)
+    images, _ = next(iter(train))
+    assert images.shape == (16, 3, 32, 32) and images.dtype == torch.uint8
+
+
+def test_cifar100_in_its_real_format(tmp_path, no_md5):
+    write_cifar(tmp_path, "cifar-100-python", {"train": 50, "test": 7}, "fine_labels", 100)
+    _, train, val, test = loaders(cell_config("data=cifar100", f"data.root={tmp_path}", "data.batch_size=8")["data"])
+    assert (count(train), count(val), count(test)) == (40, 10, 7)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_fashion_mnist_in_its_real_format(tmp_path, no_md5, packed):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, n in (("train", 40), ("t10k", 9)):
+        pixels = np.arange(n * 784, dtype=np.uint64).astype(np.uint8).reshape(n, 28, 28)
+        labels = (np.arange(n) % 10).astype(np.uint8)
+        for kind, array in ((f"{name}-images-idx3-ubyte", pixels), (f"{name}-labels-idx1-ubyte", labels)):
+            write_idx(raw / kind, array)
+            if packed:
+                (raw / f"{kind}.gz").write_bytes(gzip.compress((raw / kind).read_bytes()))
+    data = cell_config("data=fashion_mnist", f"data.root={tmp_path}", "data.batch_size=8")["data"]
+    module, train, val, test = loaders(data)
+    assert (count(train), count(val), count(test)) == (32, 8, 9)
+    assert module._splits.train.images.shape[1:] == (1, 28, 28)
+
+
+def make_folder(root, splits=("train", "val"), classes=("ant", "bee"), n=5):
+    for split in splits:
+        for i, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for j in range(n):
+                Image.new("RGB", (40 + 10 * j, 30), (40 * i, 10 * j, 0)).save(folder / f"{j}.jpg")
+
+
+def test_imagefolder(tmp_path):
+    make_folder(tmp_path)
+    data = cell_config("data=imagefolder", f"data.root={tmp_path}", "data.batch_size=4", "data.workers=0")["data"]
+    module, train, val, test = loaders({**data, "image_size": 24})
+    assert module.data["num_classes"] == 2
+    assert (count(train), count(val), count(test)) == (8, 10, 10)
+    images, labels = next(iter(train))
+    assert images.shape == (4, 3, 24, 24) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert make_data(data, 260).data["image_size"] == 260, "without a size of its own: the network's"
+    make_folder(tmp_path, splits=("test",), n=3)
+    assert count(module.test_dataloader()) == 6
+
+
+def test_imagefolder_mistakes_are_named(tmp_path):
+    def start(root, **changes):
+        data = cell_config("data=imagefolder", f"data.root={root}", "data.workers=0")["data"]
+        return loaders({**data, "image_size": 24, **changes})
+
+    with pytest.raises(ConvzooError, match=r"data\.root=ROOT"):
+        start(tmp_path)
+    make_folder(tmp_path, splits=("train",))
+    with pytest.raises(ConvzooError, match="val is missing"):
+        start(tmp_path)
+    make_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
+    with pytest.raises(ConvzooError, match="bee, wasp"):
+        start(tmp_path)
+    with pytest.raises(ConvzooError, match="has 2 class folders"):
+        start(tmp_path, num_classes=1000)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
+def test_a_missing_data_set_says_what_to_type(tmp_path, name):
+    module = make_data(cell_config(f"data={name}", f"data.root={tmp_path}")["data"], 224)
+    with pytest.raises(ConvzooError, match=r"data\.download=true"):
+        module.setup("fit")
+
+
+def test_synthetic():
+    data = cell_config("data=synthetic", "data.image_size=16", "data.images=64", "data.num_classes=3")["data"]
+    module, train, val, test = loaders(data)
+    assert (count(train), count(val), count(test)) == (64, 8, 8)
+    assert module._splits.train.labels.max() == 2
+
+
+# Batches
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("n", [7, 64, 101])
+def test_training_batches_are_the_same_images_on_any_number_of_ranks(n, world):
+    alone = ShardedBatches(n, 8, True, seed=3)
+    ranks = [ShardedBatches(n, 8, True, seed=3, rank=r, world=world) for r in range(world)]
+    for epoch in (0, 1):
+        for batches in (alone, *ranks):
+            batches.set_epoch(epoch)
+        whole = list(alone)
+        assert len(whole) == len(alone) and all(len(set(b)) == len(b) for b in whole)
+        for i, batch in enumerate(whole):
+            shares = [list(r)[i] for r in ranks]
+            assert sorted(itertools.chain(*shares)) == sorted(batch)
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    first = list(ShardedBatches(n, 8, True, seed=3))
+    assert first == list(ShardedBatches(n, 8, True, seed=3)), "the order follows the seed"
+    assert first != list(alone), "the second epoch has another order"
+    assert first != list(ShardedBatches(n, 8, True, seed=4))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 11, 64])
+def test_evaluation_sees_every_image_exactly_once(n, world):
+    seen = []
+    for rank in range(world):
+        batches = ShardedBatches(n, 4, False, rank=rank, world=world)
+        mine = list(batches)
+        assert len(mine) == len(batches)
+        seen += itertools.chain(*mine)
+    assert sorted(seen) == list(range(n))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    class FakeTrainer:
+        global_rank, world_size, training = 0, 3, True
+
+    module = make_data(cell_config("data=digits")["data"], 32)
+    module.trainer = FakeTrainer()
+    module.setup("fit")
+    with pytest.raises(ConvzooError, match=r"data\.batch_size=33"):
+        module.train_dataloader()
+
+
+def test_tensor_loader_pairs_images_with_their_labels():
+    images = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1)
+    for x, y in TensorLoader(images, torch.arange(20), ShardedBatches(20, 6, True)):
+        assert torch.equal(x.flatten().long(), y)
+
+
+# Augmentation
+
+
+def test_prepare_scales_resizes_and_normalises():
+    prepare = Prepare(8, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
+    x = prepare(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8), training=True)
+    assert x.shape == (2, 3, 8, 8) and x.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
+
+
+def test_evaluation_is_not_augmented():
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    strong = Augment(crop_padding=2, hflip=True, rotate=30, zoom=0.3, shift=0.3)
+    prepare = Prepare(8, [0.5], [0.5], strong)
+    assert torch.equal(prepare(images, training=False), prepare(images, training=False))
+    assert not torch.equal(prepare(images, training=True), prepare(images, training=False))
+
+
+def test_random_crop_and_flip_are_distributed_like_torchvisions():
+    """Over many draws, every pixel's mean is that of torchvision's RandomCrop + RandomHorizontalFlip."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 6, 6)
+    n = 20000
+    ours = Augment(crop_padding=2, hflip=True)(image.expand(n, 1, 6, 6)).mean(0)
+    theirs = v2.Compose([v2.RandomCrop(6, padding=2), v2.RandomHorizontalFlip()])
+    expected = torch.stack([theirs(image) for _ in range(n)]).mean(0)
+    torch.testing.assert_close(ours, expected, atol=0.02, rtol=0)
+    # And each image gets numbers of its own.
+    assert len(torch.unique(Augment(crop_padding=2)(image.expand(1000, 1, 6, 6)).flatten(1), dim=0)) == 25
+
+
+def test_affine_augmentation_moves_by_what_it_says():
+    torch.manual_seed(0)
+    point = torch.zeros(500, 1, 33, 33)
+    point[:, :, 14:19, 14:19] = 1
+    moved = Augment(shift=0.25)(point)
+    grid = torch.arange(33.0)
+    centre = (moved.sum((1, 2)) * grid).sum(1) / moved.sum((1, 2, 3))
+    assert (centre - 16).abs().max() <= 33 * 0.25 + 0.1
+    assert (centre - 16).abs().max() > 33 * 0.2
+    turned = Augment(rotate=10)(point)
+    torch.testing.assert_close(turned.sum((1, 2, 3)), point.sum((1, 2, 3)), rtol=0.03, atol=0)
+
+
+def test_downloads_are_unpacked_where_the_reader_looks(tmp_path, no_md5, monkeypatch):
+    """data.download=true: torchvision fetches an archive; a local one stands in for the network."""
+    source = tmp_path / "source"
+    files = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 15}
+    write_cifar(source, "cifar-10-batches-py", files, "labels", 10)
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(source / "cifar-10-batches-py", "cifar-10-batches-py")
+    monkeypatch.setattr("torchvision.datasets.cifar.CIFAR10.url", archive.as_uri())
+    calls = []
+
+    def fetch(url, root, filename=None, md5=None):
+        calls.append(url)
+        with tarfile.open(archive) as tar:
+            tar.extractall(root, filter="data")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
+    monkeypatch.setattr("torchvision.datasets.cifar.CIFAR10._check_integrity", lambda self: bool(calls))
+    data = cell_config("data=cifar10", f"data.root={tmp_path / 'there'}", "data.download=true")["data"]
+    _, _, _, test = loaders(data)
+    assert calls and count(test) == 15

@@ -1,0 +1,81 @@
+"""Hardware: what a choice means, and a distributed run in two processes."""
+
+import json
+
+import pytest
+import torch
+from conftest import cell_config
+
+from lightning_modules.hardware import check_world_size, resolve_hardware
+from zoo import ConvzooError
+
+GPU = torch.cuda.is_available()
+
+
+def resolve(*overrides):
+    config = cell_config(*overrides)
+    return resolve_hardware(config["hardware"], config["trainer"])
+
+
+@pytest.mark.skipif(GPU, reason="this machine has a GPU")
+def test_without_a_gpu():
+    assert resolve("hardware=auto").name == "cpu"
+    assert resolve("hardware=cpu").world_size == 1
+    ddp = resolve("hardware=ddp")
+    assert (ddp.accelerator, ddp.devices, ddp.strategy) == ("cpu", 2, "ddp")
+    with pytest.raises(ConvzooError, match="hardware=cpu, or hardware=auto"):
+        resolve("hardware=gpu")
+
+
+def test_the_trainers_own_arguments_win():
+    assert resolve("hardware=ddp", "trainer.accelerator=cpu", "trainer.devices=3").world_size == 3
+    with pytest.raises(ConvzooError, match="hardware=ddp for several"):
+        resolve("hardware=cpu", "trainer.devices=2")
+    with pytest.raises(ConvzooError, match=r"hardware\.devices=0"):
+        resolve("hardware=ddp", "trainer.devices=0")
+
+
+def test_another_world_size_than_asked_for_is_an_error():
+    class FakeTrainer:
+        world_size = 1
+
+    with pytest.raises(ConvzooError, match="2 processes were asked for"):
+        check_world_size(FakeTrainer(), resolve("hardware=ddp", "trainer.accelerator=cpu"))
+
+
+DDP = ("hardware=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "model=mobilenet", "model.variant=v3_small")
+
+
+def test_a_distributed_run_is_one_run(train, tmp_path):
+    """Two processes, one folder, one W&B run; 270 test images, an odd number a rank, each counted once."""
+    done = train(*DDP, "trainer.max_epochs=1", "trainer.limit_train_batches=5", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "completed" and result["cell"]["hardware"] == "ddp"
+    assert result["environment"]["devices"] == 2
+    assert result["metrics"]["test/images"] == 270
+    assert len(list((tmp_path / "run").rglob("run-*.wandb"))) == 1
+    assert done.stdout.count("test accuracy") == 1
+    assert result["metrics"]["speed/train_images_per_s"] > 0
+
+
+def test_two_ranks_train_like_one(train, tmp_path):
+    """Same batches, same average gradient. LayerNorm, as BatchNorm would see half a batch on each rank."""
+    network = ("model=timm", "model.name=convnext_atto", "model.stem=imagenet", "logger=none")
+    recipe = ("optim=sgd", "optim.lr=0.01", "trainer.max_epochs=1", "trainer.limit_train_batches=4")
+    plain = tuple(f"data.augment.{key}=0" for key in ("rotate", "zoom", "shift"))
+    results = []
+    for name, hardware in (("one", ("hardware=cpu",)), ("two", DDP[:3])):
+        done = train(*hardware, *network, *recipe, *plain, f"hydra.run.dir={name}")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((tmp_path / name / "result.json").read_text())["metrics"])
+    assert results[0]["test/loss"] == pytest.approx(results[1]["test/loss"], rel=1e-5)
+    assert results[0]["test/acc"] == results[1]["test/acc"]
+
+
+def test_a_rank_that_fails_takes_the_job_down_with_its_error(train, tmp_path):
+    done = train(*DDP, "data.batch_size=33", "hydra.run.dir=run", "logger=none")
+    assert done.returncode != 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed" and "data.batch_size=34" in result["error"]
+    assert "data.batch_size=34" in done.stderr

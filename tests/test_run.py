@@ -1,0 +1,173 @@
+"""One run from configuration to result: every cell of the mission's grid, in this process."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from conftest import QUICK, cell_config
+from wandb_file import read_run
+
+import zoo
+from lightning_modules import run_cell
+
+MODELS, CONVS, ACTS = (
+    ("resnet", "effnet", "mobilenet"),
+    ("native", "standard", "separable", "spatial"),
+    ("native", "relu", "swish"),
+)
+METRICS = {
+    "test/acc",
+    "test/loss",
+    "val/acc",
+    "cost/params",
+    "cost/macs",
+    "cost/activations",
+    "speed/train_images_per_s",
+    "speed/train_images_per_s_iqr",
+    "speed/infer_images_per_s",
+    "speed/infer_images_per_s_iqr",
+    "speed/latency_ms",
+    "speed/latency_ms_iqr",
+    "speed/peak_memory_mb",
+    "time/fit_s",
+}
+COMMAND = "python train.py model=effnet"
+
+
+@pytest.fixture(autouse=True)
+def no_account(clean_env, monkeypatch):
+    monkeypatch.setenv("HOME", clean_env["HOME"])
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+@pytest.mark.parametrize(("model", "conv", "act"), list(itertools.product(MODELS, CONVS, ACTS)))
+def test_every_cell_builds_trains_and_is_logged(model, conv, act, tmp_path):
+    config = cell_config(f"model={model}", f"conv={conv}", f"act={act}", "data.batch_size=8", *QUICK)
+    config["trainer"]["limit_test_batches"] = 1
+    result = run_cell(config, tmp_path, COMMAND)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "completed" and result["command"] == COMMAND
+    assert result["cell"] | {"model": model, "conv": conv, "act": act, "data": "digits", "seed": 0} == result["cell"]
+    assert all(isinstance(v, (str, int, float)) for v in result["cell"].values())
+    assert set(result["metrics"]) >= METRICS
+    assert all(math.isfinite(v) for v in result["metrics"].values())
+    # The counts are those of the network that was trained.
+    net = zoo.load(result["checkpoint"])
+    cost = zoo.cost(net, 32, 1)
+    assert (result["metrics"]["cost/params"], result["metrics"]["cost/macs"]) == (cost.params, cost.macs)
+    assert result["metrics"]["cost/activations"] == cost.activations
+    # W&B has the same, record by record.
+    run = read_run(tmp_path)
+    assert run["id"] == result["wandb"]["id"] and run["exit_code"] == 0
+    assert {k: run["summary"][k] for k in result["metrics"]} == result["metrics"]
+    assert {k: run["config"][k] for k in result["cell"]} == result["cell"]
+    assert run["config"]["settings"]["model"]["name"] == model
+
+
+def test_a_trained_network_comes_back_from_its_checkpoint(tmp_path):
+    config = cell_config("model=mobilenet", "conv=spatial", "act=gelu", "logger=none", *QUICK)
+    result = run_cell(config, tmp_path, COMMAND)
+    content = torch.load(result["checkpoint"], weights_only=True)
+    assert content["hyper_parameters"]["network"]["conv"] == "spatial"
+    net = zoo.load(result["checkpoint"])
+    from lightning_modules import make_data
+
+    data = make_data(config["data"], 32)
+    data.setup("test")
+    images, labels = data._splits.test
+    with torch.no_grad():
+        logits = net(data.prepare(images, training=False))
+    assert result["metrics"]["test/images"] == len(labels) == 270
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(result["metrics"]["test/acc"])
+    assert torch.nn.functional.cross_entropy(logits, labels).item() == pytest.approx(
+        result["metrics"]["test/loss"], rel=1e-4
+    )
+
+
+def test_loading_what_is_no_checkpoint(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(zoo.ConvzooError, match="not a checkpoint of convzoo's"):
+        zoo.load(tmp_path / "other.ckpt")
+
+
+def test_csv_and_no_logger(tmp_path):
+    result = run_cell(cell_config("model=mobilenet", "logger=csv", *QUICK), tmp_path / "csv", COMMAND)
+    text = (tmp_path / "csv" / "metrics.csv").read_text()
+    assert "test/acc" in text.splitlines()[0] and "speed/infer_images_per_s" in text.splitlines()[0]
+    assert result["wandb"] == {"id": None, "mode": None, "dir": None}
+    run_cell(cell_config("model=mobilenet", "logger=none", *QUICK), tmp_path / "none", COMMAND)
+    assert {p.name for p in (tmp_path / "none").iterdir()} == {"best.ckpt", "result.json"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=effnet", "model.phi=0.5"],
+        ["model=effnet", "model.variant=b1"],
+        ["model=mobilenet", "model.variant=v1"],
+        ["model=mobilenet", "model.variant=v3_small"],
+        ["model=resnet", "model.variant=34"],
+        ["model=timm", "model.name=regnetx_002"],
+        ["model=mobilenet", "model.stem=imagenet", "data=synthetic", "data.image_size=64", "data.images=64"],
+        ["model=mobilenet", "trainer.limit_val_batches=0"],
+        ["model=mobilenet", "trainer.fast_dev_run=true"],
+        ["model=mobilenet", "trainer.precision=bf16-mixed", "optim=sgd"],
+    ],
+    ids=" ".join,
+)
+def test_other_choices(overrides, tmp_path):
+    names = {o.partition("=")[0] for o in overrides}
+    quick = [q for q in QUICK if q.partition("=")[0] not in names]
+    result = run_cell(cell_config(*overrides, "logger=none", "data.batch_size=8", *quick), tmp_path, COMMAND)
+    assert result["status"] == "completed" and 0 <= result["metrics"]["test/acc"] <= 1
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    def accuracy_and_weights(name, seed):
+        config = cell_config("model=mobilenet", "logger=none", f"seed={seed}", "hardware.threads=1", *QUICK)
+        result = run_cell(config, tmp_path / name, COMMAND)
+        return result["metrics"]["test/loss"], zoo.load(result["checkpoint"]).state_dict()
+
+    (loss, first), (again, second), (other, _) = (accuracy_and_weights(*a) for a in (("a", 1), ("b", 1), ("c", 2)))
+    assert loss == again != other
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+def test_a_failing_run_says_so_everywhere(tmp_path, monkeypatch):
+    def explode(*_):
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("lightning_modules.classifier.Classifier.training_step", explode)
+    with pytest.raises(RuntimeError, match="on fire"):
+        run_cell(cell_config("model=mobilenet", *QUICK), tmp_path, COMMAND)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "failed" and result["error"] == "the disk is on fire"
+    assert "training_step" in result["traceback"]
+    assert read_run(tmp_path)["exit_code"] == 1
+
+
+def test_throughput_leaves_out_warm_up_and_evaluation(tmp_path, monkeypatch):
+    """Slow first batches and slow validation must not show in the rate; slow batches must."""
+    import time
+
+    from lightning_modules.classifier import Classifier
+
+    step, validate, seen = Classifier.training_step, Classifier.validation_step, []
+
+    def slow_step(self, *args):
+        seen.append(1)
+        time.sleep(1.0 if len(seen) == 1 else 0.1)
+        return step(self, *args)
+
+    monkeypatch.setattr(Classifier, "training_step", slow_step)
+    monkeypatch.setattr(Classifier, "validation_step", lambda *a: (time.sleep(0.5), validate(*a))[1])
+    config = cell_config("model=mobilenet", "model.variant=v3_small", "logger=none", "data.batch_size=4", *QUICK)
+    config["trainer"]["limit_train_batches"] = 10
+    metrics = run_cell(config, tmp_path, COMMAND)["metrics"]
+    # At 0.1 s asleep for 4 images there are less than 40 images/s, and far more than with the slow parts in.
+    assert 10 < metrics["speed/train_images_per_s"] < 40
+    assert metrics["time/fit_s"] > 2.4
+    assert 0 <= metrics["speed/data_wait"] < 0.5
