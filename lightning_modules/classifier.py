@@ -31,7 +31,8 @@ class Classifier(LightningModule):
 
     def __init__(self, network: dict[str, Any], optim: dict[str, Any]) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Not to the loggers: there the choices are flat columns, and "optim" is one of them.
+        self.save_hyperparameters(logger=False)
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
@@ -88,7 +89,7 @@ class Classifier(LightningModule):
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise over ``warmup`` of the steps, then a half cosine to 0.
+    """The share of the peak learning rate at a step: a linear rise, then a half cosine to 0.
 
     Args:
         step: From 0 to ``steps``; what comes after has rate 0.

@@ -16,7 +16,7 @@ from importlib.resources import files
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from zoo.errors import ConvzooError, choose, closest
 
@@ -75,9 +75,9 @@ def explain(error: Exception) -> str:
             return str(wrong)
     if found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'?([\w.@/]+)'?", text):
         return _unknown(found[1].removesuffix("."))
-    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
-        found = re.search(r"Missing mandatory value: ([\w.]+)|MissingMandatoryValue.* '?([\w.]+)'?", text)
-        key = getattr(error, "full_key", None) if isinstance(error, MissingMandatoryValue) else found and found[1]
+    if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in text:
+        found = re.search(r"Missing mandatory value: ([\w.]+)", text)
+        key = found[1] if found else error.full_key
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
     lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]

@@ -1,0 +1,166 @@
+"""convzoo in somebody else's project: the wheel (and an editable install) in a fresh environment."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OWN = ("zoo", "lightning_modules", "hydra_plugins")
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def fresh(request, tmp_path_factory):
+    """A new environment with convzoo installed; torch and the like are borrowed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    env = folder / "env"
+    venv.create(env, with_pip=True)
+    python = env / "bin" / "python"
+    # An isolated build would fetch hatchling: the network is not what is tested here.
+    source = folder / "source"
+    shutil.copytree(
+        ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "dist", "*cache*")
+    )
+    if request.param == "wheel":
+        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)]
+        subprocess.run(build, check=True, capture_output=True)
+        (target,) = (folder / "dist").glob("*.whl")
+        shutil.rmtree(source)
+        arguments = [str(target)]
+    else:
+        arguments = ["--no-build-isolation", "-e", str(source)]
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        *arguments,
+    ]
+    subprocess.run(install, check=True, capture_output=True)
+    return python
+
+
+@pytest.fixture
+def run(fresh, tmp_path, clean_env):
+    def script(code: str, *arguments: str, **env: str) -> str:
+        (tmp_path / "theirs.py").write_text(code)
+        clean = {k: v for k, v in clean_env.items() if k != "PYTHONPATH"}
+        done = subprocess.run(
+            [fresh, "theirs.py", *arguments], cwd=tmp_path, env=clean | env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return script
+
+
+THEIRS = """
+import json, sys, torch
+from torch import nn
+LIB = sys.argv[1] if len(sys.argv) > 1 else "lightning.pytorch"
+L = __import__(LIB, fromlist=["Trainer"])
+CSVLogger = __import__(LIB + ".loggers", fromlist=["CSVLogger"]).CSVLogger
+
+class Theirs(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.body = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    def forward(self, x):
+        return self.body(x)
+    def training_step(self, batch, i):
+        return nn.functional.cross_entropy(self(batch["image"]), batch["label"])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+items = [{"image": torch.randn(3, 12, 12), "label": i % 2} for i in range(64)]
+data = torch.utils.data.DataLoader(items, batch_size=8)
+
+def fit(callbacks):
+    logger = CSVLogger(".", name="log")
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=callbacks, logger=logger, enable_progress_bar=False)
+    trainer.fit(Theirs(), data)
+    return trainer
+"""
+CHECK = """
+import csv, pathlib
+(path,) = pathlib.Path("log").rglob("metrics.csv")
+rows = list(csv.DictReader(path.open()))
+values = {k: v for row in rows for k, v in row.items() if v}
+print(json.dumps({k: float(v) for k, v in values.items() if k.startswith(("cost/", "speed/"))}))
+"""
+EXPECTED = {"cost/params": 8 * 27 + 18, "cost/macs": 144 * 8 * 27 + 16, "cost/activations": 144 * 8 + 2}
+
+
+def check_logged(text: str) -> None:
+    logged = json.loads(text.splitlines()[-1])
+    assert {k: logged[k] for k in EXPECTED} == EXPECTED
+    assert logged["speed/train_images_per_s"] > 0 and logged["speed/train_images_per_s_iqr"] >= 0
+
+
+def test_callbacks_in_their_trainer(run):
+    code = "from lightning_modules import CostLogger, SpeedLogger\n" + THEIRS
+    out = run(code + "trainer = fit([CostLogger(), SpeedLogger()])\n" + CHECK)
+    check_logged(out)
+    out = run(code + "print('speed/train_images_per_s' in fit([SpeedLogger()]).callback_metrics)")
+    assert out.splitlines()[-1] == "True"
+
+
+def test_the_installed_package_is_what_is_imported(run, fresh):
+    out = run(
+        "import zoo, lightning_modules, hydra_plugins.convzoo as plugin\n"
+        "print(zoo.__file__, lightning_modules.__file__, plugin.__file__)"
+    )
+    assert str(ROOT) + os.sep not in out and str(fresh.parents[2]) in out
+
+
+def test_the_zoo_on_their_network(run):
+    out = run(
+        "import torch, zoo\n"
+        "net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))\n"
+        "ours = zoo.build('resnet18', 'separable', num_classes=2)\n"
+        "print(len(zoo.rewrite(net, 'spatial').rewritten), ours(torch.zeros(2, 3, 32, 32)).shape[1])"
+    )
+    assert out.split() == ["1", "2"]
+
+
+def test_their_hydra_application_has_the_groups_without_collisions(run, tmp_path):
+    theirs = tmp_path / "theirs"
+    (theirs / "model").mkdir(parents=True)
+    (theirs / "model" / "resnet.yaml").write_text("mine: true\n")
+    (theirs / "config.yaml").write_text(
+        "defaults:\n  - model: resnet\n  - convzoo/model: effnet\n  - convzoo/conv: native\n"
+        "  - convzoo/act@activation: swish\n  - _self_\n"
+    )
+    code = (
+        "import hydra, json\nfrom omegaconf import OmegaConf\n"
+        "@hydra.main(version_base='1.3', config_path='theirs', config_name='config')\n"
+        "def main(cfg): print(json.dumps(OmegaConf.to_container(cfg)))\nmain()\n"
+    )
+    config = json.loads(run(code, "convzoo/conv=spatial", "convzoo.model.variant=b3"))
+    assert config["model"] == {"mine": True}
+    assert config["convzoo"]["model"]["name"] == "effnet" and config["convzoo"]["model"]["variant"] == "b3"
+    assert config["convzoo"]["conv"] == {"name": "spatial"} and config["activation"] == {"name": "swish"}
+    assert "\nmodel: resnet\n" in run(code, "--help"), "their model group must hold their options only"
+
+
+@pytest.mark.parametrize("library", ["lightning.pytorch", "pytorch_lightning"])
+def test_the_entry_point_is_off_unless_asked_for(run, library):
+    count = THEIRS + "print([type(c).__name__ for c in fit([]).callbacks if 'Logger' in type(c).__name__])\n"
+    assert run(count, library).splitlines()[-1] == "[]"
+    out = run(THEIRS + "fit([])\n" + CHECK, library, CONVZOO_CALLBACKS="cost,speed")
+    check_logged(out)
