@@ -95,7 +95,9 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     Raises:
         ConvzooError: A rank met a mistake of the user's.
         RuntimeError: A rank failed; the text says which and how.
+        SystemExit: This process was sent a signal; the ranks have ended, the code is 128 + the signal.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -114,6 +116,8 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))
+    except SignalException as stopped:
+        raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         told = failure.message

@@ -76,6 +76,10 @@ def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Har
         if result["status"] != "interrupted":
             write_result(folder, result | {"status": "failed", "error": str(error)})
         raise
+    except SystemExit:
+        if _read(folder) is None:
+            write_result(folder, _empty(config, command, hardware) | {"status": "interrupted"})
+        raise
     return _read(folder)
 
 

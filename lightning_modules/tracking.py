@@ -46,7 +46,7 @@ class Tracking:
         if self._run is None:
             return {"id": None, "mode": None, "dir": None}
         mode = "offline" if self._run.offline else "online"
-        return {"id": self._run.id, "mode": mode, "dir": str(Path(self._run.dir).parent)}
+        return {"id": self._run.id, "mode": mode, "dir": self._run.settings.sync_dir}
 
     def finish(self, metrics: dict[str, float], status: str) -> None:
         """Writes the final metrics and ends the run with its real outcome."""
@@ -57,8 +57,6 @@ class Tracking:
                 self._run.summary.update(metrics)
             self._run.summary["status"] = status
             self._run.finish(exit_code=0 if status == "completed" else 1)
-            if self._run.offline:
-                print(f"W&B: this run is offline. Upload it with: wandb sync {self.wandb['dir']}", flush=True)
         elif self.logger:
             if metrics:
                 self.logger.log_metrics(metrics)
@@ -112,9 +110,10 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
             reason, mode = f"the server did not take this run ({_first_line(error)})", "offline"
     else:
         reason = "no API key" if settings["mode"] == "auto" and "WANDB_MODE" not in os.environ else "as asked"
+    run = wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments)
     if mode == "offline":
-        print(f"W&B: {reason}; logging offline. The line to upload it with comes at the end.", flush=True)
-    return wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments)
+        print(f"W&B: {reason}, so this run is offline. Upload it with: wandb sync {run.sync_dir}", flush=True)
+    return run
 
 
 def run_id(cell: dict[str, Any], folder: Path) -> str:

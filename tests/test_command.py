@@ -133,6 +133,29 @@ def test_ctrl_c_leaves_an_interrupted_result(clean_env, tmp_path):
     assert read_run(tmp_path / "run")["exit_code"] == 1
 
 
+def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(clean_env, tmp_path):
+    sweep = ("-m", *NET, "logger=none", "seed=0,1,2,3", "hydra.launcher.jobs=2", "hydra.sweep.dir=sweep")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *sweep],
+        cwd=tmp_path,
+        env=clean_env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    logs = [tmp_path / "sweep" / f"{i}-mobilenet-native-native" / "log.txt" for i in range(2)]
+    while not all(log.exists() and "epoch 1/" in log.read_text() for log in logs):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    results = [json.loads(p.read_text())["status"] for p in (tmp_path / "sweep").glob("*/result.json")]
+    assert results == ["interrupted"] * 2
+
+
 def test_answers_come_without_importing_torch(clean_env, tmp_path):
     code = "import sys, zoo.report, zoo.families, hydra_plugins.convzoo.local_launcher; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_env, capture_output=True, text=True)

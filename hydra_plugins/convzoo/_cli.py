@@ -56,6 +56,8 @@ def plain_errors() -> Iterator[None]:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _fail(message: str) -> None:

@@ -16,9 +16,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from zoo.errors import ConvzooError
+
+GRACE_S = 20
+"""Seconds that a job has to end by itself after Ctrl-C."""
 
 
 @dataclass
@@ -69,13 +72,13 @@ class LocalLauncher(Launcher):
         at_once = self._at_once(len(jobs))
         sweep = Path(self.config.hydra.sweep.dir)
         print(f"sweep: {len(jobs)} jobs, {at_once} at a time, in {sweep}", flush=True)
-        try:
-            with ThreadPoolExecutor(at_once) as pool:
-                futures = [pool.submit(self._run, job, at_once, len(jobs)) for job in jobs]
+        with ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(self._run, job, at_once) for job in jobs]
+            try:
                 returns = [future.result() for future in futures]
-        except KeyboardInterrupt:
-            self._stop()
-            raise
+            except KeyboardInterrupt:
+                self._stop()
+                raise
         self._summary(sweep, jobs, returns)
         return returns
 
@@ -83,7 +86,6 @@ class LocalLauncher(Launcher):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        OmegaConf.to_container(config, resolve=False)
         folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
         return Job(number, overrides, folder)
 
@@ -95,7 +97,7 @@ class LocalLauncher(Launcher):
             raise ConvzooError(f"hydra.launcher.jobs={wanted} is not allowed. Allowed: auto, 1, 2, 3 …")
         return min(wanted, jobs)
 
-    def _run(self, job: Job, at_once: int, total: int) -> JobReturn:
+    def _run(self, job: Job, at_once: int) -> JobReturn:
         returned = JobReturn(overrides=job.overrides, status=JobStatus.FAILED, working_dir=str(job.folder))
         if self._stopped:
             returned.return_value = ConvzooError("not started")
@@ -124,10 +126,10 @@ class LocalLauncher(Launcher):
             returned.status, returned.return_value = JobStatus.COMPLETED, result["metrics"].get("test/acc")
         else:
             returned.return_value = ConvzooError(f"{job.name} ended with exit code {code}")
-        self._say(job, total, code, result, time.monotonic() - start, log)
+        self._say(job, code, result, time.monotonic() - start, log)
         return returned
 
-    def _say(self, job: Job, total: int, code: int, result: dict, seconds: float, log: Path) -> None:
+    def _say(self, job: Job, code: int, result: dict[str, Any], seconds: float, log: Path) -> None:
         accuracy = result.get("metrics", {}).get("test/acc")
         status = result.get("status", "failed") if code else f"test acc {accuracy:.4f}" if accuracy else "done"
         with self._printing:
@@ -137,10 +139,14 @@ class LocalLauncher(Launcher):
                 print("\n".join(f"      {line}" for line in last) + f"\n      all of it: {log}", flush=True)
 
     def _stop(self) -> None:
-        """Ctrl-C reached the jobs too, as one process group: they save and end; whoever does not is told to."""
+        """Starts no further job and ends those that run. Ctrl-C in a terminal has reached them too: once is enough."""
         self._stopped = True
+        print("\nsweep: stopping; what runs writes its result first", flush=True)
         for process in list(self._running):
-            process.terminate()
+            try:
+                process.wait(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.terminate()
 
     def _summary(self, sweep: Path, jobs: list[Job], returns: list[JobReturn]) -> None:
         from zoo.report import load_results, print_table
