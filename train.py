@@ -6,11 +6,13 @@ python train.py -m model=resnet,effnet,mobilenet conv=standard,separable,spatial
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.convzoo._cli import check_overrides, command_line, plain_errors
+from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
 from zoo.report import print_result
 
 
@@ -31,4 +33,5 @@ def train(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     with plain_errors():
+        check_arguments(sys.argv[1:])
         train()

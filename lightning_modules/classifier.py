@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from timm.optim import create_optimizer_v2, list_optimizers
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import zoo
-from zoo.errors import choose
+from zoo.errors import ConvzooError, choose
 
 
 class Classifier(LightningModule):
@@ -36,8 +35,8 @@ class Classifier(LightningModule):
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
-        self.train_loss = MeanMetric()
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        # By default MeanMetric leaves out what is not a number: a diverged run would look fine.
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
         classes = network["num_classes"]
         self.val_acc = MulticlassAccuracy(classes, average="micro")
         self.test_acc = MulticlassAccuracy(classes, average="micro")
@@ -54,6 +53,11 @@ class Classifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
+        if not torch.isfinite(self.train_loss.compute()):
+            raise ConvzooError(
+                f"the training loss is not finite in epoch {self.current_epoch + 1}: training diverged. "
+                f"Type a smaller optim.lr (it was {self.hparams.optim['lr']}), or trainer.gradient_clip_val=1."
+            )
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 
@@ -83,23 +87,14 @@ class Classifier(LightningModule):
         optimizer = create_optimizer_v2(
             self.net, optim["name"], lr=optim["lr"], weight_decay=optim["weight_decay"], momentum=0.9, **fused
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: one_cycle(step, steps, optim["warmup"]))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConvzooError("the learning rate follows one cycle, which needs an end: type trainer.max_epochs=N.")
+        # The cycle needs a step of rise and one of fall, however short the run.
+        steps = max(3, int(steps))
+        rise = min(max(optim["warmup"], 2 / steps), 1 - 1 / steps)
+        schedule = OneCycleLR(optimizer, optim["lr"], steps, pct_start=rise)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a half cosine to 0.
-
-    Args:
-        step: From 0 to ``steps``; what comes after has rate 0.
-        steps: All steps of the training.
-        warmup: Share of the steps.
-    """
-    rise = warmup * steps
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise)))) / 2
 
 
 def _start_even(net: torch.nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -75,6 +76,8 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any]) -> Hardw
     for key, number in (("devices", devices), ("num_nodes", nodes)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise ConvzooError(f"trainer.accelerator={accelerator}, but PyTorch sees no GPU. Type hardware=cpu.")
     if accelerator in ("gpu", "cuda") and devices > gpus:
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
     if name != "ddp" and devices * nodes > 1:
@@ -101,6 +104,8 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # The agent's own log lines would stand between the user and the one message that matters.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # One thread too many a core is far worse than one too few.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     config = LaunchConfig(

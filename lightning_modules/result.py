@@ -36,10 +36,10 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as text."""
+    """JSON has no NaN and no infinity: they are written as null."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment(**measured_on: Any) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import resource
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,7 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
         result["metrics"] = cell.train(tracking.logger if tracking else False)
         result |= {"status": "completed", "checkpoint": cell.checkpoint}
+        result["environment"] |= cell.conditions
     except BaseException as error:
         status, code = _outcome(error)
         result |= {"status": status, "error": str(error) or type(error).__name__}
@@ -161,6 +165,7 @@ class _Cell:
             "backbone": network.backbone,
             "phi": network.phi,
             "conv": config["conv"]["name"],
+            "conv_options": {k: v for k, v in config["conv"].items() if k != "name"},
             "act": config["act"]["name"],
             "num_classes": self.data.data["num_classes"],
             "in_chans": in_chans,
@@ -184,20 +189,28 @@ class _Cell:
 
     def train(self, logger: Any) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
-        best = BestCheckpoint(self.folder, validates=self.config["trainer"]["limit_val_batches"] != 0)
+        best = BestCheckpoint(self.folder)
         trainer = self._trainer(logger, [self.costs, self.speeds, best])
         check_world_size(trainer, self.hardware)
         start = time.perf_counter()
-        trainer.fit(self.module, datamodule=self.data)
+        with _plain_trainer_errors():
+            trainer.fit(self.module, datamodule=self.data)
         fit_s = time.perf_counter() - start
         if trainer.interrupted:
             raise KeyboardInterrupt
-        self.checkpoint = best.best_model_path or None
+        if not best.best_model_path:
+            # Nothing was validated: the last weights are the best there are.
+            trainer.save_checkpoint(best.path, weights_only=True)
+        self.checkpoint = str(best.path)
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": _peak_memory_mb(self.module.device)}
-        metrics |= trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)[0]
+        with _plain_trainer_errors():
+            tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
+        metrics |= tested[0] if tested else {}
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
+        if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
+            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
         metrics |= self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed() if trainer.is_global_zero else {})
 
@@ -217,14 +230,14 @@ class _Cell:
         }
         try:
             return L.Trainer(**arguments)
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
             raise ConvzooError(f"trainer: {error}") from None
 
     def _inference_speed(self) -> dict[str, float]:
         device = self.module.device
-        image = torch.zeros(self.image_shape, device=device)
-        precision = self.conditions["dtype"]
-        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.partition("-")[0])
+        image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
+        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "bf16": torch.bfloat16, "16": torch.float16}
+        dtype = mixed.get(self.conditions["dtype"])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             measured = zoo.speed(self.module.net, image, batch_size=64)
         self.conditions["infer_batch_size"] = measured.batch_size
@@ -234,6 +247,19 @@ class _Cell:
             "speed/latency_ms": measured.latency_ms.median,
             "speed/latency_ms_iqr": measured.latency_ms.iqr,
         }
+
+
+@contextmanager
+def _plain_trainer_errors() -> Iterator[None]:
+    """What Lightning finds out about its arguments only while it runs is the user's mistake too."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConvzooError(f"trainer: {error}") from None
+    except ValueError as error:
+        if isinstance(error, ConvzooError) or "`val_check_interval`" not in str(error):
+            raise
+        raise ConvzooError(f"trainer: {error}") from None
 
 
 def _peak_memory_mb(device: torch.device) -> float:
@@ -248,5 +274,11 @@ def _be_quiet() -> None:
     """Silences what Lightning says about things that are so on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in ("does not have many workers", "exists and is not empty", "log_every_n_steps", "treespec, LeafSpec"):
+    for text in (
+        "does not have many workers",
+        "exists and is not empty",
+        "log_every_n_steps",
+        "treespec, LeafSpec",
+        "sync_dist",
+    ):
         warnings.filterwarnings("ignore", f".*{text}.*")

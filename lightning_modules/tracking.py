@@ -45,6 +45,8 @@ class Tracking:
     def wandb(self) -> dict[str, str | None]:
         if self._run is None:
             return {"id": None, "mode": None, "dir": None}
+        if self._run.disabled:
+            return {"id": None, "mode": "disabled", "dir": None}
         mode = "offline" if self._run.offline else "online"
         return {"id": self._run.id, "mode": mode, "dir": self._run.settings.sync_dir}
 
@@ -57,6 +59,7 @@ class Tracking:
                 self._run.summary.update(metrics)
             self._run.summary["status"] = status
             self._run.finish(exit_code=0 if status == "completed" else 1)
+            _stop_service()
         elif self.logger:
             if metrics:
                 self.logger.log_metrics(metrics)
@@ -108,6 +111,8 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
             )
         except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             reason, mode = f"the server did not take this run ({_first_line(error)})", "offline"
+            # The service still holds the id of the run that did not start.
+            _stop_service()
     else:
         reason = "no API key" if settings["mode"] == "auto" and "WANDB_MODE" not in os.environ else "as asked"
     run = wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments)
@@ -127,3 +132,10 @@ def run_id(cell: dict[str, Any], folder: Path) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _stop_service() -> None:
+    """Ends W&B's own process, which writes the file: before that the last records may not be on the disk."""
+    import wandb
+
+    wandb.teardown()

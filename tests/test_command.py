@@ -91,6 +91,12 @@ WRONG = [
     (["optim.name=adamm"], "Did you mean optim.name=adam"),
     (["act="], "act"),
     (["model=resnet,effnet"], "-m"),
+    (["model=null"], "model must be chosen"),
+    (["~seed"], "Type seed=VALUE"),
+    (["--resolve"], "--cfg"),
+    (["data.num_classes=3"], "type data.num_classes=10"),
+    (["trainer.accelerator=gpu"], "hardware=cpu"),
+    (["trainer.max_epochs=-1"], "needs an end"),
 ]
 
 

@@ -14,6 +14,16 @@ from zoo.convs import KINDS, ConvSpec
 
 BACKBONES = ["resnet18", "resnet50", "efficientnet_b0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100"]
 CONVS = ["native", *KINDS]
+FREE = [kind for kind in KINDS if kind != "grouped"]
+"""The kinds that need no further choice."""
+
+
+def options(kind: str) -> dict[str, int]:
+    return {"groups": 2} if kind == "grouped" else {}
+
+
+def make(kind: str, spec: ConvSpec) -> nn.Module:
+    return KINDS[kind](spec, **options(kind))
 
 
 def params(module: nn.Module) -> int:
@@ -21,12 +31,18 @@ def params(module: nn.Module) -> int:
 
 
 def closed_form(kind: str, c: int, d: int, k: int) -> int:
-    """DESIGN's table: parameters of one logical conv of d filters over c channels."""
+    """Parameters of one logical conv of d filters over c channels, by the papers' formulas."""
     m = min(c, d)
-    return {"standard": k * k * c * d, "separable": k * k * c + c * d, "spatial": k * c * m + k * m * d}[kind]
+    return {
+        "standard": k * k * c * d,
+        "separable": k * k * c + c * d,
+        "blueprint": c * d + k * k * d,
+        "spatial": k * c * m + k * m * d,
+        "separable_spatial": 2 * k * c + c * d,
+    }[kind]
 
 
-@pytest.mark.parametrize(("kind", "c", "d", "k"), list(itertools.product(KINDS, (3, 8), (4, 16), (3, 5))))
+@pytest.mark.parametrize(("kind", "c", "d", "k"), list(itertools.product(FREE, (3, 8), (4, 16), (3, 5))))
 def test_parameters_follow_the_closed_form(kind, c, d, k):
     assert params(KINDS[kind](ConvSpec(c, d, (k, k)))) == closed_form(kind, c, d, k)
     with_bias = KINDS[kind](ConvSpec(c, d, (k, k), bias=True))
@@ -37,6 +53,9 @@ def test_worked_examples():
     assert params(KINDS["standard"](ConvSpec(3, 4, (3, 3)))) == 108
     assert params(KINDS["separable"](ConvSpec(3, 4, (3, 3)))) == 39
     assert params(KINDS["standard"](ConvSpec(3, 32, (3, 3), bias=True))) == 896
+    assert params(KINDS["grouped"](ConvSpec(4, 6, (3, 3)), groups=2)) == 108
+    separable = KINDS["separable"](ConvSpec(3, 4, (3, 3)))
+    assert (params(separable.depthwise), params(separable.pointwise)) == (27, 12)
     # One 3×3 filter on a 5×5 map without padding: 81 multiplications dense, 45 + 27 as a column and a row.
     assert zoo.cost(KINDS["standard"](ConvSpec(1, 1, (3, 3))), 5, 1).macs == 81
     assert zoo.cost(KINDS["spatial"](ConvSpec(1, 1, (3, 3))), 5, 1).macs == 45 + 27
@@ -59,7 +78,7 @@ SHAPES = [
 def test_a_rewritten_conv_keeps_its_shape(kind, settings):
     conv = nn.Conv2d(6, 8, **settings)
     image = torch.randn(2, 6, 13, 17)
-    assert KINDS[kind](ConvSpec.of(conv))(image).shape == conv(image).shape
+    assert make(kind, ConvSpec.of(conv))(image).shape == conv(image).shape
 
 
 def test_tf_same_padding_is_kept():
@@ -67,21 +86,21 @@ def test_tf_same_padding_is_kept():
     for kind in KINDS:
         for size in (7, 8):
             image = torch.randn(1, 6, size, size + 1)
-            assert KINDS[kind](ConvSpec.of(conv))(image).shape == conv(image).shape
+            assert make(kind, ConvSpec.of(conv))(image).shape == conv(image).shape
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_composes_to_a_convolution(kind):
     """Linear and shift-equivariant: what a kind realises is a convolution with some k×k kernel."""
     torch.manual_seed(0)
-    spec = ConvSpec(3, 5, (3, 3), padding=(1, 1), bias=True)
-    module = KINDS[kind](spec)
+    spec = ConvSpec(4, 6, (3, 3), padding=(1, 1), bias=True)
+    module = make(kind, spec)
     with torch.no_grad():
-        delta = torch.zeros(3, 3, 7, 7)
-        delta[range(3), range(3), 3, 3] = 1
-        bias = module(torch.zeros(1, 3, 7, 7))[0, :, 3, 3]
+        delta = torch.zeros(4, 4, 7, 7)
+        delta[range(4), range(4), 3, 3] = 1
+        bias = module(torch.zeros(1, 4, 7, 7))[0, :, 3, 3]
         kernel = (module(delta) - bias[:, None, None])[:, :, 2:5, 2:5].flip(2, 3).transpose(0, 1)
-        image = torch.randn(2, 3, 9, 9)
+        image = torch.randn(2, 4, 9, 9)
         expected = torch.nn.functional.conv2d(image, kernel, bias, padding=1)
         torch.testing.assert_close(module(image), expected, rtol=1e-4, atol=1e-5)
 
@@ -97,9 +116,8 @@ def test_initial_weights_have_hes_spread():
 def test_whole_networks(name, conv):
     native = zoo.build(name, num_classes=5)
     net = zoo.build(name, num_classes=5)
-    report = zoo.rewrite(net, conv)
-    # Nothing but k×k convolutions and their blocks has changed, and every one of them has the form.
-    assert zoo.rewrite(net, conv).rewritten == (), "rewriting twice must change nothing"
+    report = zoo.rewrite(net, conv, **options(conv))
+    assert zoo.rewrite(net, conv, **options(conv)).rewritten == (), "rewriting twice must change nothing"
     out = net(torch.randn(2, 3, 32, 32))
     assert out.shape == (2, 5)
     out.square().sum().backward()
@@ -107,7 +125,7 @@ def test_whole_networks(name, conv):
     assert not missing
     delta = sum(e.params_after - e.params_before for e in report.entries)
     assert params(net) == params(native) + delta
-    clone = zoo.build(name, conv, num_classes=5)
+    clone = zoo.build(name, conv, num_classes=5, conv_options=options(conv))
     clone.load_state_dict(net.state_dict())
 
 
@@ -154,7 +172,7 @@ def test_standard_effnet_is_timms_edge_residual_network():
 @pytest.mark.parametrize("conv", list(KINDS))
 def test_the_stem_is_never_rewritten(conv):
     for name, stem in (("resnet18", "conv1"), ("resnet50d", "conv1"), ("efficientnet_b0", "conv_stem")):
-        native, net = timm.create_model(name), zoo.build(name, conv)
+        native, net = timm.create_model(name), zoo.build(name, conv, conv_options=options(conv))
         before = {k: v.shape for k, v in native.state_dict().items() if k.startswith(stem)}
         assert before and before == {k: v.shape for k, v in net.state_dict().items() if k.startswith(stem)}
 
@@ -202,3 +220,30 @@ def test_rewriting_somebody_elses_network():
     assert [e.name for e in report.rewritten] == ["2"]
     assert zoo.swap_activations(net, "swish") == 1
     assert net(torch.randn(1, 3, 8, 8)).shape == (1, 2)
+
+
+def test_groups_by_size_and_the_nearest_that_is_possible():
+    net = zoo.build("resnet18", "grouped", conv_options={"group_size": 16})
+    assert net.layer1[0].conv1.groups == 4 and net.layer4[0].conv2.groups == 32
+    report = zoo.rewrite(zoo.build("mobilenetv2_100"), "grouped", groups=64)
+    assert {e.became for e in report.rewritten} > {"grouped g=16", "grouped g=64"}
+    for wrong in ({"groups": 2, "group_size": 2}, {"groups": 0}, {"group_size": 1.5}):
+        with pytest.raises(zoo.ConvzooError, match="group"):
+            zoo.rewrite(zoo.build("resnet18"), "grouped", **wrong)
+    with pytest.raises(zoo.ConvzooError, match="go with conv=grouped"):
+        zoo.rewrite(zoo.build("resnet18"), "spatial", groups=2)
+
+
+@pytest.mark.parametrize("kind", ["separable", "blueprint", "spatial", "separable_spatial"])
+def test_between_the_factors(kind):
+    """bn_act adds a BatchNorm (2 per channel) and the network's own activation, which the act axis then swaps."""
+    plain = zoo.build("resnet18", kind)
+    net = zoo.build("resnet18", kind, conv_options={"between": "bn_act"})
+    factors = [m for m in net.modules() if type(m).__name__ == type(plain.layer1[0].conv1).__name__]
+    channels = [m.between.num_features for m in factors]
+    assert len(factors) == 16 and params(net) == params(plain) + 2 * sum(channels)
+    assert all(isinstance(m.between.act, nn.ReLU) for m in factors)
+    swapped = zoo.build("resnet18", kind, "swish", conv_options={"between": "bn_act"})
+    assert not any(isinstance(m, nn.ReLU) for m in swapped.modules())
+    with pytest.raises(zoo.ConvzooError, match="no factors"):
+        zoo.build("resnet18", "standard", conv_options={"between": "bn_act"})

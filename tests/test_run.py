@@ -115,6 +115,12 @@ def test_csv_and_no_logger(tmp_path):
         ["model=mobilenet", "trainer.limit_val_batches=0"],
         ["model=mobilenet", "trainer.fast_dev_run=true"],
         ["model=mobilenet", "trainer.precision=bf16-mixed", "optim=sgd"],
+        ["model=mobilenet", "trainer.precision=bf16-true"],
+        ["model=mobilenet", "trainer.max_epochs=-1", "trainer.max_steps=3"],
+        ["model=mobilenet", "trainer.check_val_every_n_epoch=2"],
+        ["model=mobilenet", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"],
+        ["model=resnet", "conv=blueprint", "conv.between=bn_act", "act=swish"],
+        ["model=resnet", "conv=grouped", "conv.groups=4"],
     ],
     ids=" ".join,
 )
@@ -123,6 +129,16 @@ def test_other_choices(overrides, tmp_path):
     quick = [q for q in QUICK if q.partition("=")[0] not in names]
     result = run_cell(cell_config(*overrides, "logger=none", "data.batch_size=8", *quick), tmp_path, COMMAND)
     assert result["status"] == "completed" and 0 <= result["metrics"]["test/acc"] <= 1
+    zoo.load(result["checkpoint"])
+    assert result["environment"]["infer_batch_size"] == 64
+
+
+def test_divergence_is_a_failure(tmp_path):
+    config = cell_config("model=mobilenet", "logger=none", "optim.lr=1e20", *QUICK)
+    config["trainer"]["limit_train_batches"] = 4
+    with pytest.raises(zoo.ConvzooError, match="diverged"):
+        run_cell(config, tmp_path, COMMAND)
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path):

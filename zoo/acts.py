@@ -46,7 +46,7 @@ def swap_activations(net: nn.Module, act: str) -> int:
     act = choose("act", act, ["native", *ACTS])
     if act == "native":
         return 0
-    found = {name: module for name, module in net.named_modules(remove_duplicate=False) if type(module) in SWAPPED}
+    found = activations(net)
     if not found:
         raise ConvzooError(
             f"{type(net).__name__} has no activation module to swap (functional calls cannot be seen). Use act=native."
@@ -55,6 +55,11 @@ def swap_activations(net: nn.Module, act: str) -> int:
     for name, module in found.items():
         net.set_submodule(name, swapped[id(module)])
     return len(swapped)
+
+
+def activations(net: nn.Module) -> dict[str, nn.Module]:
+    """Every place in a network where an activation module stands; a shared one under each of its names."""
+    return {name: module for name, module in net.named_modules(remove_duplicate=False) if type(module) in SWAPPED}
 
 
 def _make(act: str, old: nn.Module) -> nn.Module:

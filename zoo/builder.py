@@ -25,6 +25,7 @@ def build(
     in_chans: int = 3,
     pretrained: bool = False,
     *,
+    conv_options: dict[str, Any] | None = None,
     stem: str = "imagenet",
     phi: float | None = None,
     **timm_kwargs: Any,
@@ -40,6 +41,7 @@ def build(
         num_classes: Width of the classifier; 0 for none.
         in_chans: Channels of the image.
         pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
+        conv_options: ``between``, ``groups``, ``group_size`` of `zoo.rewrite`.
         stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
         phi: EfficientNet only: scale B0's depth by 1.2^φ and its width by 1.1^φ.
         **timm_kwargs: Passed to `timm.create_model`.
@@ -55,7 +57,7 @@ def build(
     net = _scaled(backbone, phi, settings) if phi is not None else _published(backbone, settings)
     if stem == "small":
         shrink_stem(net)
-    rewrite(net, conv)
+    rewrite(net, conv, **(conv_options or {}))
     swap_activations(net, act)
     return net
 
@@ -68,7 +70,15 @@ def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
             + (f" Did you mean {guess}?" if guess else "")
             + f' Allowed: any of its {len(timm.list_models())} networks; timm.list_models("*resnet*") lists them.'
         )
-    return timm.create_model(backbone, **settings)
+    try:
+        return timm.create_model(backbone, **settings)
+    except OSError as error:
+        if not settings["pretrained"]:
+            raise
+        raise ConvzooError(
+            f"the weights of {backbone} could not be downloaded ({str(error).splitlines()[0]}). "
+            "Type model.pretrained=false, or fetch them where there is a network."
+        ) from None
 
 
 def _scaled(backbone: str, phi: float, settings: dict[str, Any]) -> nn.Module:
@@ -91,11 +101,20 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
         ConvzooError: The file is no checkpoint of convzoo's.
         FileNotFoundError: There is no such file.
     """
-    content = torch.load(checkpoint, map_location=device, weights_only=True)
-    network = content.get("hyper_parameters", {}).get("network") if isinstance(content, dict) else None
-    if network is None:
-        raise ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
-    net = build(**{**network, "pretrained": False})
-    weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
-    net.load_state_dict(weights)
+    foreign = ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
+    try:
+        content = torch.load(checkpoint, map_location=device, weights_only=True)
+        network = {**content["hyper_parameters"]["network"], "pretrained": False}
+        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+    except OSError:
+        raise
+    except (
+        Exception
+    ):  # What reading bytes that are no checkpoint raises has no limit: struct.error, EOFError, KeyError …
+        raise foreign from None
+    try:
+        net = build(**network)
+        net.load_state_dict(weights)
+    except (TypeError, RuntimeError):
+        raise foreign from None
     return net.to(device).eval()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
-from zoo.convs import KINDS
+from zoo.acts import activations
+from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act, possible_groups
 from zoo.errors import ConvzooError, choose
-from zoo.sites import Site, find_sites
+from zoo.sites import Kept, Site, find_sites
 
 ALIASES = {"depthwise_separable": "separable"}
+BETWEEN = ("none", "bn_act")
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,13 @@ class Report:
         lines = [f"conv={self.conv}: {len(self.rewritten)} rewritten, {len(self.kept)} kept"]
         for e in self.entries:
             what = f"→ {e.became}" if e.became else f"kept: {e.reason}"
-            lines.append(f"  {e.name:<32} {e.was:<24} {what:<32} {e.params_before:>10,} → {e.params_after:>10,} params")
+            lines.append(f"  {e.name:<28} {e.was:<38} {what:<28} {e.params_before:>10,} → {e.params_after:>10,} params")
         return "\n".join(lines)
 
 
-def rewrite(net: nn.Module, conv: str) -> Report:
+def rewrite(
+    net: nn.Module, conv: str, *, between: str = "none", groups: int | None = None, group_size: int | None = None
+) -> Report:
     """Gives every logical convolution of a network the form ``conv``, in place. New weights are random.
 
     Never rewritten: the stem, patchify convolutions, heads, 1×1. A convolution that has the form already is kept with
@@ -67,16 +74,25 @@ def rewrite(net: nn.Module, conv: str) -> Report:
 
     Args:
         net: Any network made of `nn.Conv2d`, timm's or one's own.
-        conv: ``native`` (leaves everything alone), ``standard``, ``separable``
-            (or ``depthwise_separable``), ``spatial``.
+        conv: ``native`` (leaves everything alone), ``depthwise_separable`` (= ``separable``) or a key of
+            `zoo.convs.KINDS`.
+        between: ``none``, or ``bn_act``: BatchNorm and an activation between the factors of a factored kind.
+        groups, group_size: One of them goes with ``grouped``. Where a convolution's channels cannot be split so, it
+            gets the largest number of groups below that they can be split into.
 
     Raises:
         ConvzooError: An unknown kind; a network without a convolution that the kind could act on; a convolution of a
             type that cannot be rewritten. The network is as it was.
     """
     conv = choose("conv", ALIASES.get(conv, conv), ["native", *KINDS])
+    choose("conv.between", between, BETWEEN)
+    if between != "none" and conv not in FACTORED:
+        raise ConvzooError(f"conv={conv} has no factors to put something between. Allowed with: {', '.join(FACTORED)}.")
+    if conv != "grouped" and (groups, group_size) != (None, None):
+        raise ConvzooError(f"conv.groups and conv.group_size go with conv=grouped, not with conv={conv}.")
     if conv == "native":
         return Report(conv)
+    possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
     found = list(find_sites(net))
     if not any(isinstance(site, Site) for site in found):
         raise ConvzooError(
@@ -84,21 +100,39 @@ def rewrite(net: nn.Module, conv: str) -> Report:
             + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
             + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
         )
-    return Report(conv, tuple(_rewrite_one(net, site, conv) for site in found))
+    kind = KINDS[conv]
+    if between != "none":
+        kind = partial(kind, between=bn_act(_own_activation(net)))
+    if conv == "grouped":
+        kind = partial(kind, groups=groups, group_size=group_size)
+    return Report(conv, tuple(_rewrite_one(net, site, conv, kind) for site in found))
 
 
-def _rewrite_one(net: nn.Module, site: Site, conv: str) -> Entry:
+def _own_activation(net: nn.Module) -> type[nn.Module]:
+    """The activation that the network uses most."""
+    used = Counter(type(module) for module in activations(net).values())
+    return used.most_common(1)[0][0] if used else nn.ReLU
+
+
+def _rewrite_one(net: nn.Module, site: Site | Kept, conv: str, kind: Callable[[ConvSpec], nn.Module]) -> Entry:
     before = _params(site.module)
     was = type(site.module).__name__
-    if not isinstance(site, Site):
+    if isinstance(site, Kept):
         return Entry(site.name, was, None, site.reason, before, before)
     spec = site.spec
     was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+    was += f" g={spec.groups}" if spec.groups > 1 else ""
     if conv in site.forms:
         return Entry(site.name, was, None, f"{conv} already", before, before)
-    new = site.wrap(KINDS[conv](spec)).train(site.module.training)
-    net.set_submodule(site.name, new)
-    return Entry(site.name, was, conv, None, before, _params(new))
+    new = kind(spec)
+    became = conv
+    if conv == "grouped":
+        became = f"grouped g={new.groups}"
+        if new.groups == spec.groups:
+            return Entry(site.name, was, None, f"{became} already", before, before)
+    for place, module in site.changes(new.train(site.module.training)).items():
+        net.set_submodule(f"{site.name}.{place}".strip("."), module)
+    return Entry(site.name, was, became, None, before, _params(net.get_submodule(site.name)))
 
 
 def _params(module: nn.Module) -> int:

@@ -10,6 +10,9 @@ from zoo.errors import ConvzooError
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get the small stem under ``stem="auto"``."""
 
+DEEP_STEMS = ("conv1", "stem", "patch_embed")
+"""Modules that are a stem of several convolutions, where the first convolution is one of theirs."""
+
 STEMS = ("auto", "small", "imagenet")
 
 
@@ -24,12 +27,12 @@ def first_conv(net: nn.Module) -> str:
 def stem_convs(net: nn.Module) -> set[str]:
     """Names of the stem's convolutions: the first one, and its neighbours in a deep stem (ResNet-D, ``stem.*``)."""
     first = first_conv(net)
-    folder = first.rpartition(".")[0]
-    deep = folder.rpartition(".")[2] in ("conv1", "stem")
+    path = first.split(".")[:-1]
+    deep = next((".".join(path[: i + 1]) + "." for i, part in enumerate(path) if part in DEEP_STEMS), None)
     return {
         name
         for name, module in net.named_modules()
-        if isinstance(module, nn.Conv2d) and (name == first or (deep and name.startswith(folder + ".")))
+        if isinstance(module, nn.Conv2d) and (name == first or (deep and name.startswith(deep)))
     }
 
 

@@ -45,6 +45,21 @@ def _unknown(key: str) -> str:
     return f"there is no key {key}.{hint} python train.py --help lists all of them."
 
 
+def check_arguments(arguments: list[str]) -> None:
+    """Refuses what would take away a part of the configuration that every run needs.
+
+    Raises:
+        ConvzooError: A deletion (``~key``) or an empty group (``model=null``).
+    """
+    groups = {key for key in known_keys() if "." not in key} - {"seed"}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if argument.startswith("~"):
+            raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
+        if key in groups and "=" in argument and value in ("", "null"):
+            raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns a user's mistake into one message on stderr and exit code 2; a bug keeps its traceback."""
@@ -58,6 +73,11 @@ def plain_errors() -> Iterator[None]:
         _fail(explain(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except (ValueError, KeyError, OSError) as error:
+        # Before a run has begun, these are Hydra's words for a wrong flag or a folder that cannot be written.
+        if HydraConfig.initialized() and not isinstance(error, OSError):
+            raise
+        _fail(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
 
 
 def _fail(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,20 +15,23 @@ class BestCheckpoint(ModelCheckpoint):
 
     It holds the weights and how to build their network, not the optimizer: for testing and for `zoo.load`.
 
-    Args:
-        folder: Where to keep it.
-        validates: Whether the run validates at all; if not, the last weights are kept.
+    Attributes:
+        path: Where it is.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], validates: bool = True) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder) / "best.ckpt"
         super().__init__(
             dirpath=folder,
             filename="best",
-            monitor="val/acc" if validates else None,
+            monitor="val/acc",
             mode="max",
             save_weights_only=True,
             enable_version_counter=False,
         )
+
+    def _should_skip_saving_checkpoint(self, trainer: Any) -> bool:
+        return self.monitor not in trainer.callback_metrics or super()._should_skip_saving_checkpoint(trainer)
 
     def check_monitor_top_k(self, trainer: Any, current: torch.Tensor | None = None) -> bool:
         equal = current is not None and bool(self.best_k_models) and bool(current == self.best_model_score)

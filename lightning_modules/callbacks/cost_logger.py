@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 
 import zoo
-
-
-def images_of(batch: Any) -> torch.Tensor | None:
-    """The first tensor of at least two dimensions in a batch, however it is nested."""
-    if isinstance(batch, torch.Tensor):
-        return batch if batch.ndim > 1 else None
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((found for part in parts if (found := images_of(part)) is not None), None)
+from lightning_modules.callbacks.batch import images_of
 
 
 class CostLogger(Callback):
@@ -31,34 +24,48 @@ class CostLogger(Callback):
 
     def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3) -> None:
         self.image_size, self.in_chans = image_size, in_chans
-        self.cost: zoo.Cost | None = None
+        self._reset()
 
     @property
     def metrics(self) -> dict[str, int]:
-        """What is logged; empty before it has been counted."""
-        if self.cost is None:
-            return {}
-        return {
-            "cost/params": self.cost.params,
-            "cost/macs": self.cost.macs,
-            "cost/activations": self.cost.activations,
+        """What is logged; empty before it has been counted, parameters only where the rest cannot be."""
+        counted = {
+            "cost/params": self._params,
+            "cost/macs": self.cost and self.cost.macs,
+            "cost/activations": self.cost and self.cost.activations,
         }
+        return {k: v for k, v in counted.items() if v is not None}
+
+    def _reset(self) -> None:
+        self.cost: zoo.Cost | None = None
+        self._params: int | None = None
 
     def _count(self, trainer: Any, module: Any, batch: Any) -> None:
-        if self.cost is not None:
+        if self._params is not None:
             return
-        size, in_chans = self.image_size, self.in_chans
-        if size is None:
-            images = images_of(batch)
-            if images is None or images.ndim != 4:
-                raise zoo.ConvzooError(
-                    "CostLogger found no images (N, C, H, W) in the batch. Say what they are: "
-                    "CostLogger(image_size=224, in_chans=3)."
-                )
-            in_chans, *size = images.shape[1:]
-        self.cost = zoo.cost(module, tuple(size) if not isinstance(size, int) else size, in_chans)
+        self._params = sum(p.numel() for p in module.parameters())
+        try:
+            self.cost = zoo.cost(module, *self._shape(batch))
+        except Exception as error:  # Whatever their forward pass does, it must not end their training.
+            warnings.warn(
+                f"CostLogger could not count the forward pass of {type(module).__name__} ({error}); "
+                "it logs cost/params only. CostLogger(image_size=…, in_chans=…) says what the input is.",
+                stacklevel=2,
+            )
         for logger in trainer.loggers:
             logger.log_metrics(self.metrics, trainer.global_step)
+
+    def _shape(self, batch: Any) -> tuple[int | tuple[int, int], int]:
+        if self.image_size is not None:
+            return self.image_size, self.in_chans
+        images = images_of(batch)
+        if images is None:
+            raise zoo.ConvzooError("no images (N, C, H, W) in the batch")
+        in_chans, height, width = images.shape[1:]
+        return (height, width), in_chans
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._reset()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._count(trainer, pl_module, batch)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from lightning_modules.callbacks.cost_logger import images_of
+from lightning_modules.callbacks.batch import size_of
 from zoo.timing import Spread, synchronize
 
 WARMUP = 3
@@ -32,6 +32,9 @@ class SpeedLogger(Callback):
 
     def __init__(self, window: int = 20) -> None:
         self.window = window
+        self._reset()
+
+    def _reset(self) -> None:
         self._seconds: list[float] = []  # per image of this rank, one sample a window
         self._waits: list[float] = []  # share of a window spent waiting for data
         self._seen = 0
@@ -50,6 +53,9 @@ class SpeedLogger(Callback):
             "speed/data_wait": self.data_wait,
         }
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._reset()
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._open(pl_module.device)
         self._batch_end = self._start
@@ -65,8 +71,7 @@ class SpeedLogger(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         device = pl_module.device
-        images = images_of(batch)
-        self._images += 0 if images is None else len(images)
+        self._images += size_of(batch)
         self._batches += 1
         self._seen += 1
         if self._batches == (1 if device.type == "cpu" else self.window) or self._seen <= WARMUP:

@@ -40,7 +40,8 @@ class _Data(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
-        return self.prepare(images, self.trainer.training), labels
+        # In true half precision the network's weights are half too.
+        return self.prepare(images, self.trainer.training).to(self.trainer.lightning_module.dtype), labels
 
 
 class ImageData(_Data):
@@ -61,6 +62,11 @@ class ImageData(_Data):
         """Reads the data set, once."""
         if self._splits is None:
             self._splits = SOURCES[self.data["name"]]({**self.data, "download": False})
+            channels, classes = self._splits.train.images.shape[1], int(self._splits.train.labels.max()) + 1
+            if channels != self.data["in_chans"]:
+                raise ConvzooError(f"{self.data['name']} has {channels} channels: type data.in_chans={channels}.")
+            if classes > self.data["num_classes"]:
+                raise ConvzooError(f"{self.data['name']} has {classes} classes: type data.num_classes={classes}.")
 
     def _loader(self, split: str) -> TensorLoader:
         images, labels = getattr(self._splits, split)
@@ -129,6 +135,10 @@ def make_data(data: dict[str, Any], image_size: int, seed: int = 0) -> ImageData
     from lightning_modules.data.folder import classes
 
     found = len(classes(data["root"]))
+    if found < 2:
+        raise ConvzooError(f"{data['root']}/train has one class folder only: there is nothing to tell apart.")
+    if data["in_chans"] != 3:
+        raise ConvzooError("imagefolder reads images in colour: type data.in_chans=3.")
     if data["num_classes"] not in (None, found):
         raise ConvzooError(
             f"data.num_classes={data['num_classes']}, but {data['root']}/train has {found} class folders."

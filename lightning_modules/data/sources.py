@@ -81,7 +81,7 @@ def _torchvision(name: str, data: dict[str, Any], validation: int) -> Splits:
         train, test = (make(data["root"], train=train, download=data["download"]) for train in (True, False))
     except OSError as error:
         raise ConvzooError(f"{name} could not be downloaded to {data['root']}: {error}") from None
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, ValueError, EOFError) as error:
         where = "is not there, or not whole, in" if not data["download"] else "could not be downloaded to"
         raise ConvzooError(
             f"{name} {where} {data['root']}. Type data.download=true to fetch it, or data.root=FOLDER if you have it "

@@ -3,23 +3,25 @@
 import torch
 from torch import nn
 
+from zoo.convs.between import Between, nothing
 from zoo.convs.spec import ConvSpec
 
 
 class Separable(nn.Module):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 
-    Parameters: k²·C + C·C′. Nothing stands between the two factors, so the pair is a k×k convolution of rank one
-    per channel. Source: Sifre 2014; Chollet 2017 (Xception, whose ablation finds no gain from an activation
+    Parameters: k²·C + C·C′. With nothing between the two factors the pair is a k×k convolution of rank one per
+    channel. Source: Sifre 2014; Chollet 2017 (Xception, whose ablation finds no gain from an activation
     between); Howard et al. 2017 (MobileNet, eq. 5).
     """
 
-    def __init__(self, spec: ConvSpec) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing) -> None:
         super().__init__()
         self.depthwise = spec.but(out_channels=spec.in_channels, groups=spec.in_channels, bias=False).conv()
+        self.between = between(spec.in_channels)
         self.pointwise = spec.pointwise().conv()
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""
-        return self.pointwise(self.depthwise(x))
+        return self.pointwise(self.between(self.depthwise(x)))

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from zoo.convs.between import Between, nothing
 from zoo.convs.spec import ConvSpec
 
 
@@ -14,13 +15,14 @@ class Spatial(nn.Module):
     convolution keeps its groups. Source: Jaderberg et al. 2014, scheme 2.
     """
 
-    def __init__(self, spec: ConvSpec) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing) -> None:
         super().__init__()
         middle = min(spec.in_channels, spec.out_channels)
         self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()
+        self.between = between(middle)
         self.horizontal = spec.axis(1, in_channels=middle).conv()
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""
-        return self.horizontal(self.vertical(x))
+        return self.horizontal(self.between(self.vertical(x)))

@@ -1,0 +1,54 @@
+"""The configuration's contract: every key has a rule, and what breaks it is named."""
+
+import copy
+
+import pytest
+from conftest import ROOT, cell_config
+from omegaconf import OmegaConf
+
+from lightning_modules.config import RULES, check, describe_cell, leaves
+from zoo import ConvzooError
+
+GROUPS = sorted(p.parent.name + "=" + p.stem for p in (ROOT / "conf").glob("*/*.yaml") if p.parent.name != "experiment")
+GIVEN = {"model=timm": ["model.name=resnet18"], "data=imagefolder": ["data.root=somewhere"]}
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_key_has_a_rule_and_every_default_keeps_it(choice):
+    config = cell_config(choice, *GIVEN.get(choice, []))
+    assert {key for key, _ in leaves(config)} <= set(RULES)
+    check(config)
+    assert all(isinstance(v, (str, int, float)) for v in describe_cell(config, "cpu").values())
+
+
+def test_every_rule_has_a_key():
+    keys = {
+        f"{path.parent.name}.{key}"
+        for path in (ROOT / "conf").glob("*/*.yaml")
+        for key, _ in leaves(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    }
+    assert set(RULES) - {"seed"} <= keys
+
+
+CHECKED = sorted(k for k, (allowed, _) in RULES.items() if not allowed(object()))
+
+
+@pytest.mark.parametrize("key", CHECKED)
+def test_nonsense_is_refused_by_name(key):
+    config = next(
+        config
+        for choice in [*GROUPS, "seed=0"]
+        if key in dict(leaves(config := copy.deepcopy(cell_config(choice, *GIVEN.get(choice, [])))))
+    )
+    place = config
+    *path, last = key.split(".")
+    for part in path:
+        place = place[part]
+    place[last] = {"no": "thing"}
+    with pytest.raises(ConvzooError, match=key.replace(".", r"\.")):
+        check(config)
+
+
+def test_a_number_a_channel():
+    with pytest.raises(ConvzooError, match=r"data\.mean needs 3 numbers"):
+        check(cell_config("data.in_chans=3"))
