@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.meta import weightless
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.table import CellCost, Images, tabulate
+    from zoo.table_views import show_layers
     from zoo.timing import Speed, speed
 
 _WHERE = {
@@ -42,6 +43,7 @@ _WHERE = {
     "CellCost": "table",
     "Images": "table",
     "tabulate": "table",
+    "show_layers": "table_views",
     "Speed": "timing",
     "speed": "timing",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     golden.set_defaults(run=_golden)
     given = parser.parse_args(arguments)
     try:
-        return given.run(given) or 0
+        code = given.run(given) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has gone (`… | head`); Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConvzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from zoo.errors import choose
 from zoo.products import ProductCounter
@@ -126,11 +127,12 @@ def _run_on_meta(
     running: list[LayerCost] = []
 
     def enter(module: nn.Module, args: object) -> None:
-        running.append(layers[module])
+        if module in layers:
+            running.append(layers[module])
 
     def leave(module: nn.Module, args: object, output: object) -> None:
-        layer = running.pop()
-        layer.output_shape = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
+        if module in layers:
+            running.pop().output_shape = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
 
     def count(macs: int, train_macs: int, activations: int) -> None:
         layer = running[-1]
@@ -141,7 +143,7 @@ def _run_on_meta(
     height, width = _pair(image_size)
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
-    with _eval_mode(net), _hooked(layers, enter, leave), torch.inference_mode(False), torch.enable_grad():
+    with _eval_mode(net), _watching(enter, leave), torch.inference_mode(False), torch.enable_grad():
         tensors = _on_meta(net)
         image = torch.empty(1, in_chans, height, width, device="meta", dtype=dtype)
         with ProductCounter(count):
@@ -175,8 +177,9 @@ def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 @contextmanager
-def _hooked(modules: Iterable[nn.Module], enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
-    handles = [m.register_forward_pre_hook(enter) for m in modules] + [m.register_forward_hook(leave) for m in modules]
+def _watching(enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
+    # Two hooks on all modules there are, because two on each of a thousand take a tenth of the time of counting.
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
     try:
         yield
     finally:

@@ -62,9 +62,12 @@ class ProductCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         op = func.overloadpacket
-        if op is aten.native_batch_norm and args[0].is_meta:
-            # On the meta device torch composes it of ten operations in Python, two thirds of a network's time.
-            return args[0].new_empty(args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
+        if args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            # torch composes these of many operations in Python, which would take most of the time of counting.
+            if op is aten.native_batch_norm:
+                return args[0].new_empty(args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
+            if torch.Tag.inplace in func.tags and torch.Tag.pointwise in func.tags:
+                return args[0]
         out = func(*args, **(kwargs or {}))
         if rule := PRODUCTS.get(op):
             result = out[0] if isinstance(out, tuple) else out

@@ -31,7 +31,7 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0) -> No
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 
 
-def show_layers(layers: Sequence[LayerCost], form: str, title: str) -> None:
+def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str | None = None) -> None:
     """Prints one row a layer; for people also the sum and the memory that the weights take."""
     from zoo.counting import WEIGHT_BYTES  # brings torch, which `python -m zoo report` does without
 
