@@ -206,7 +206,6 @@ def test_layers_of_one_cell(run):
         (("--max-macs", "lots"), "no amount"),
         (("--image-size", "big"), "--image-size"),
         (("--convs", "spatail"), "Did you mean conv=spatial"),
-        (("--models", "mobilenet:v2", "--convs", "native", "--sort", "size"), "sort=size"),
     ],
 )
 def test_mistakes_exit_with_2_and_say_what_to_type(run, arguments, hint):

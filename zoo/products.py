@@ -70,8 +70,7 @@ class ProductCounter(TorchDispatchMode):
                 return args[0]
         out = func(*args, **(kwargs or {}))
         if rule := PRODUCTS.get(op):
-            result = out[0] if isinstance(out, tuple) else out
-            macs, operands = rule(args, result)
+            macs, operands = rule(args, out)
             gradients = sum(operand.requires_grad for operand in operands)
-            self._count(macs, macs * (1 + gradients), result.numel() if op in LAYERS else 0)
+            self._count(macs, macs * (1 + gradients), out.numel() if op in LAYERS else 0)
         return out

@@ -24,7 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
     for size in SIZES:
         parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
-    parser.add_argument("--sort", metavar="KEY", help="model, conv, act, params, macs, activations or train_macs")
+    parser.add_argument(
+        "--sort", choices=budget.SORT_KEYS, help="the smallest first; in order of the choices if left out"
+    )
     parser.add_argument("--reverse", action="store_true", help="sort the largest first")
     parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
     parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
