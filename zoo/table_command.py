@@ -24,9 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
     for size in SIZES:
         parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
-    parser.add_argument(
-        "--sort", choices=budget.SORT_KEYS, help="the smallest first; in order of the choices if left out"
-    )
+    parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
     parser.add_argument("--reverse", action="store_true", help="sort the largest first")
     parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
     parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
