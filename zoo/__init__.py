@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from zoo.acts import ACTS, swap_activations
     from zoo.builder import build, load
     from zoo.convs import KINDS, ConvSpec
-    from zoo.counting import Cost, cost
+    from zoo.counting import Cost, LayerCost, cost, layer_costs
     from zoo.errors import ConvzooError
     from zoo.families import FAMILIES, Network, resolve
+    from zoo.meta import weightless
     from zoo.rewriter import Entry, Report, rewrite
+    from zoo.table import CellCost, Images, tabulate
+    from zoo.table_views import show_layers
     from zoo.timing import Speed, speed
 
 _WHERE = {
@@ -26,14 +29,21 @@ _WHERE = {
     "KINDS": "convs",
     "ConvSpec": "convs",
     "Cost": "counting",
+    "LayerCost": "counting",
     "cost": "counting",
+    "layer_costs": "counting",
     "ConvzooError": "errors",
     "FAMILIES": "families",
     "Network": "families",
     "resolve": "families",
+    "weightless": "meta",
     "Entry": "rewriter",
     "Report": "rewriter",
     "rewrite": "rewriter",
+    "CellCost": "table",
+    "Images": "table",
+    "tabulate": "table",
+    "show_layers": "table_views",
     "Speed": "timing",
     "speed": "timing",
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from zoo import table_command
 from zoo.errors import ConvzooError
 
 
@@ -17,13 +19,25 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("folders", nargs="+", metavar="FOLDER")
     report.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown too")
     report.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy against cost (.svg, .png, .pdf)")
+    report.set_defaults(run=_report)
+    table = verbs.add_parser("table", help="what cells cost, without training one")
+    table_command.add_options(table)
+    table.set_defaults(run=table_command.run)
+    golden = verbs.add_parser("golden", help="count every cell of the zoo again and say what changed")
+    golden.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something changed")
+    golden.set_defaults(run=_golden)
     given = parser.parse_args(arguments)
     try:
-        _report(given)
+        code = given.run(given) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has gone (`… | head`); Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConvzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _report(given: argparse.Namespace) -> None:
@@ -35,6 +49,12 @@ def _report(given: argparse.Namespace) -> None:
         given.markdown.write_text(report.markdown(results))
     if given.plot:
         report.plot(results, given.plot)
+
+
+def _golden(given: argparse.Namespace) -> int:
+    from zoo import golden
+
+    return golden.run(check=given.check)
 
 
 if __name__ == "__main__":

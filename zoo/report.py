@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from zoo import render
 from zoo.errors import ConvzooError
 
 Result = dict[str, Any]
@@ -55,10 +55,7 @@ def human(value: float | None, key: str) -> str:
         return f"{value:.4f}"
     if not key.startswith("cost/"):
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value < 999.5 * factor else f"{value / factor:.0f} {unit}"
-    return str(value)
+    return render.short(value)
 
 
 def _varying(results: list[Result]) -> list[str]:
@@ -86,25 +83,12 @@ def rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
 def print_table(results: list[Result], title: str | None = None) -> None:
     """Prints the comparison as a table."""
     header, body = rows(results)
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        table.add_column(name, justify="left" if name in CHOICES else "right", no_wrap=True)
-    for row in body:
-        table.add_row(*row)
-    _console(200).print(table)
-
-
-def _console(width: int) -> Console:
-    # A file or a pipe is no 80-column terminal: nothing there should be cut off.
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
+    render.console(200).print(render.terminal(header, body, CHOICES, title))
 
 
 def markdown(results: list[Result]) -> str:
     """The comparison as a Markdown table."""
-    header, body = rows(results)
-    rule = [":---" if name in CHOICES else "---:" for name in header]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body]) + "\n"
+    return render.markdown(*rows(results), CHOICES)
 
 
 def print_result(result: Result, folder: str | Path) -> None:
@@ -140,7 +124,7 @@ def print_result(result: Result, folder: str | Path) -> None:
     table.add_row("measured on", ", ".join(measured))
     table.add_row("run", str(folder))
     table.add_row("again", result["command"])
-    _console(120).print(table)
+    render.console(120).print(table)
 
 
 def plot(results: list[Result], path: str | Path) -> None:

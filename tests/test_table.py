@@ -1,0 +1,228 @@
+"""The table without training: every cell, its budget, its formats."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+import zoo
+from zoo import table
+from zoo.__main__ import main
+from zoo.budget import parse_amount, select
+from zoo.families import FAMILIES
+from zoo.table_command import parse_size
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs ``python -m zoo`` in this process: exit code, standard output, standard error."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+# Two rounds of the activations, so that each comes after each: the cells of one network share its modules.
+ROUNDS = [*table.ALL_ACTS, *reversed(table.ALL_ACTS)]
+
+
+@pytest.mark.parametrize(
+    ("model", "convs", "acts"),
+    [
+        ("mobilenetv3_small_100", ["native"], ROUNDS),
+        ("resnet18", table.CONVS, ["native", "swish"]),
+        ("mobilenetv1_100", table.CONVS, ["swish"]),
+        ("efficientnet_b0", table.CONVS, ["relu"]),
+    ],
+)
+def test_every_cell_costs_what_building_it_costs(model, convs, acts):
+    images = zoo.Images(size=(64, 96), in_chans=1, num_classes=10)
+    cells = zoo.tabulate([model], convs, acts, images)
+    assert [(c.conv, c.act) for c in cells] == [(conv, act) for conv in convs for act in acts]
+    for cell in cells:
+        with zoo.weightless():
+            net = zoo.build(model, cell.conv, cell.act, num_classes=10, in_chans=1)
+        assert cell.cost == zoo.cost(net, (64, 96), 1), cell
+
+
+def test_the_default_is_every_family_at_its_published_size():
+    cells = zoo.tabulate(convs=["native"])
+    sizes = {cell.model: cell.cost.image_size[0] for cell in cells}
+    assert len(cells) == len(sizes) == sum(len(family.variants) for family in FAMILIES.values())
+    assert sizes["efficientnet_b7"] == 600 and sizes["efficientnet_b1"] == 240 and sizes["resnet50"] == 224
+
+
+def test_models_are_named_as_families_variants_timm_names_and_patterns():
+    names = ["mobilenet:v2", "efficientnet_b1", "resnet18d", "regnety_00[24]", "mobilenetv2_100"]
+    cells = zoo.tabulate(names, ["native"])
+    assert [c.model for c in cells] == ["mobilenetv2_100", "efficientnet_b1", "resnet18d", "regnety_002", "regnety_004"]
+    # A zoo's network has one size, however it is called; others have timm's.
+    assert cells[1].cost.image_size == (240, 240) and cells[3].cost.image_size == (224, 224)
+
+
+def test_small_images_get_the_small_stem_as_in_a_run():
+    small, published = (
+        zoo.tabulate(["resnet18"], ["native"], images=zoo.Images(32, num_classes=10, stem=stem))[0].cost
+        for stem in ("auto", "imagenet")
+    )
+    assert small.params == 11_173_962
+    assert small.macs > 10 * published.macs
+
+
+def test_cells_that_do_not_exist_stay_with_their_reason():
+    cells = zoo.tabulate(["vit_tiny_patch16_224", "nf_regnet_b0"], ["native", "separable"], ["native", "relu"])
+    assert len(cells) == 8
+    reasons = {(c.model, c.conv, c.act): c.refused for c in cells if c.cost is None}
+    assert "no convolution that conv=separable could act on" in reasons["vit_tiny_patch16_224", "separable", "relu"]
+    assert "ScaledStdConv2d" in reasons["nf_regnet_b0", "separable", "native"]
+    assert ("vit_tiny_patch16_224", "native", "native") not in reasons
+
+
+def test_a_network_that_fails_in_its_own_way_takes_no_other_with_it():
+    cells = zoo.tabulate(["vit_tiny_patch16_224", "resnet18"], ["native"], images=zoo.Images(96))
+    assert cells[0].refused.startswith("AssertionError") and cells[0].cost is None
+    assert cells[1].cost.image_size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("choice", "hint"),
+    [
+        ({"models": ["resnet17"]}, "model=resnet17 does not exist. Did you mean resnet1"),
+        ({"models": ["effnet:b9"]}, "Did you mean model.variant=b7"),
+        ({"models": ["nothing_like_*"]}, "Allowed: a family"),
+        ({"convs": ["seperable"]}, "Did you mean conv=separable"),
+        ({"acts": ["swisch"]}, "Did you mean act=swish"),
+        ({"images": zoo.Images(stem="tiny")}, "stem=tiny does not exist"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_is_counted(choice, hint):
+    with pytest.raises(zoo.ConvzooError, match=hint.replace(".", r"\.")):
+        zoo.tabulate(**choice)
+
+
+def test_budget_and_order():
+    cells = zoo.tabulate(["resnet18", "mobilenet:v2", "vit_tiny_patch16_224"], ["native", "separable"])
+    kept = select(cells, {"params": 10_000_000, "macs": None}, "macs")
+    assert [(c.model, c.conv) for c in kept if c.cost] == [
+        ("mobilenetv2_100", "native"),
+        ("mobilenetv2_100", "separable"),
+        ("resnet18", "separable"),
+        ("vit_tiny_patch16_224", "native"),
+    ]
+    assert kept[-1].refused and len(kept) == 5
+    largest = select(cells, {}, "params", reverse=True)
+    assert (largest[0].model, largest[0].conv) == ("resnet18", "native")
+    exact = next(c.cost for c in kept)
+    assert sum(bool(c.cost) for c in select(cells, {"macs": exact.macs})) == 2
+    assert sum(bool(c.cost) for c in select(cells, {"macs": exact.macs - 1})) == 0
+    with pytest.raises(zoo.ConvzooError, match="sort=flops does not exist"):
+        select(cells, {}, "flops")
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("10M", 10**7), ("600m", 6 * 10**8), ("1.5G", 15 * 10**8), ("3 k", 3000), ("2e6", 2 * 10**6), ("117", 117)],
+)
+def test_amounts(text, amount):
+    assert parse_amount(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "M", "-3M", "0", "10MB", "ten", "nan"])
+def test_what_is_no_amount(text):
+    with pytest.raises(zoo.ConvzooError, match="no amount"):
+        parse_amount(text)
+
+
+def test_image_sizes():
+    assert parse_size("224") == 224 and parse_size("192x256") == (192, 256)
+    for text in ("0", "224x", "a", "-3"):
+        with pytest.raises(zoo.ConvzooError, match="--image-size"):
+            parse_size(text)
+
+
+CELLS = ("table", "--models", "resnet18,vit_tiny_patch16_224", "--convs", "native,spatial")
+
+
+def test_csv_has_timms_columns_and_units(run):
+    code, out, _ = run(*CELLS, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert list(rows[0])[:7] == ["model", "conv", "act", "img_size", "gmacs", "macts", "param_count"]
+    assert (rows[0]["model"], rows[0]["img_size"], rows[0]["param_count"]) == ("resnet18", "224", "11.689512")
+    assert float(rows[0]["gmacs"]) == 1.814073344 and float(rows[0]["macts"]) == 2.484712
+    assert rows[3]["gmacs"] == "" and "no convolution" in rows[3]["refused"]
+
+
+def test_json_has_every_digit(run):
+    code, out, _ = run(*CELLS, "--format", "json", "--image-size", "192x224", "--num-classes", "10")
+    rows = json.loads(out)
+    with zoo.weightless():
+        cost = zoo.cost(zoo.build("resnet18", num_classes=10), (192, 224))
+    assert code == 0 and len(rows) == 4
+    assert {key: rows[0][key] for key in ("params", "macs", "activations", "train_macs")} == {
+        "params": cost.params,
+        "macs": cost.macs,
+        "activations": cost.activations,
+        "train_macs": cost.train_macs,
+    }
+    assert rows[0]["image_size"] == [192, 224]
+    assert rows[0]["weight_bytes"]["int8"] == cost.params
+    assert rows[3]["params"] is None and rows[3]["refused"]
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown"])
+def test_for_people_budget_and_refusals_are_accounted_for(run, form):
+    code, out, _ = run(*CELLS, "--format", form, "--max-macs", "1.5G", "--sort", "params")
+    assert code == 0
+    assert "11.7 M" not in out and "7.77 M" in out
+    assert "vit_tiny_patch16_224 × spatial refused: VisionTransformer has no convolution" in out
+    assert "2 cells shown, 1 over budget, 1 refused" in out
+
+
+def test_layers_of_one_cell(run):
+    choice = ("--models", "mobilenet:v3_small", "--convs", "separable", "--acts", "swish", "--image-size", "32")
+    code, out, _ = run("table", *choice, "--layers", "--format", "json")
+    layers = json.loads(out)
+    cell = zoo.tabulate(["mobilenetv3_small_100"], ["separable"], ["swish"], zoo.Images(32))[0]
+    assert code == 0
+    assert sum(layer["params"] for layer in layers) == cell.cost.params
+    assert sum(layer["macs"] for layer in layers) == cell.cost.macs
+    code, out, _ = run("table", *choice, "--layers")
+    assert code == 0 and f"{cell.cost.macs:,} MACs" in out and "MiB in int8" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--layers",), "--layers shows one cell"),
+        (("--layers", "--models", "effnet"), "stands for 8 networks"),
+        (("--layers", "--models", "vit_tiny_patch16_224", "--convs", "spatial"), "no convolution"),
+        (("--max-macs", "lots"), "no amount"),
+        (("--image-size", "big"), "--image-size"),
+        (("--convs", "spatail"), "Did you mean conv=spatial"),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_to_type(run, arguments, hint):
+    code, out, err = run("table", *arguments)
+    assert code == 2 and out == "" and hint in err and err.startswith("error: ")
+
+
+def modules_after(command: str) -> set[str]:
+    code = f"import sys\nfrom zoo.__main__ import main\n{command}\nprint(*sys.modules, file=sys.stderr)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split())
+
+
+def test_the_table_needs_neither_lightning_nor_hydra():
+    loaded = modules_after("main(['table', '--models', 'resnet18'])")
+    assert "torch" in loaded and not {"lightning", "pytorch_lightning", "hydra"} & loaded
+
+
+def test_help_and_report_need_no_torch(tmp_path):
+    for arguments in ("'table', '--help'", f"'report', {str(tmp_path)!r}"):
+        loaded = modules_after(f"try: main([{arguments}])\nexcept SystemExit: pass")
+        assert "zoo.table_command" in loaded and not {"torch", "timm"} & loaded

@@ -1,0 +1,72 @@
+"""``python -m zoo table``: its options, and its output for people, spreadsheets and programs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from zoo import budget, table_views
+from zoo.errors import ConvzooError
+
+SIZES = ("params", "macs", "activations")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options. Needs no torch: what can be chosen is checked when the command runs."""
+    comma = {"type": lambda text: [part for part in text.split(",") if part], "metavar": "A,B,…"}
+    parser.add_argument("--models", **comma, help="families, family:variant, timm names or patterns (all families)")
+    parser.add_argument("--convs", **comma, help="conv kinds, or all (all; native with --layers)")
+    parser.add_argument("--acts", **comma, help="activations, or all (native)")
+    parser.add_argument("--image-size", metavar="N|HxW", help="pixels (what each network was published with)")
+    parser.add_argument("--in-chans", type=int, default=3, metavar="N", help="channels of the image (3)")
+    parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="classes (1000)")
+    parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
+    for size in SIZES:
+        parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
+    parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
+    parser.add_argument("--reverse", action="store_true", help="sort the largest first")
+    parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
+    parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Counts and prints.
+
+    Raises:
+        ConvzooError: A choice that does not exist, or an amount that is none.
+    """
+    limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
+    size = parse_size(given.image_size) if given.image_size else None
+
+    from zoo import table
+
+    images = table.Images(size, given.in_chans, given.num_classes, given.stem)
+    convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.CONVS)
+    acts = _all_of(given.acts or ["native"], table.ALL_ACTS)
+    models = given.models or list(table.FAMILIES)
+    if given.layers:
+        if len(models) * len(convs) * len(acts) > 1:
+            raise ConvzooError("--layers shows one cell. Name it: --models effnet:b0 --convs separable --acts swish.")
+        title = f"{models[0]} · {convs[0]} · {acts[0]}"
+        table_views.show_layers(table.layers(models[0], convs[0], acts[0], images), given.format, title)
+    else:
+        cells = table.tabulate(models, convs, acts, images, progress=True)
+        shown = budget.select(cells, limits, given.sort, given.reverse)
+        table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown))
+
+
+def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:
+    return everything if list(chosen) == ["all"] else chosen
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """An image size: ``224``, or ``192x256`` for height × width.
+
+    Raises:
+        ConvzooError: It is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text.strip())
+    if not match:
+        raise ConvzooError(f"--image-size {text} makes no sense. Type 224, or 192x256 for height × width.")
+    return int(match[1]) if not match[2] else (int(match[1]), int(match[2]))

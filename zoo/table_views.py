@@ -1,0 +1,128 @@
+"""How the table without training, and one cell's layers, look: for people, for spreadsheets and for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zoo import render
+
+if TYPE_CHECKING:
+    from zoo.counting import LayerCost
+    from zoo.table import CellCost
+
+FORMATS = ("terminal", "markdown", "csv", "json")
+TEXTS = ("model", "conv", "act", "layer", "kind", "output")
+DTYPES = ("fp32", "bf16", "int8")
+NOTE = "MACs: multiply-adds of the forward pass for one image (FLOPs: twice that). Train MACs: forward and backward."
+
+
+def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0) -> None:
+    """Prints one row a cell; for people also why a cell was refused, and how many were left out."""
+    view = {"json": _cell_record, "csv": _cell_timm}.get(form, _cell_text)
+    _print([view(cell) for cell in cells], form)
+    if form in ("terminal", "markdown"):
+        for model, conv, reason in dict.fromkeys((c.model, c.conv, c.refused) for c in cells if c.refused):
+            print(f"{model} × {conv} refused: {reason}\n")
+        refused = sum(not c.cost for c in cells)
+        print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
+
+
+def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str | None = None) -> None:
+    """Prints one row a layer; for people also the sum and the memory that the weights take."""
+    from zoo.counting import WEIGHT_BYTES  # brings torch, which `python -m zoo report` does without
+
+    view = {"json": vars, "csv": _layer_csv}.get(form, _layer_text)
+    _print([view(layer) for layer in layers], form, title)
+    if form in ("terminal", "markdown"):
+        params, macs, activations, train_macs = (
+            sum(getattr(layer, key) for layer in layers) for key in ("params", "macs", "activations", "train_macs")
+        )
+        print(f"Sum: {params:,} params, {macs:,} MACs, {activations:,} activations, {train_macs:,} train MACs.")
+        memory = ", ".join(f"{params * WEIGHT_BYTES[dtype] / 2**20:.2f} MiB in {dtype}" for dtype in DTYPES)
+        print(f"Weights: {memory}. {NOTE}")
+
+
+def _print(rows: Sequence[dict[str, Any]], form: str, title: str | None = None) -> None:
+    header, body = list(rows[0]) if rows else [], [list(row.values()) for row in rows]
+    if form == "json":
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    elif form == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *body])
+    elif form == "markdown":
+        print(render.markdown(header, body, TEXTS))
+    else:
+        render.console(200).print(render.terminal(header, body, TEXTS, title))
+
+
+def _cell_record(cell: CellCost) -> dict[str, Any]:
+    cost = cell.cost
+    return {
+        "model": cell.model,
+        "conv": cell.conv,
+        "act": cell.act,
+        "image_size": cost and list(cost.image_size),
+        "params": cost and cost.params,
+        "macs": cost and cost.macs,
+        "activations": cost and cost.activations,
+        "train_macs": cost and cost.train_macs,
+        "weight_bytes": cost and {dtype: cost.weight_bytes(dtype) for dtype in DTYPES},
+        "refused": cell.refused,
+    }
+
+
+def _cell_timm(cell: CellCost) -> dict[str, Any]:
+    """timm's column names and units (millions and billions), with all digits."""
+    cost = cell.cost
+    return {
+        "model": cell.model,
+        "conv": cell.conv,
+        "act": cell.act,
+        "img_size": cost and _size(cost.image_size),
+        "gmacs": cost and cost.macs / 1e9,
+        "macts": cost and cost.activations / 1e6,
+        "param_count": cost and cost.params / 1e6,
+        "train_gmacs": cost and cost.train_macs / 1e9,
+        "refused": cell.refused,
+    }
+
+
+def _cell_text(cell: CellCost) -> dict[str, str]:
+    cost = cell.cost
+    return {
+        "model": cell.model,
+        "conv": cell.conv,
+        "act": cell.act,
+        "image": _size(cost.image_size) if cost else "–",
+        "params": render.short(cost.params) if cost else "refused",
+        "MACs": render.short(cost.macs) if cost else "–",
+        "activations": render.short(cost.activations) if cost else "–",
+        "train MACs": render.short(cost.train_macs) if cost else "–",
+    }
+
+
+def _layer_csv(layer: LayerCost) -> dict[str, Any]:
+    return {**vars(layer), "output_shape": "x".join(map(str, layer.output_shape or ()))}
+
+
+def _layer_text(layer: LayerCost) -> dict[str, str]:
+    def count(n: int) -> str:
+        return render.short(n) if n else ""
+
+    return {
+        "layer": layer.name or "(the network)",
+        "kind": layer.kind,
+        "output": "×".join(map(str, layer.output_shape or ())),
+        "params": count(layer.params),
+        "MACs": count(layer.macs),
+        "activations": count(layer.activations),
+        "train MACs": count(layer.train_macs),
+    }
+
+
+def _size(image_size: tuple[int, int]) -> str:
+    height, width = image_size
+    return str(height) if height == width else f"{height}x{width}"
