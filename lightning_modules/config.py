@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.errors import ConvzooError
 from zoo.families import FAMILIES, Network, resolve
-from zoo.stem import SMALL_IMAGE, STEMS
+from zoo.stem import STEMS
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -184,11 +184,6 @@ def find_network(config: dict[str, Any]) -> Network:
 
 def _unless(value: Any, usual: Any) -> Any:
     return None if value == usual else value
-
-
-def stem_for(choice: str, image_size: int) -> str:
-    """``small`` or ``imagenet``: what ``model.stem`` means for images of this size."""
-    return choice if choice != "auto" else "small" if image_size <= SMALL_IMAGE else "imagenet"
 
 
 def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int | float]:

@@ -25,7 +25,7 @@ from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.config import check, describe_cell, find_network, stem_for
+from lightning_modules.config import check, describe_cell, find_network
 from lightning_modules.data import make_data
 from lightning_modules.hardware import (
     Hardware,
@@ -38,6 +38,7 @@ from lightning_modules.hardware import (
 from lightning_modules.result import FILE, environment, write_result
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
+from zoo.stem import stem_for
 
 JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration and the command."""

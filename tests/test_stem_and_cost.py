@@ -65,6 +65,20 @@ def test_counting_leaves_the_network_as_it_was():
     assert cost.params_trainable == cost.params - frozen
 
 
+def test_counting_leaves_no_trace_in_a_network_that_caches():
+    class Caching(nn.Linear):
+        seen = None
+
+        def forward(self, x):
+            self.seen = torch.ones(1, device=x.device) if self.seen is None else self.seen
+            return super().forward(x.mean((2, 3))) * self.seen
+
+    net = Caching(3, 2)
+    with torch.inference_mode():
+        assert zoo.cost(net, 8).macs == 6
+    assert net.seen is None and net(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+
+
 def test_speed_is_measured_and_the_mode_put_back():
     net = zoo.build("mobilenetv3_small_100", num_classes=2).train()
     speed = zoo.speed(net, torch.zeros(3, 32, 32), batch_size=4, seconds=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,10 +105,20 @@ def layer_costs(net: nn.Module, image_size: int | tuple[int, int] = 224, in_chan
     Returns:
         The modules that have parameters of their own or compute products, in the order in which the network has them.
     """
+    net = _structure(net)
     layers = {module: LayerCost(name, _kind(module)) for name, module in net.named_modules()}
     _add_params(layers)
     _run_on_meta(net, layers, image_size, in_chans)
     return [layer for layer in layers.values() if layer.params or layer.macs]
+
+
+def _structure(net: nn.Module) -> nn.Module:
+    """A copy of a network's modules that shares its tensors: what a forward pass leaves behind stays in the copy."""
+    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    try:
+        return copy.deepcopy(net, shared)
+    except Exception:  # Not everything that a module of somebody's holds can be copied.
+        return net
 
 
 def _add_params(layers: dict[nn.Module, LayerCost]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from zoo.convs import ConvSpec
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, choose
 
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get the small stem under ``stem="auto"``."""
@@ -14,6 +14,17 @@ DEEP_STEMS = ("conv1", "stem", "patch_embed")
 """Modules that are a stem of several convolutions, where the first convolution is one of theirs."""
 
 STEMS = ("auto", "small", "imagenet")
+
+
+def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
+    """``small`` or ``imagenet``: what a choice among `STEMS` means for images of this size (H = W, or (H, W)).
+
+    Raises:
+        ConvzooError: The choice is none of them.
+    """
+    if choose("stem", choice, STEMS) != "auto":
+        return choice
+    return "small" if (image_size if isinstance(image_size, int) else max(image_size)) <= SMALL_IMAGE else "imagenet"
 
 
 def first_conv(net: nn.Module) -> str:

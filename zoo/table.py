@@ -17,7 +17,7 @@ from zoo.errors import ConvzooError, choose, closest
 from zoo.families import FAMILIES, Network, resolve
 from zoo.meta import weightless
 from zoo.rewriter import ALIASES
-from zoo.stem import SMALL_IMAGE, STEMS
+from zoo.stem import STEMS, stem_for
 
 CONVS = ("native", *KINDS)
 ALL_ACTS = ("native", *ACTS)
@@ -61,12 +61,6 @@ class Images:
     in_chans: int = 3
     num_classes: int = 1000
     stem: str = "auto"
-
-    def stem_for(self, size: int | tuple[int, int]) -> str:
-        """``small`` or ``imagenet``, as a run would choose."""
-        if self.stem != "auto":
-            return choose("stem", self.stem, STEMS)
-        return "small" if (size if isinstance(size, int) else max(size)) <= SMALL_IMAGE else "imagenet"
 
 
 PUBLISHED = Images()
@@ -156,7 +150,7 @@ def _build(network: Network, conv: str, images: Images) -> tuple[nn.Module, int 
             num_classes=images.num_classes,
             in_chans=images.in_chans,
             phi=network.phi,
-            stem=images.stem_for(size),
+            stem=stem_for(images.stem, size),
         )
     return net, size
 
