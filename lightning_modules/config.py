@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo.errors import ConvzooError, choose
-from zoo.families import FAMILIES, Network, resolve
+from zoo.families import FAMILIES, Network, Scale, resolve
+from zoo.matching import parse_budget
+from zoo.scaling import check_factor, check_scalable
 from zoo.stem import SMALL_IMAGE, STEMS
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -26,6 +28,8 @@ def _or_null(rule: Rule) -> Rule:
 
 
 LOGGERS = ("wandb", "csv", "none")
+AXES = ("depth", "width", "resolution")
+SCALES = ("none", "compound", *AXES, "factors")
 SWITCH: Rule = (lambda v: type(v) is bool, "true or false")
 
 RULES: dict[str, Rule] = {
@@ -59,13 +63,71 @@ def check(config: dict[str, Any]) -> None:
             raise ConvzooError(f"{key}={value} is not allowed. Allowed: {text}.")
     choose("model.stem", config["model"]["stem"], STEMS)
     choose("logger", config["logger"]["name"], LOGGERS)
-    find_network(config)
+    _check_scaling(config)
+
+
+def _check_scaling(config: dict[str, Any]) -> None:
+    backbone, scale, model = find_network(config).backbone, find_scale(config), config["model"]
+    if config["scale"]["name"] != "none" and model["phi"] is not None:
+        raise ConvzooError(
+            f"model.phi={model['phi']} and scale={config['scale']['name']} both scale the network. Leave one of them out"
+            " (scale=compound scales the image too)."
+        )
+    if (scale.depth, scale.width) != (1, 1):
+        check_scalable(backbone)
+    if model["match"] is not None:
+        parse_budget(model["match"])
+        check_scalable(backbone)
+        if scale.width != 1:
+            raise ConvzooError(
+                f"model.match={model['match']} looks for a width, and another one was given. Leave out model.match, or "
+                "model.phi and scale (scale=depth and scale=resolution go with it)."
+            )
 
 
 def find_network(config: dict[str, Any]) -> Network:
     """The network that the model group names."""
     model = config["model"]
     return resolve(model["name"], model["variant"], model["phi"])
+
+
+def find_scale(config: dict[str, Any]) -> Scale:
+    """The factors that the scale group names, or ``model.phi``.
+
+    ``model.phi`` is a variant of one's own: as with b0 to b7, its resolution holds where the data set has none.
+
+    Raises:
+        ConvzooError: Factors that make no sense.
+    """
+    group, phi = config["scale"], config["model"]["phi"]
+    name = choose("scale", group["name"], SCALES)
+    if name == "none":
+        of_phi = Scale() if phi is None else Scale.compound(phi, "model.phi")
+        return Scale(of_phi.depth, of_phi.width)
+    if name == "compound":
+        return Scale.compound(group["phi"], "scale.phi")
+    factors = {name: group["factor"]} if name != "factors" else group["by"]
+    for axis, factor in factors.items():
+        choose("scale.by", axis, AXES)
+        stages = factor if axis == "depth" and isinstance(factor, (list, tuple)) else [factor]
+        for one in stages:
+            check_factor("scale.factor" if name != "factors" else f"scale.by.{axis}", one)
+    return Scale(**factors)
+
+
+def image_sizes(config: dict[str, Any]) -> tuple[int, int]:
+    """Pixels a side before scaling (the data set's, else the network's), and after it.
+
+    Raises:
+        ConvzooError: An image of less than 8 pixels.
+    """
+    base = config["data"]["image_size"] or find_network(config).image_size or 224
+    scaled = find_scale(config).image_size(base)
+    if scaled < 8:
+        raise ConvzooError(
+            f"scale={config['scale']['name']} makes images of {base} pixels {scaled} pixels small. Allowed: 8."
+        )
+    return base, scaled
 
 
 def stem_for(choice: str, image_size: int) -> str:
@@ -85,6 +147,8 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "model": model["name"],
         "variant": None if model["phi"] is not None else model["variant"],
         "phi": model["phi"],
+        **_scale_columns(config),
+        "match": model["match"],
         "conv": config["conv"]["name"],
         "act": config["act"]["name"],
         "hardware": hardware,
@@ -99,7 +163,18 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "lr": optim["lr"],
         "weight_decay": optim["weight_decay"],
     }
-    if model["name"] in FAMILIES and cell["phi"] is None and cell["variant"] is None:
+    if model["name"] in FAMILIES and model["phi"] is None and cell["variant"] is None:
         cell["variant"] = next(iter(FAMILIES[model["name"]].variants))
     texts = ("variant",)
     return {k: str(v) if k in texts else v for k, v in cell.items() if v is not None}
+
+
+def _scale_columns(config: dict[str, Any]) -> dict[str, str | float]:
+    """How a network was scaled, as flat values: what is as it was, is not there."""
+    name = config["scale"]["name"]
+    if name == "none":
+        return {}
+    phi = {"phi": config["scale"]["phi"]} if name == "compound" else {}
+    factors = vars(find_scale(config)).items()
+    texts = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in factors if v != 1}
+    return {"scale": name, **phi, **texts}

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, cost
     from zoo.errors import ConvzooError
-    from zoo.families import FAMILIES, Network, resolve
+    from zoo.families import FAMILIES, Network, Scale, resolve
+    from zoo.matching import Match, match
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.timing import Speed, speed
 
@@ -30,7 +31,10 @@ _WHERE = {
     "ConvzooError": "errors",
     "FAMILIES": "families",
     "Network": "families",
+    "Scale": "families",
     "resolve": "families",
+    "Match": "matching",
+    "match": "matching",
     "Entry": "rewriter",
     "Report": "rewriter",
     "rewrite": "rewriter",
