@@ -70,9 +70,10 @@ def _check_scaling(config: dict[str, Any]) -> None:
     backbone, scale, model = find_network(config).backbone, find_scale(config), config["model"]
     if config["scale"]["name"] != "none" and model["phi"] is not None:
         raise ConvzooError(
-            f"model.phi={model['phi']} and scale={config['scale']['name']} both scale the network. Leave one of them out"
-            " (scale=compound scales the image too)."
+            f"model.phi={model['phi']} and scale={config['scale']['name']} both scale the network. Leave out one "
+            "(scale=compound scales the image too)."
         )
+    image_sizes(config)
     if (scale.depth, scale.width) != (1, 1):
         check_scalable(backbone)
     if model["match"] is not None:
@@ -125,7 +126,8 @@ def image_sizes(config: dict[str, Any]) -> tuple[int, int]:
     scaled = find_scale(config).image_size(base)
     if scaled < 8:
         raise ConvzooError(
-            f"scale={config['scale']['name']} makes images of {base} pixels {scaled} pixels small. Allowed: 8."
+            f"scale={config['scale']['name']} makes {scaled} pixels a side of {base}. Allowed: 8 and more. "
+            "Type a larger factor, or a larger data.image_size."
         )
     return base, scaled
 
