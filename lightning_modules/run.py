@@ -25,7 +25,7 @@ from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.config import check, describe_cell, find_network
+from lightning_modules.config import check, describe_cell
 from lightning_modules.data import make_data
 from lightning_modules.hardware import (
     Hardware,
@@ -36,8 +36,10 @@ from lightning_modules.hardware import (
     resolve_hardware,
 )
 from lightning_modules.result import FILE, environment, write_result
+from lightning_modules.scaling import find_network, find_scale, image_sizes
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
+from zoo.matching import match_text
 from zoo.stem import stem_for
 
 JOB_FILE = "job.json"
@@ -158,26 +160,33 @@ class _Cell:
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
-        network, model = find_network(config), config["model"]
-        native_size = network.image_size or 224
-        self.data = make_data(config["data"], native_size, config["seed"])
-        image_size, in_chans = self.data.data["image_size"], self.data.data["in_chans"]
+        network, scale, model = find_network(config), find_scale(config), config["model"]
+        base_size, image_size = image_sizes(config)
+        self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
+        in_chans = self.data.data["in_chans"]
         spec = {
             "backbone": network.backbone,
-            "phi": network.phi,
+            "depth": scale.depth,
+            "width": scale.width,
             "conv": config["conv"]["name"],
             "conv_options": {k: v for k, v in config["conv"].items() if k != "name"},
             "act": config["act"]["name"],
             "num_classes": self.data.data["num_classes"],
             "in_chans": in_chans,
             "pretrained": model["pretrained"],
-            "stem": stem_for(model["stem"], image_size),
+            # An image that scaling enlarges past the small stem's limit keeps the stem: scaling changes the image only.
+            "stem": stem_for(model["stem"], base_size),
         }
+        self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
+        if model["match"] is not None:
+            found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
+            spec["width"] = self.choices["width"] = found.width
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(f"model.match={model['match']}: {found}", flush=True)
         self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
         self.image_shape = (in_chans, image_size, image_size)
         self.costs = CostLogger(image_size, in_chans)
         self.speeds = SpeedLogger()
-        self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
         self.conditions: dict[str, Any] = {
             "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),
             "devices": hardware.world_size,

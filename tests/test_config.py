@@ -6,11 +6,17 @@ import pytest
 from conftest import ROOT, cell_config
 from omegaconf import OmegaConf
 
-from lightning_modules.config import RULES, check, describe_cell, leaves
+from lightning_modules.config import check, describe_cell, leaves
+from lightning_modules.rules import RULES
 from zoo import ConvzooError
 
 GROUPS = sorted(p.parent.name + "=" + p.stem for p in (ROOT / "conf").glob("*/*.yaml") if p.parent.name != "experiment")
-GIVEN = {"model=timm": ["model.name=resnet18"], "data=imagefolder": ["data.root=somewhere"]}
+GIVEN = {
+    "model=timm": ["model.name=resnet18"],
+    "data=imagefolder": ["data.root=somewhere"],
+    "scale=compound": ["scale.phi=1"],
+    **{f"scale={axis}": ["scale.factor=1.5"] for axis in ("depth", "width", "resolution")},
+}
 
 
 @pytest.mark.parametrize("choice", GROUPS)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, LayerCost, cost, layer_costs
     from zoo.errors import ConvzooError
-    from zoo.families import FAMILIES, Network, resolve
+    from zoo.families import FAMILIES, Network, Scale, resolve
+    from zoo.matching import Match, match
     from zoo.meta import weightless
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.table import CellCost, Images, tabulate
@@ -35,7 +36,10 @@ _WHERE = {
     "ConvzooError": "errors",
     "FAMILIES": "families",
     "Network": "families",
+    "Scale": "families",
     "resolve": "families",
+    "Match": "matching",
+    "match": "matching",
     "weightless": "meta",
     "Entry": "rewriter",
     "Report": "rewriter",

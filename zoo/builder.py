@@ -7,13 +7,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.efficientnet import _gen_efficientnet
 from torch import nn
 
 from zoo.acts import swap_activations
 from zoo.errors import ConvzooError, choose, closest
-from zoo.families import ALPHA, BETA, check_phi
+from zoo.families import Scale
 from zoo.rewriter import rewrite
+from zoo.scaling import Depth, build_scaled
 from zoo.stem import shrink_stem
 
 
@@ -27,6 +27,8 @@ def build(
     *,
     conv_options: dict[str, Any] | None = None,
     stem: str = "imagenet",
+    width: float = 1.0,
+    depth: Depth = 1.0,
     phi: float | None = None,
     **timm_kwargs: Any,
 ) -> nn.Module:
@@ -43,7 +45,9 @@ def build(
         pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
         conv_options: ``between``, ``groups``, ``group_size`` of `zoo.rewrite`.
         stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
-        phi: EfficientNet only: scale B0's depth by 1.2^φ and its width by 1.1^φ.
+        width: Times the channels of every layer (ResNet, MobileNet, EfficientNet; see `zoo.scaling`).
+        depth: Times the blocks of every stage; a sequence of factors gives each stage its own.
+        phi: Both at once, depth 1.2^φ and width 1.1^φ: ``efficientnet_b0`` with ``phi=1`` is B2.
         **timm_kwargs: Passed to `timm.create_model`.
 
     Returns:
@@ -54,7 +58,13 @@ def build(
     """
     choose("stem", stem, ("small", "imagenet"))
     settings = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **timm_kwargs}
-    net = _scaled(backbone, phi, settings) if phi is not None else _published(backbone, settings)
+    if phi is not None:
+        if (width, depth) != (1, 1):
+            raise ConvzooError("phi sets width and depth: leave out phi, or leave out both of them.")
+        scale = Scale.compound(phi)
+        width, depth = scale.width, scale.depth
+    as_published = width == 1 and depth == 1
+    net = _published(backbone, settings) if as_published else build_scaled(backbone, depth, width, **settings)
     if stem == "small":
         shrink_stem(net)
     rewrite(net, conv, **(conv_options or {}))
@@ -79,15 +89,6 @@ def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
             f"the weights of {backbone} could not be downloaded ({str(error).splitlines()[0]}). "
             "Type model.pretrained=false, or fetch them where there is a network."
         ) from None
-
-
-def _scaled(backbone: str, phi: float, settings: dict[str, Any]) -> nn.Module:
-    if backbone != "efficientnet_b0":
-        raise ConvzooError(f"phi scales efficientnet_b0 only, not {backbone}.")
-    if settings.pop("pretrained"):
-        raise ConvzooError("There are no pretrained weights for a phi of one's own. Use model.variant=b0 … b7.")
-    phi = check_phi(phi)
-    return _gen_efficientnet("efficientnet_b0", channel_multiplier=BETA**phi, depth_multiplier=ALPHA**phi, **settings)
 
 
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:

@@ -1,8 +1,12 @@
-"""The zoo's families: how ``model=… model.variant=… model.phi=…`` names a network. Needs no torch."""
+"""The zoo's families: how ``model=… model.variant=… model.phi=…`` names a network, and by what it is scaled.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.errors import ConvzooError, choose
@@ -42,6 +46,10 @@ FAMILIES = {
         },
         {},
     ),
+    "xception": Family(
+        {"original": "legacy_xception", "41": "xception41", "65": "xception65", "71": "xception71"},
+        dict.fromkeys(("original", "41", "65", "71"), 299),
+    ),
 }
 
 
@@ -64,7 +72,7 @@ def resolve(name: str, variant: str | int | None = None, phi: float | None = Non
     """Finds the network that a user's choices name.
 
     Args:
-        name: A family (``resnet``, ``effnet``, ``mobilenet``), else a timm name as it is.
+        name: A family (``resnet``, ``effnet``, ``mobilenet``, ``xception``), else a timm name as it is.
         variant: One of the family's variants; None for the default.
         phi: EfficientNet's compound coefficient, any real number ≥ 0, on top of B0. Not the n of Bn: B1 is about φ=0.5
             with its width unscaled, B2 is φ=1.
@@ -90,8 +98,37 @@ def resolve(name: str, variant: str | int | None = None, phi: float | None = Non
     return Network(family.variants[variant], float(phi), round(224 * GAMMA**phi))
 
 
-def check_phi(phi: object) -> float:
+@dataclass(frozen=True)
+class Scale:
+    """By what a network is scaled (Tan & Le 2019, section 3).
+
+    Attributes:
+        depth: Times the blocks of every stage; or a factor for each stage.
+        width: Times the channels of every layer.
+        resolution: Times the height and the width of the image.
+    """
+
+    depth: float | Sequence[float] = 1.0
+    width: float = 1.0
+    resolution: float = 1.0
+
+    @classmethod
+    def compound(cls, phi: float, key: str = "phi") -> Scale:
+        """Depth 1.2^φ, width 1.1^φ, resolution 1.15^φ: about 2^φ times the MACs.
+
+        Raises:
+            ConvzooError: A phi that makes no sense; ``key`` is what the user calls it.
+        """
+        phi = check_phi(phi, key)
+        return cls(ALPHA**phi, BETA**phi, GAMMA**phi)
+
+    def image_size(self, base: int) -> int:
+        """Pixels a side of an image that has ``base`` before, to the nearest whole one."""
+        return round(base * self.resolution)
+
+
+def check_phi(phi: object, key: str = "model.phi") -> float:
     """Returns ``phi`` as a float when it can scale a network; raises ConvzooError otherwise."""
     if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not math.isfinite(phi) or not 0 <= phi <= 10:
-        raise ConvzooError(f"model.phi={phi} cannot scale a network. Allowed: a number from 0 (B0) to 10; B2 is phi=1.")
+        raise ConvzooError(f"{key}={phi} cannot scale a network. Allowed: a number from 0 (as it is) to 10; B2 is 1.")
     return float(phi)

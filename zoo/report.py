@@ -24,7 +24,8 @@ COLUMNS = {
     "latency ms": "speed/latency_ms",
     "fit s": "time/fit_s",
 }
-CHOICES = ("model", "variant", "conv", "act", "hardware", "data", "seed")
+SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "image_size")
+CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware", "data", "seed")
 
 
 def load_results(folders: Iterable[str | Path]) -> list[Result]:

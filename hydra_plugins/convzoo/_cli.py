@@ -40,6 +40,15 @@ def check_overrides() -> None:
 
 
 def _unknown(key: str) -> str:
+    group, _, rest = key.partition(".")
+    if key == "experiment":
+        return "an experiment is added: type +experiment=NAME."
+    if key in known_keys():
+        conf = files("zoo.conf") / "convzoo"
+        owners = [p.stem for p in sorted(conf.glob(f"{group}/*.yaml")) if rest in _leaves(OmegaConf.load(p))]
+        return (
+            f"{key} belongs to {', '.join(f'{group}={owner}' for owner in owners)}; the {group} chosen here has none."
+        )
     guess = closest(key, known_keys())
     hint = f" Did you mean {guess}?" if guess else ""
     return f"there is no key {key}.{hint} python train.py --help lists all of them."
@@ -96,9 +105,11 @@ def explain(error: Exception) -> str:
         except ConvzooError as wrong:
             return str(wrong)
     if found := re.search(r"Could not (?:override|append to config|delete from config)\.? ?'?([\w.@/]+)'?", text):
-        return _unknown(found[1].removesuffix("."))
+        full = re.search(r"full_key: ([\w.]+)", str(error.__cause__))
+        return _unknown(full[1] if full else found[1].removesuffix("."))
     if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in text:
-        found = re.search(r"Missing mandatory value: ([\w.]+)", text)
+        # An interpolation names the key that is missing; else the text has its last part and full_key all of it.
+        found = re.search(r"Missing mandatory value: (\w+\.[\w.]+)", text) or re.search(r"full_key: ([\w.]+)", text)
         key = found[1] if found else error.full_key
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
@@ -112,7 +123,10 @@ def known_keys() -> list[str]:
     keys = {"seed"}
     for path in conf.glob("*/*.yaml"):
         group = path.parent.name
-        keys |= {group} | {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
+        keys.add(group)
+        # An experiment sets keys of other groups and has none of its own.
+        if not path.read_text().startswith("# @package _global_"):
+            keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
     return sorted(keys)
 
 

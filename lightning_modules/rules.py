@@ -1,0 +1,145 @@
+"""What each key of the configuration may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zoo.stem import STEMS
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(low: int) -> Rule:
+    return lambda v: type(v) is int and v >= low, f"a whole number from {low}"
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+    text = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+    return lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v <= high and v < 1e30, text
+
+
+def _or_null(rule: Rule) -> Rule:
+    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+LOGGERS = ("wandb", "csv", "none")
+
+
+def _one_of(values: tuple[str, ...]) -> Rule:
+    return lambda v: v in values, ", ".join(values)
+
+
+SWITCH: Rule = (lambda v: type(v) is bool, "true or false")
+
+TEXT: Rule = (lambda v: type(v) is str and bool(v.strip()), "a text")
+ANY_TEXT: Rule = (lambda v: type(v) in (str, int), "a text")
+SHARES: Rule = (
+    lambda v: type(v) is list and bool(v) and all(type(x) in (int, float) for x in v),
+    "a list of numbers, one a channel",
+)
+RANGE: Rule = (
+    lambda v: type(v) is list and len(v) == 2 and all(type(x) in (int, float) for x in v) and 0 < v[0] <= v[1] <= 1,
+    "[LOW,HIGH] with 0 < LOW ≤ HIGH ≤ 1",
+)
+LIMIT: Rule = (
+    lambda v: (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
+    "a whole number of batches, or a share from 0.0 to 1.0",
+)
+ANYTHING: Rule = (lambda v: True, "")
+"""For what Lightning checks itself, and says clearly."""
+
+RULES: dict[str, Rule] = {
+    "seed": (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+    "model.name": TEXT,
+    "model.variant": _or_null(ANY_TEXT),
+    "model.phi": ANYTHING,  # zoo.families
+    "model.stem": _one_of(STEMS),
+    "model.pretrained": SWITCH,
+    "model.match": _or_null(TEXT),  # zoo.matching
+    "scale.name": TEXT,
+    "scale.phi": ANYTHING,  # lightning_modules.scaling
+    "scale.factor": ANYTHING,
+    "scale.by.depth": ANYTHING,
+    "scale.by.width": ANYTHING,
+    "scale.by.resolution": ANYTHING,
+    "conv.name": TEXT,
+    "conv.between": _one_of(("none", "bn_act")),
+    "conv.groups": _or_null(_whole(1)),
+    "conv.group_size": _or_null(_whole(1)),
+    "act.name": TEXT,
+    "data.name": TEXT,
+    "data.root": _or_null(TEXT),
+    "data.download": SWITCH,
+    "data.num_classes": _or_null(_whole(2)),
+    "data.in_chans": _whole(1),
+    "data.image_size": _or_null(_whole(8)),
+    "data.batch_size": _whole(1),
+    "data.epochs": _whole(1),
+    "data.images": _whole(8),
+    "data.workers": _or_null(_whole(0)),
+    "data.mean": SHARES,
+    "data.std": (lambda v: SHARES[0](v) and all(x > 0 for x in v), "a list of numbers above 0, one a channel"),
+    "data.augment.crop_padding": _whole(0),
+    "data.augment.hflip": SWITCH,
+    "data.augment.rotate": _number(0, 180),
+    "data.augment.zoom": _number(0, 0.9),
+    "data.augment.shift": _number(0, 1),
+    "data.augment.random_resized_crop": RANGE,
+    "data.augment.crop_ratio": _number(0.1, 1),
+    "hardware.name": TEXT,
+    "hardware.devices": ANYTHING,  # lightning_modules.hardware
+    "hardware.num_nodes": ANYTHING,
+    "hardware.threads": _or_null(_whole(1)),
+    "optim.name": TEXT,
+    "optim.lr": _number(0, above=True),
+    "optim.weight_decay": _number(0),
+    "optim.warmup": _number(0, 1),
+    "optim.label_smoothing": _number(0, 0.99),
+    "logger.name": _one_of(LOGGERS),
+    "logger.project": (
+        lambda v: type(v) is str and bool(v) and not set(v) & set("/\\#?%:"),
+        "a text without / \\ # ? % :",
+    ),
+    "logger.entity": _or_null(TEXT),
+    "logger.group": _or_null(ANY_TEXT),
+    "logger.tags": _or_null((lambda v: type(v) is list and all(type(t) is str for t in v), "[TAG,TAG]")),
+    "logger.mode": _one_of(("auto", "online", "offline", "disabled")),
+    "logger.timeout_s": _number(1),
+    "trainer.max_epochs": (
+        lambda v: type(v) is int and (v >= 1 or v == -1),
+        "a whole number from 1 (-1: max_steps says)",
+    ),
+    "trainer.min_epochs": _or_null(_whole(1)),
+    "trainer.max_steps": (lambda v: type(v) is int and v >= -1 and v != 0, "a whole number from 1 (-1: no limit)"),
+    "trainer.min_steps": _or_null(_whole(1)),
+    "trainer.max_time": ANYTHING,
+    "trainer.accelerator": _or_null(TEXT),
+    "trainer.devices": ANYTHING,  # lightning_modules.hardware
+    "trainer.num_nodes": ANYTHING,
+    "trainer.strategy": _or_null(TEXT),
+    "trainer.precision": ANYTHING,
+    "trainer.limit_train_batches": _or_null(LIMIT),
+    "trainer.limit_val_batches": _or_null(LIMIT),
+    "trainer.limit_test_batches": _or_null(LIMIT),
+    "trainer.overfit_batches": LIMIT,
+    "trainer.fast_dev_run": (
+        lambda v: type(v) is bool or (type(v) is int and v >= 0),
+        "true, false or a number of batches",
+    ),
+    "trainer.val_check_interval": ANYTHING,
+    "trainer.check_val_every_n_epoch": _whole(1),
+    "trainer.num_sanity_val_steps": (lambda v: type(v) is int and v >= -1, "a whole number from 0 (-1: all)"),
+    "trainer.log_every_n_steps": _whole(0),
+    "trainer.enable_progress_bar": _or_null(SWITCH),
+    "trainer.accumulate_grad_batches": _whole(1),
+    "trainer.gradient_clip_val": _or_null(_number(0)),
+    "trainer.gradient_clip_algorithm": _or_null(_one_of(("norm", "value"))),
+    "trainer.deterministic": _or_null((lambda v: type(v) is bool or v == "warn", "true, false or warn")),
+    "trainer.benchmark": _or_null(SWITCH),
+    "trainer.inference_mode": SWITCH,
+    "trainer.profiler": _or_null(_one_of(("simple", "advanced", "pytorch", "xla"))),
+    "trainer.detect_anomaly": SWITCH,
+    "trainer.sync_batchnorm": SWITCH,
+}
+"""What each key of conf/ may be. A test sees to it that none is missing."""

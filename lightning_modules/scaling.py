@@ -1,0 +1,95 @@
+"""How the configuration scales a network and its images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.errors import ConvzooError, choose
+from zoo.families import Network, Scale, resolve
+from zoo.matching import parse_budget
+from zoo.scaling import check_factor, check_scalable
+
+AXES = ("depth", "width", "resolution")
+SCALES = ("none", "compound", *AXES, "factors")
+
+
+def check_scaling(config: dict[str, Any]) -> None:
+    """Checks the scale group and ``model.match``.
+
+    Raises:
+        ConvzooError: Factors that make no sense, or two choices that both set the width.
+    """
+    backbone, scale, model = find_network(config).backbone, find_scale(config), config["model"]
+    if config["scale"]["name"] != "none" and model["phi"] is not None:
+        raise ConvzooError(
+            f"model.phi={model['phi']} and scale={config['scale']['name']} both scale the network. Leave out one "
+            "(scale=compound scales the image too)."
+        )
+    image_sizes(config)
+    if (scale.depth, scale.width) != (1, 1):
+        check_scalable(backbone)
+    if model["match"] is not None:
+        parse_budget(model["match"])
+        check_scalable(backbone)
+        if scale.width != 1:
+            raise ConvzooError(
+                f"model.match={model['match']} looks for a width, and another one was given. Leave out model.match, or "
+                "model.phi and scale (scale=depth and scale=resolution go with it)."
+            )
+
+
+def find_network(config: dict[str, Any]) -> Network:
+    """The network that the model group names."""
+    model = config["model"]
+    return resolve(model["name"], model["variant"], model["phi"])
+
+
+def find_scale(config: dict[str, Any]) -> Scale:
+    """The factors that the scale group names, or ``model.phi``.
+
+    ``model.phi`` is a variant of one's own: as with b0 to b7, its resolution holds where the data set has none.
+
+    Raises:
+        ConvzooError: Factors that make no sense.
+    """
+    group, phi = config["scale"], config["model"]["phi"]
+    name = choose("scale", group["name"], SCALES)
+    if name == "none":
+        of_phi = Scale() if phi is None else Scale.compound(phi, "model.phi")
+        return Scale(of_phi.depth, of_phi.width)
+    if name == "compound":
+        return Scale.compound(group["phi"], "scale.phi")
+    factors = {name: group["factor"]} if name != "factors" else group["by"]
+    for axis, factor in factors.items():
+        choose("scale.by", axis, AXES)
+        stages = factor if axis == "depth" and isinstance(factor, (list, tuple)) else [factor]
+        for one in stages:
+            check_factor("scale.factor" if name != "factors" else f"scale.by.{axis}", one)
+    return Scale(**factors)
+
+
+def image_sizes(config: dict[str, Any]) -> tuple[int, int]:
+    """Pixels a side before scaling (the data set's, else the network's), and after it.
+
+    Raises:
+        ConvzooError: An image of less than 8 pixels.
+    """
+    base = config["data"]["image_size"] or find_network(config).image_size or 224
+    scaled = find_scale(config).image_size(base)
+    if scaled < 8:
+        raise ConvzooError(
+            f"scale={config['scale']['name']} makes {scaled} pixels a side of {base}. Allowed: 8 and more. "
+            "Type a larger factor, or a larger data.image_size."
+        )
+    return base, scaled
+
+
+def scale_columns(config: dict[str, Any]) -> dict[str, str | float]:
+    """How a network was scaled, as flat values: what is as it was, is not there."""
+    name = config["scale"]["name"]
+    if name == "none":
+        return {}
+    phi = {"phi": config["scale"]["phi"]} if name == "compound" else {}
+    factors = vars(find_scale(config)).items()
+    texts = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in factors if v != 1}
+    return {"scale": name, **phi, **texts}
