@@ -53,7 +53,9 @@ def test_scaled_networks_that_timm_has_by_name(backbone, factors, same_as):
     assert shapes(on_meta(backbone, **factors)) == shapes(timms(same_as))
 
 
-@pytest.mark.parametrize("backbone", SCALABLE)
+@pytest.mark.parametrize(
+    "backbone", [name for name in SCALABLE if not name.startswith("efficientnet_b") or name[-1] in "02"]
+)
 def test_factors_of_one_are_the_published_network(backbone):
     # A factor for each stage takes the way through the scaling code; a plain 1 does not.
     stages = 4 if backbone.startswith("resnet") else {"mobilenetv1_100": 5, "mobilenetv3_small_100": 6}.get(backbone, 7)
@@ -241,14 +243,15 @@ def test_a_matched_cell_trains_and_comes_back(tmp_path, capsys):
         on_meta("mobilenetv3_small_100", num_classes=10, in_chans=1, stem="small"), cell["image_size"], 1
     ).macs
     assert cell["match"] == "native" and 0.05 <= cell["width"] < 1
-    assert metrics["cost/macs"] == pytest.approx(native, rel=0.1)
+    assert metrics["cost/macs"] / native - 1 == pytest.approx(cell["match_miss"], abs=1e-5)
+    assert abs(cell["match_miss"]) < 0.1
     assert f"width={cell['width']:g}" in capsys.readouterr().out
 
 
 # From here on: matched cost.
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv1_100", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv1_100"])
 @pytest.mark.parametrize("budget", [{"macs": 300e6}, {"params": 3e6}], ids=str)
 def test_no_other_width_is_nearer_to_the_budget(backbone, budget):
     ((what, amount),) = budget.items()
