@@ -181,6 +181,7 @@ class _Cell:
         if model["match"] is not None:
             found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
             spec["width"] = self.choices["width"] = found.width
+            self.choices["match_miss"] = round(found.miss, 5)
             if int(os.environ.get("RANK", 0)) == 0:
                 print(f"model.match={model['match']}: {found}", flush=True)
         self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
