@@ -10,7 +10,7 @@ train: $(READY)
 	$(VENV)/bin/python train.py $(ARGS)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
