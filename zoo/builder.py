@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -11,6 +12,7 @@ from timm.models.efficientnet import _gen_efficientnet
 from torch import nn
 
 from zoo.acts import swap_activations
+from zoo.converter import give_ranks
 from zoo.errors import ConvzooError, choose, closest
 from zoo.families import ALPHA, BETA, check_phi
 from zoo.rewriter import rewrite
@@ -27,6 +29,7 @@ def build(
     *,
     stem: str = "imagenet",
     phi: float | None = None,
+    ranks: Mapping[str, int] | None = None,
     **timm_kwargs: Any,
 ) -> nn.Module:
     """Builds a network, rewrites its convolutions, then its activations.
@@ -42,6 +45,8 @@ def build(
         pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
         stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
         phi: EfficientNet only: scale B0's depth by 1.2^φ and its width by 1.1^φ.
+        ranks: The structure of a converted network (`zoo.ConversionReport.ranks`): these convolutions get the form
+            ``conv`` at ranks of their own, and no other is rewritten. None: every one, at the kind's own rank.
         **timm_kwargs: Passed to `timm.create_model`.
 
     Returns:
@@ -55,7 +60,10 @@ def build(
     net = _scaled(backbone, phi, settings) if phi is not None else _published(backbone, settings)
     if stem == "small":
         shrink_stem(net)
-    rewrite(net, conv)
+    if ranks is None:
+        rewrite(net, conv)
+    else:
+        give_ranks(net, conv, ranks)
     swap_activations(net, act)
     return net
 
@@ -80,6 +88,23 @@ def _scaled(backbone: str, phi: float, settings: dict[str, Any]) -> nn.Module:
     return _gen_efficientnet("efficientnet_b0", channel_multiplier=BETA**phi, depth_multiplier=ALPHA**phi, **settings)
 
 
+def read_checkpoint(
+    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Reads what a run's checkpoint says of its network: the arguments of `build`, and the weights.
+
+    Raises:
+        ConvzooError: The file is no checkpoint of convzoo's.
+        FileNotFoundError: There is no such file.
+    """
+    content = torch.load(checkpoint, map_location=device, weights_only=True)
+    network = content.get("hyper_parameters", {}).get("network") if isinstance(content, dict) else None
+    if network is None:
+        raise ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
+    weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+    return {**network, "pretrained": False}, weights
+
+
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
     """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
 
@@ -91,11 +116,7 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
         ConvzooError: The file is no checkpoint of convzoo's.
         FileNotFoundError: There is no such file.
     """
-    content = torch.load(checkpoint, map_location=device, weights_only=True)
-    network = content.get("hyper_parameters", {}).get("network") if isinstance(content, dict) else None
-    if network is None:
-        raise ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
-    net = build(**{**network, "pretrained": False})
-    weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+    network, weights = read_checkpoint(checkpoint, device)
+    net = build(**network)
     net.load_state_dict(weights)
     return net.to(device).eval()
