@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lightning_modules.start import check_init
 from zoo.errors import ConvzooError, choose
 from zoo.families import FAMILIES, Network, resolve
 from zoo.stem import SMALL_IMAGE, STEMS
@@ -60,6 +61,7 @@ def check(config: dict[str, Any]) -> None:
     choose("model.stem", config["model"]["stem"], STEMS)
     choose("logger", config["logger"]["name"], LOGGERS)
     find_network(config)
+    check_init(config)
 
 
 def find_network(config: dict[str, Any]) -> Network:
@@ -80,7 +82,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         config: The resolved configuration.
         hardware: What the hardware choice turned out to be.
     """
-    model, data, optim = config["model"], config["data"], config["optim"]
+    model, data, optim, init = config["model"], config["data"], config["optim"], config["init"]
     cell = {
         "model": model["name"],
         "variant": None if model["phi"] is not None else model["variant"],
@@ -92,6 +94,9 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "seed": config["seed"],
         "stem": model["stem"],
         "pretrained": str(model["pretrained"]).lower(),
+        "init": init["name"],
+        "init_checkpoint": init["checkpoint"],
+        "init_rank": init["rank"],
         "image_size": data["image_size"],
         "batch_size": data["batch_size"],
         "epochs": config["trainer"]["max_epochs"],

@@ -33,6 +33,7 @@ from lightning_modules.hardware import (
     resolve_hardware,
 )
 from lightning_modules.result import FILE, environment, write_result
+from lightning_modules.start import Start
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
@@ -167,7 +168,9 @@ class _Cell:
             "pretrained": model["pretrained"],
             "stem": stem_for(model["stem"], image_size),
         }
-        self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
+        self.start = Start(config["init"], spec)
+        self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
+        self.start.fill(self.module.net)
         self.image_shape = (in_chans, image_size, image_size)
         self.costs = CostLogger(image_size, in_chans)
         self.speeds = SpeedLogger()
@@ -185,7 +188,7 @@ class _Cell:
     def train(self, logger: Any) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
         best = BestCheckpoint(self.folder, validates=self.config["trainer"]["limit_val_batches"] != 0)
-        trainer = self._trainer(logger, [self.costs, self.speeds, best])
+        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best])
         check_world_size(trainer, self.hardware)
         start = time.perf_counter()
         trainer.fit(self.module, datamodule=self.data)
@@ -198,7 +201,7 @@ class _Cell:
         metrics |= trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)[0]
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
-        metrics |= self.costs.metrics | self.speeds.metrics
+        metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed() if trainer.is_global_zero else {})
 
     def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:

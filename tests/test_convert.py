@@ -245,3 +245,110 @@ def test_batchnorm_statistics_are_those_of_the_data():
     with pytest.raises(zoo.ConvzooError, match="without a batch"):
         zoo.reestimate_batchnorm(net, [])
     torch.testing.assert_close(net[0].running_mean, means)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory) -> str:
+    """A dense checkpoint: some steps of training, so that its statistics are there."""
+    folder = tmp_path_factory.mktemp("dense")
+    quick = ["trainer.max_epochs=1", "trainer.limit_train_batches=8", "trainer.limit_val_batches=1"]
+    return run_cell(svd_config(init="random", quick=quick), folder, COMMAND)["checkpoint"]
+
+
+def svd_config(*overrides: str, init: str = "svd", quick: tuple[str, ...] | list[str] = QUICK) -> dict:
+    """A cell of a small ResNet on digits."""
+    net = ["model=timm", "model.name=resnet10t", "model.stem=imagenet", "logger=none", f"init={init}"]
+    return cell_config(*net, "trainer.limit_test_batches=1", *quick, *overrides)
+
+
+@pytest.mark.parametrize("rank", [None, 0.9])
+def test_a_run_that_starts_from_a_dense_checkpoint(rank, dense, tmp_path):
+    given = [] if rank is None else [f"init.rank={rank}"]
+    # A learning rate of nearly nothing: the weights that come out are those that the conversion put in.
+    config = svd_config(f"init.checkpoint={dense}", "conv=separable", "optim.lr=1e-12", *given)
+    result = run_cell(config, tmp_path, COMMAND)
+    expected = zoo.load(dense)
+    report = zoo.convert(expected, "separable", rank)
+    metrics, cell = result["metrics"], result["cell"]
+    assert metrics["init/energy_min"] == report.energy_min and metrics["init/energy_mean"] == report.energy_mean
+    assert (cell["init"], cell.get("init_rank"), cell["init_checkpoint"]) == ("svd", rank, dense)
+    network = torch.load(result["checkpoint"], weights_only=True)["hyper_parameters"]["network"]
+    assert network.get("ranks") == (None if rank is None else report.ranks)
+    net = zoo.load(result["checkpoint"])
+    assert metrics["cost/params"] == sum(p.numel() for p in net.parameters())
+    parameters = dict(net.named_parameters())
+    assert set(parameters) == {name for name, _ in expected.named_parameters()}
+    for name, value in expected.named_parameters():
+        torch.testing.assert_close(parameters[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_batchnorms_are_reestimated_on_training_images(dense, tmp_path):
+    """With all of the energy kept the statistics are those of the dense network on the same data."""
+    config = svd_config(f"init.checkpoint={dense}", "conv=separable", "init.rank=1.0", "optim.lr=1e-12")
+    config["trainer"]["limit_train_batches"] = 1
+    net = zoo.load(run_cell(config, tmp_path, COMMAND)["checkpoint"])
+    from lightning_modules import make_data
+
+    data = make_data(config["data"], 32)
+    data.setup("fit")
+    expected = zoo.load(dense)
+    zoo.reestimate_batchnorm(expected, [data.prepare(x, training=True) for x, _ in data.train_dataloader()])
+    stale, fresh, found = (
+        torch.cat([m.running_var.log() for m in n.modules() if isinstance(m, nn.BatchNorm2d)])
+        for n in (zoo.load(dense), expected, net)
+    )
+    assert (found - fresh).abs().mean() < 0.1 < (found - stale).abs().mean()
+
+
+def test_a_dense_cell_may_start_from_a_dense_checkpoint(dense, tmp_path):
+    result = run_cell(svd_config(f"init.checkpoint={dense}", "conv=native", "optim.lr=1e-12"), tmp_path, COMMAND)
+    assert not any(name.startswith("init/") for name in result["metrics"])
+    weights = zoo.load(result["checkpoint"]).get_parameter("layer4.0.conv1.weight")
+    torch.testing.assert_close(weights, zoo.load(dense).get_parameter("layer4.0.conv1.weight"))
+
+
+def test_a_run_that_starts_from_timms_weights(tmp_path, monkeypatch):
+    """timm's own loading, from a file in place of the download; it adapts classifier and first convolution."""
+    torch.manual_seed(3)
+    published = timm.create_model("resnet10t")
+    torch.save(published.state_dict(), tmp_path / "resnet10t.pth")
+    create, overlay = timm.create_model, {"file": str(tmp_path / "resnet10t.pth")}
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **k, pretrained_cfg_overlay=overlay))
+    config = svd_config("model.pretrained=true", "conv=blueprint", "optim.lr=1e-12")
+    result = run_cell(config, tmp_path / "run", COMMAND)
+    report = zoo.convert(published, "blueprint")
+    found = zoo.load(result["checkpoint"]).layer1[0].conv1
+    torch.testing.assert_close(found.depthwise.weight, published.layer1[0].conv1.depthwise.weight)
+    torch.testing.assert_close(found.pointwise.weight, published.layer1[0].conv1.pointwise.weight)
+    assert result["cell"]["pretrained"] == "true" and result["metrics"]["init/energy_min"] == report.energy_min
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["conv=separable"], "none was given"),
+        (["conv=separable", "init.checkpoint=nowhere.ckpt"], "init.checkpoint=nowhere.ckpt is no file"),
+        (["conv=separable", "init.checkpoint=DENSE", "model.pretrained=true"], "two at once"),
+        (["conv=standard", "init.checkpoint=DENSE"], "conv=standard has no closed form"),
+        (["conv=separable", "init.checkpoint=DENSE", "init.rank=0"], "init.rank=0 is not allowed"),
+        (["conv=separable", "init=random", "init.rank=2"], "init.rank belongs to init=svd"),
+        (["conv=separable", "init.checkpoint=DENSE", "model.name=resnet18"], "backbone=resnet10t there and resnet18"),
+        (["conv=separable", "init.checkpoint=DENSE", "data.num_classes=12"], "num_classes=10 there and 12 here"),
+        (["conv=separable", "init.checkpoint=OTHER"], "is not a checkpoint of convzoo's"),
+        (["conv=separable", "init.checkpoint=README"], "cannot be read"),
+        (["conv=spatial", "init.checkpoint=CONVERTED"], r"conv=separable\. init=svd starts from a dense network"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_before_anything_is_trained(overrides, match, dense, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    (tmp_path / "readme.md").write_text("# nothing of that kind")
+    content = torch.load(dense, weights_only=True)
+    content["hyper_parameters"]["network"]["conv"] = "separable"
+    torch.save(content, tmp_path / "converted.ckpt")
+    files = {"OTHER": "other.ckpt", "README": "readme.md", "CONVERTED": "converted.ckpt"}
+    for name, path in {"DENSE": dense, **{k: str(tmp_path / v) for k, v in files.items()}}.items():
+        overrides = [o.replace(name, path) for o in overrides]
+    config = svd_config(*overrides, init="random" if "init=random" in overrides else "svd")
+    with pytest.raises(zoo.ConvzooError, match=match):
+        run_cell(config, tmp_path / "run", COMMAND)

@@ -9,8 +9,8 @@ from zoo.convs.spec import ConvSpec
 class Blueprint(nn.Module):
     """Blueprint-separable convolution (BSConv-U): 1×1 across channels, then k×k per filter.
 
-    Parameters: r·(C·C′ + k²·C′). With r = 1 each filter is one k×k blueprint, scaled per input channel; with r > 1 it is
-    the sum of r of them. Source: Haase & Amthor 2020, section 3.1.
+    Parameters: r·(C·C′ + k²·C′). With r = 1 each filter is one k×k blueprint, scaled per input channel; with r > 1 it
+    is the sum of r of them. Source: Haase & Amthor 2020, section 3.1.
 
     Args:
         spec: The logical convolution. Groups are given up.
