@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_modules.rules import RULES
 from lightning_modules.scaling import check_scaling, scale_columns
+from lightning_modules.start import check_init
 from zoo.errors import ConvzooError
 from zoo.families import FAMILIES
 
@@ -28,6 +29,7 @@ def check(config: dict[str, Any]) -> None:
         if len(config["data"][key]) != channels:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
     check_scaling(config)
+    check_init(config)
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,7 +57,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         config: The resolved configuration.
         hardware: What the hardware choice turned out to be.
     """
-    model, data, optim = config["model"], config["data"], config["optim"]
+    model, data, optim, init = config["model"], config["data"], config["optim"], config["init"]
     cell = {
         "model": model["name"],
         "variant": None if model["phi"] is not None else model["variant"],
@@ -72,6 +74,9 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "seed": config["seed"],
         "stem": model["stem"],
         "pretrained": str(model["pretrained"]).lower(),
+        "init": init["name"],
+        "init_checkpoint": init["checkpoint"],
+        "init_rank": init["rank"],
         "image_size": data["image_size"],
         "batch_size": data["batch_size"],
         "epochs": config["trainer"]["max_epochs"],

@@ -68,6 +68,9 @@ RULES: dict[str, Rule] = {
     "conv.groups": _or_null(_whole(1)),
     "conv.group_size": _or_null(_whole(1)),
     "act.name": TEXT,
+    "init.name": TEXT,
+    "init.checkpoint": _or_null(TEXT),
+    "init.rank": ANYTHING,  # zoo.factors
     "data.name": TEXT,
     "data.root": _or_null(TEXT),
     "data.download": SWITCH,

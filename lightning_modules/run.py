@@ -37,6 +37,7 @@ from lightning_modules.hardware import (
 )
 from lightning_modules.result import FILE, environment, write_result
 from lightning_modules.scaling import find_network, find_scale, image_sizes
+from lightning_modules.start import Start
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 from zoo.matching import match_text
@@ -184,7 +185,9 @@ class _Cell:
             self.choices["match_miss"] = round(found.miss, 5)
             if int(os.environ.get("RANK", 0)) == 0:
                 print(f"model.match={model['match']}: {found}", flush=True)
-        self.module = Classifier(spec, config["optim"]).to(memory_format=torch.channels_last)
+        self.start = Start(config["init"], spec)
+        self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
+        self.start.fill(self.module.net)
         self.image_shape = (in_chans, image_size, image_size)
         self.costs = CostLogger(image_size, in_chans)
         self.speeds = SpeedLogger()
@@ -201,7 +204,7 @@ class _Cell:
     def train(self, logger: Any) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
         best = BestCheckpoint(self.folder)
-        trainer = self._trainer(logger, [self.costs, self.speeds, best])
+        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best])
         check_world_size(trainer, self.hardware)
         start = time.perf_counter()
         with _plain_trainer_errors():
@@ -222,7 +225,7 @@ class _Cell:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
             raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
-        metrics |= self.costs.metrics | self.speeds.metrics
+        metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed() if trainer.is_global_zero else {})
 
     def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zoo.acts import ACTS, swap_activations
     from zoo.builder import build, load
+    from zoo.converter import ConversionReport, convert, reestimate_batchnorm
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, LayerCost, cost, layer_costs
     from zoo.errors import ConvzooError
@@ -27,6 +28,9 @@ _WHERE = {
     "swap_activations": "acts",
     "build": "builder",
     "load": "builder",
+    "ConversionReport": "converter",
+    "convert": "converter",
+    "reestimate_batchnorm": "converter",
     "KINDS": "convs",
     "ConvSpec": "convs",
     "Cost": "counting",

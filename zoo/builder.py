@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from zoo.acts import swap_activations
+from zoo.converter import give_ranks
 from zoo.errors import ConvzooError, choose, closest
 from zoo.families import Scale
 from zoo.rewriter import rewrite
@@ -30,6 +32,7 @@ def build(
     width: float = 1.0,
     depth: Depth = 1.0,
     phi: float | None = None,
+    ranks: Mapping[str, int] | None = None,
     **timm_kwargs: Any,
 ) -> nn.Module:
     """Builds a network, rewrites its convolutions, then its activations.
@@ -48,6 +51,8 @@ def build(
         width: Times the channels of every layer (ResNet, MobileNet, EfficientNet; see `zoo.scaling`).
         depth: Times the blocks of every stage; a sequence of factors gives each stage its own.
         phi: Both at once, depth 1.2^φ and width 1.1^φ: ``efficientnet_b0`` with ``phi=1`` is B2.
+        ranks: The structure of a converted network (`zoo.ConversionReport.ranks`): these convolutions get the form
+            ``conv`` at ranks of their own, and no other is rewritten. None: every one, at the kind's own rank.
         **timm_kwargs: Passed to `timm.create_model`.
 
     Returns:
@@ -67,7 +72,10 @@ def build(
     net = _published(backbone, settings) if as_published else build_scaled(backbone, depth, width, **settings)
     if stem == "small":
         shrink_stem(net)
-    rewrite(net, conv, **(conv_options or {}))
+    if ranks is None:
+        rewrite(net, conv, **(conv_options or {}))
+    else:
+        give_ranks(net, conv, ranks)
     swap_activations(net, act)
     return net
 
@@ -91,6 +99,30 @@ def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
         ) from None
 
 
+def read_checkpoint(
+    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Reads what a run's checkpoint says of its network: the arguments of `build`, and the weights.
+
+    Raises:
+        ConvzooError: The file is no checkpoint of convzoo's.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        content = torch.load(checkpoint, map_location=device, weights_only=True)
+        network = {**content["hyper_parameters"]["network"], "pretrained": False}
+        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+    except OSError:
+        raise
+    except Exception:  # Bytes that are no checkpoint raise anything: struct.error, EOFError, KeyError.
+        raise _foreign(checkpoint) from None
+    return network, weights
+
+
+def _foreign(checkpoint: str | os.PathLike[str]) -> ConvzooError:
+    return ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
+
+
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
     """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
 
@@ -102,20 +134,10 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
         ConvzooError: The file is no checkpoint of convzoo's.
         FileNotFoundError: There is no such file.
     """
-    foreign = ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
-    try:
-        content = torch.load(checkpoint, map_location=device, weights_only=True)
-        network = {**content["hyper_parameters"]["network"], "pretrained": False}
-        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
-    except OSError:
-        raise
-    except (
-        Exception
-    ):  # What reading bytes that are no checkpoint raises has no limit: struct.error, EOFError, KeyError …
-        raise foreign from None
+    network, weights = read_checkpoint(checkpoint, device)
     try:
         net = build(**network)
         net.load_state_dict(weights)
     except (TypeError, RuntimeError):
-        raise foreign from None
+        raise _foreign(checkpoint) from None
     return net.to(device).eval()

@@ -10,16 +10,21 @@ from zoo.convs.spec import ConvSpec
 class Separable(nn.Module):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 
-    Parameters: k²·C + C·C′. With nothing between the two factors the pair is a k×k convolution of rank one per
+    Parameters: r·(k²·C + C·C′). With nothing between the two factors the pair is a k×k convolution of rank r = 1 per
     channel. Source: Sifre 2014; Chollet 2017 (Xception, whose ablation finds no gain from an activation
     between); Howard et al. 2017 (MobileNet, eq. 5).
+
+    Args:
+        spec: The logical convolution. Groups are given up.
+        rank: r, the depthwise filters per channel (TensorFlow's depth multiplier).
     """
 
-    def __init__(self, spec: ConvSpec, between: Between = nothing) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:
         super().__init__()
-        self.depthwise = spec.but(out_channels=spec.in_channels, groups=spec.in_channels, bias=False).conv()
-        self.between = between(spec.in_channels)
-        self.pointwise = spec.pointwise().conv()
+        middle = spec.in_channels * rank
+        self.depthwise = spec.but(out_channels=middle, groups=spec.in_channels, bias=False).conv()
+        self.between = between(middle)
+        self.pointwise = spec.pointwise(in_channels=middle).conv()
         self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

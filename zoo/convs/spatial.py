@@ -13,11 +13,15 @@ class Spatial(nn.Module):
     Parameters: (k·C·m + k·m·C′)/g with m = min(C, C′), the largest rank that saves weights wherever C ≠ C′
     (with m = C′ and C′ = 2C it would save nothing). Stride, padding and dilation are split per axis. A grouped
     convolution keeps its groups. Source: Jaderberg et al. 2014, scheme 2.
+
+    Args:
+        spec: The logical convolution.
+        rank: m/g, the channels in the middle of each group; None for the m above.
     """
 
-    def __init__(self, spec: ConvSpec, between: Between = nothing) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int | None = None) -> None:
         super().__init__()
-        middle = min(spec.in_channels, spec.out_channels)
+        middle = min(spec.in_channels, spec.out_channels) if rank is None else rank * spec.groups
         self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()
         self.between = between(middle)
         self.horizontal = spec.axis(1, in_channels=middle).conv()
