@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, cost
     from zoo.errors import ConvzooError
+    from zoo.exporter import export
     from zoo.families import FAMILIES, Network, resolve
+    from zoo.quantizer import lower, quantize
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.timing import Speed, speed
 
@@ -28,9 +30,12 @@ _WHERE = {
     "Cost": "counting",
     "cost": "counting",
     "ConvzooError": "errors",
+    "export": "exporter",
     "FAMILIES": "families",
     "Network": "families",
     "resolve": "families",
+    "lower": "quantizer",
+    "quantize": "quantizer",
     "Entry": "rewriter",
     "Report": "rewriter",
     "rewrite": "rewriter",

@@ -17,9 +17,16 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("folders", nargs="+", metavar="FOLDER")
     report.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown too")
     report.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy against cost (.svg, .png, .pdf)")
+    report.set_defaults(run=_report)
+    export = verbs.add_parser("export", help="write a run's trained network as ONNX or as a torch.export program")
+    export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
+    export.add_argument("--format", default="onnx", help="onnx (the default) or torch")
+    export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
+    export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
+    export.set_defaults(run=_export)
     given = parser.parse_args(arguments)
     try:
-        _report(given)
+        given.run(given)
     except ConvzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -35,6 +42,18 @@ def _report(given: argparse.Namespace) -> None:
         given.markdown.write_text(report.markdown(results))
     if given.plot:
         report.plot(results, given.plot)
+
+
+def _export(given: argparse.Namespace) -> None:
+    from zoo import exporter
+
+    path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
+    batches = " and ".join(map(str, exporter.CHECKED_BATCHES))
+    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    print(
+        f"checked on batches of {batches}: logits within {exporter.TOLERANCES[given.format]:.0e} of the eager "
+        "network's largest. Input: (N, C, H, W) float32, any N, normalised as in the run's data group."
+    )
 
 
 if __name__ == "__main__":
