@@ -68,7 +68,7 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
         "network": trained.network,
         "float32": float32 | {"size_mb": _float_size(net, shape)},
         "int8": int8 | {"size_mb": output.stat().st_size / 1e6, "time/compile_s": compile_s},
-        "layers": {"int8": int8_layers, "all": layers},
+        "layers": {"int8": int8_layers, "all": layers, "float": quantizer.float_layers(quantized)},
         "calibration_images": sum(len(images) for images in calibration),
         "environment": environment(
             device=device_name(torch.device("cpu")),

@@ -38,6 +38,8 @@ def print_comparison(result: dict[str, Any]) -> None:
     console = console if console.is_terminal else Console(width=120)
     console.print(table)
     layers, where = result["layers"], result["environment"]
+    if layers["float"]:
+        console.print(f"left in float: {', '.join(layers['float'])}", highlight=False)
     console.print(
         f"{layers['int8']} of {layers['all']} layers int8; calibrated on {result['calibration_images']} images; "
         f"compiled in {result['int8']['time/compile_s']:.0f} s. {where['device']}, {where['threads']} threads; "

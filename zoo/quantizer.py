@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
 
     Returns:
         A network that takes any batch of that height and width, on the CPU. `count_layers` says how many of its layers
-        are int8.
+        are int8, and `float_layers` which are not.
 
     Raises:
         ConvzooError: torchao is missing, the machine is no x86, there is no calibration image, or the backend can
@@ -74,8 +74,22 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
 
 def count_layers(quantized: torch.fx.GraphModule) -> tuple[int, int]:
     """(int8, all): the convolutions and linear layers of a network that `quantize` made."""
-    layers = [n for n in quantized.graph.nodes if str(n.target).startswith(("aten.conv", "aten.linear"))]
-    return sum(all("dequantize" in str(a.target) for a in n.args[:2]) for n in layers), len(layers)
+    layers = list(_layers(quantized))
+    return sum(map(_is_int8, layers)), len(layers)
+
+
+def float_layers(quantized: torch.fx.GraphModule) -> list[str]:
+    """Names of the convolutions and linear layers that the backend left in float: those behind TensorFlow's 'same'
+    padding, for example, which is an operator of its own."""
+    return [str(n.args[1].target).removesuffix(".weight") for n in _layers(quantized) if not _is_int8(n)]
+
+
+def _layers(quantized: torch.fx.GraphModule) -> Iterator[torch.fx.Node]:
+    return (n for n in quantized.graph.nodes if str(n.target).startswith(("aten.conv", "aten.linear")))
+
+
+def _is_int8(layer: torch.fx.Node) -> bool:
+    return all("dequantize" in str(read.target) for read in layer.args[:2])
 
 
 def save(quantized: torch.fx.GraphModule, path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> None:
