@@ -10,7 +10,11 @@ from lightning_modules.config import check, describe_cell, leaves
 from lightning_modules.rules import RULES
 from zoo import ConvzooError
 
-GROUPS = sorted(p.parent.name + "=" + p.stem for p in (ROOT / "conf").glob("*/*.yaml") if p.parent.name != "experiment" and p.stem != "svd")
+GROUPS = sorted(
+    p.parent.name + "=" + p.stem
+    for p in (ROOT / "conf").glob("*/*.yaml")
+    if p.parent.name != "experiment" and p.stem != "svd"
+)
 GIVEN = {
     "model=timm": ["model.name=resnet18"],
     "data=imagefolder": ["data.root=somewhere"],

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, LayerCost, cost, layer_costs
     from zoo.errors import ConvzooError
+    from zoo.exporter import export
     from zoo.families import FAMILIES, Network, Scale, resolve
     from zoo.matching import Match, match
     from zoo.meta import weightless
+    from zoo.quantizer import lower, quantize
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.table import CellCost, Images, tabulate
     from zoo.table_views import show_layers
@@ -38,6 +40,7 @@ _WHERE = {
     "cost": "counting",
     "layer_costs": "counting",
     "ConvzooError": "errors",
+    "export": "exporter",
     "FAMILIES": "families",
     "Network": "families",
     "Scale": "families",
@@ -45,6 +48,8 @@ _WHERE = {
     "Match": "matching",
     "match": "matching",
     "weightless": "meta",
+    "lower": "quantizer",
+    "quantize": "quantizer",
     "Entry": "rewriter",
     "Report": "rewriter",
     "rewrite": "rewriter",

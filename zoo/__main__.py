@@ -26,6 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     golden = verbs.add_parser("golden", help="count every cell of the zoo again and say what changed")
     golden.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something changed")
     golden.set_defaults(run=_golden)
+    export = verbs.add_parser("export", help="write a run's trained network as ONNX or as a torch.export program")
+    export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
+    export.add_argument("--format", default="onnx", help="onnx (the default) or torch")
+    export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
+    export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
+    export.set_defaults(run=_export)
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0
@@ -55,6 +61,18 @@ def _golden(given: argparse.Namespace) -> int:
     from zoo import golden
 
     return golden.run(check=given.check)
+
+
+def _export(given: argparse.Namespace) -> None:
+    from zoo import exporter
+
+    path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
+    batches = " and ".join(map(str, exporter.CHECKED_BATCHES))
+    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    print(
+        f"checked on batches of {batches}: logits within {exporter.TOLERANCES[given.format]:.0e} of the eager "
+        "network's largest. Input: (N, C, H, W) float32, any N, normalised as in the run's data group."
+    )
 
 
 if __name__ == "__main__":

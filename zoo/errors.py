@@ -1,8 +1,9 @@
-"""The one exception for a user's mistake, and the one way to check a choice."""
+"""The one exception for a user's mistake, and the one way to check a choice or an optional package."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -33,3 +34,16 @@ def choose(what: str, value: object, allowed: Iterable[object]) -> str:
     guess = closest(value, allowed)
     hint = f" Did you mean {what}={guess}?" if guess else ""
     raise ConvzooError(f"{what}={value} does not exist.{hint} Allowed: {', '.join(allowed)}.")
+
+
+def need_packages(extra: str, *packages: str) -> None:
+    """Checks that optional packages are installed.
+
+    Raises:
+        ConvzooError: Some are not; the text says what to install.
+    """
+    if missing := [p for p in packages if importlib.util.find_spec(p) is None]:
+        raise ConvzooError(
+            f'{", ".join(missing)} must be installed for this: type pip install "convzoo[{extra}]" '
+            f"(or pip install {' '.join(packages)})."
+        )

@@ -24,6 +24,8 @@ class _Data(LightningDataModule):
 
     def __init__(self, data: dict[str, Any], seed: int) -> None:
         super().__init__()
+        # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
+        self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
         self.data, self.seed = data, seed
 
     def _batches(self, n: int, training: bool) -> ShardedBatches:
