@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 import zoo
-from zoo.builder import read_checkpoint
+from zoo.checkpoint import read_checkpoint
 from zoo.converter import choose_form
 from zoo.errors import ConvzooError, choose
 from zoo.factors import check_rank
@@ -127,7 +127,8 @@ def _from_timm(network: dict[str, Any]) -> nn.Module:
 
 
 def _from_checkpoint(path: str, network: dict[str, Any]) -> nn.Module:
-    dense, weights = read_checkpoint(path)
+    trained = read_checkpoint(path)
+    dense = trained.network
     different = [k for k in sorted({*dense, *network} - {*FREE}) if dense.get(k) != network.get(k)]
     if different:
         what = ", ".join(f"{k}={dense.get(k)} there and {network.get(k)} here" for k in different)
@@ -137,9 +138,7 @@ def _from_checkpoint(path: str, network: dict[str, Any]) -> nn.Module:
             f"init.checkpoint={path} has conv={dense['conv']}. init=svd starts from a dense network: "
             f"conv={' or '.join(DENSE)}."
         )
-    net = zoo.build(**dense)
-    net.load_state_dict(weights)
-    return net
+    return trained.net
 
 
 def _first_difference(error: RuntimeError) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zoo.acts import ACTS, swap_activations
-    from zoo.builder import build, load
+    from zoo.builder import build
+    from zoo.checkpoint import load
     from zoo.converter import ConversionReport, convert, reestimate_batchnorm
     from zoo.convs import KINDS, ConvSpec
     from zoo.counting import Cost, LayerCost, cost, layer_costs
@@ -29,7 +30,7 @@ _WHERE = {
     "ACTS": "acts",
     "swap_activations": "acts",
     "build": "builder",
-    "load": "builder",
+    "load": "checkpoint",
     "ConversionReport": "converter",
     "convert": "converter",
     "reestimate_batchnorm": "converter",

@@ -1,13 +1,11 @@
-"""Builds a cell's network: timm makes the published one, the zoo rewrites it. And loads a trained one."""
+"""Builds a cell's network: timm makes the published one, the zoo rewrites it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from zoo.acts import swap_activations
@@ -97,47 +95,3 @@ def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
             f"the weights of {backbone} could not be downloaded ({str(error).splitlines()[0]}). "
             "Type model.pretrained=false, or fetch them where there is a network."
         ) from None
-
-
-def read_checkpoint(
-    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Reads what a run's checkpoint says of its network: the arguments of `build`, and the weights.
-
-    Raises:
-        ConvzooError: The file is no checkpoint of convzoo's.
-        FileNotFoundError: There is no such file.
-    """
-    try:
-        content = torch.load(checkpoint, map_location=device, weights_only=True)
-        network = {**content["hyper_parameters"]["network"], "pretrained": False}
-        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
-    except OSError:
-        raise
-    except Exception:  # Bytes that are no checkpoint raise anything: struct.error, EOFError, KeyError.
-        raise _foreign(checkpoint) from None
-    return network, weights
-
-
-def _foreign(checkpoint: str | os.PathLike[str]) -> ConvzooError:
-    return ConvzooError(f"{checkpoint} is not a checkpoint of convzoo's: it does not say how to build its network.")
-
-
-def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
-    """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
-
-    Args:
-        checkpoint: A ``.ckpt`` that convzoo wrote. It is read with ``weights_only=True``: nothing in it is executed.
-        device: Where to put the network.
-
-    Raises:
-        ConvzooError: The file is no checkpoint of convzoo's.
-        FileNotFoundError: There is no such file.
-    """
-    network, weights = read_checkpoint(checkpoint, device)
-    try:
-        net = build(**network)
-        net.load_state_dict(weights)
-    except (TypeError, RuntimeError):
-        raise _foreign(checkpoint) from None
-    return net.to(device).eval()

@@ -1,35 +1,51 @@
-"""Reads all that a run's checkpoint knows: the trained network, and the images that it was trained for."""
+"""Reads what a run's checkpoint knows: the trained network, and the images that it was trained for."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoo.builder import load
+from zoo.builder import build
 from zoo.errors import ConvzooError
 
 
 @dataclass(frozen=True)
-class Trained:
+class Checkpoint:
     """A trained network and its images.
 
     Attributes:
-        net: In eval mode, on the CPU.
-        network: Arguments of `zoo.build` that made it.
+        path: The file.
+        network: Arguments of `zoo.build` that made the network.
+        weights: Its state_dict.
         data: The run's data group (name, image size, mean, std …); None where the checkpoint does not say.
         seed: The run's.
     """
 
-    net: nn.Module
+    path: Path
     network: dict[str, Any]
+    weights: dict[str, torch.Tensor]
     data: dict[str, Any] | None
     seed: int
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU.
+
+        Raises:
+            ConvzooError: The weights are not those of the network that the checkpoint names.
+        """
+        try:
+            net = build(**self.network)
+            net.load_state_dict(self.weights)
+        except (TypeError, RuntimeError):
+            raise _foreign(self.path) from None
+        return net.eval()
 
     @property
     def image_size(self) -> int | None:
@@ -37,21 +53,37 @@ class Trained:
         return self.data["image_size"] if self.data else None
 
 
-def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Trained:
-    """Reads a ``.ckpt`` that a run of convzoo wrote. Nothing in it is executed.
+def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a ``.ckpt`` that a run of convzoo wrote, with ``weights_only=True``: nothing in it is executed.
 
     Raises:
         ConvzooError: There is no such file, or it is no checkpoint of convzoo's.
     """
-    if not Path(checkpoint).is_file():
-        raise ConvzooError(
-            f"{checkpoint} is not a file. Give the best.ckpt of a run, such as runs/DATE/TIME-…/best.ckpt."
-        )
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise ConvzooError(f"{path} is not a file. Give the best.ckpt of a run, such as runs/DATE/TIME-…/best.ckpt.")
     try:
-        net = load(checkpoint)
-        content = torch.load(checkpoint, map_location="meta", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConvzooError(f"{checkpoint} cannot be read as a checkpoint of convzoo's: {reason}") from None
-    settings = content.get("datamodule_hyper_parameters", {})
-    return Trained(net, content["hyper_parameters"]["network"], settings.get("data"), settings.get("seed", 0))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        network = {**content["hyper_parameters"]["network"], "pretrained": False}
+        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+        settings = content.get("datamodule_hyper_parameters", {})
+        return Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
+    except Exception:  # Bytes that are no checkpoint raise anything: struct.error, EOFError, KeyError.
+        raise _foreign(path) from None
+
+
+def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
+
+    Args:
+        checkpoint: A ``.ckpt`` that convzoo wrote. Nothing in it is executed.
+        device: Where to put the network.
+
+    Raises:
+        ConvzooError: There is no such file, or it is no checkpoint of convzoo's.
+    """
+    return read_checkpoint(checkpoint).net.to(device)
+
+
+def _foreign(path: Path) -> ConvzooError:
+    return ConvzooError(f"{path} is not a checkpoint of convzoo's: it does not say how to build its network.")
