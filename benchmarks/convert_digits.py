@@ -26,12 +26,17 @@ from lightning_modules import make_data, run_cell
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_SIZE = 16
 BASE = ("model=resnet", "seed=0", "logger=none", "hardware=cpu", f"data.image_size={IMAGE_SIZE}")
-RANKS = {"separable": (None, 2, 3, 4, 6, 9), "blueprint": (None, 2, 3, 4, 6, 9), "spatial": (None, 0.5, 0.9, 0.99)}
+RANKS = {
+    "separable": (None, 2, 3, 4, 6, 9),
+    "blueprint": (None, 2, 3, 4, 6, 9),
+    "spatial": (None, 2, 4, 8, 0.5, 0.9, 0.99),
+}
 """The ranks tested without training. Whole: singular values kept; below 1: energy kept; None: the kind's own."""
 
 TUNED = {"separable": (None, 3), "blueprint": (None, 3), "spatial": (None, 0.9)}
 """Those that are trained for one epoch."""
 
+TICKS = (0.25, 0.5, 1, 2, 4, 8, 16)
 TUNING = ("trainer.max_epochs=1", "optim.lr=0.001")
 
 
@@ -105,25 +110,32 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
+def _millions(row: dict[str, Any]) -> float:
+    return row["params"] / 1e6
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Test accuracy against parameters, a panel a conv kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(RANKS), sharey=True)
+    axes = figure.subplots(1, len(RANKS), sharex=True, sharey=True)
     dense, *others = rows
     for axis, conv in zip(axes, RANKS, strict=True):
-        mine = sorted((r for r in others if r["conv"] == conv), key=lambda r: r["params"])
+        mine = sorted((r for r in others if r["conv"] == conv), key=_millions)
         line = axis.axhline(dense["test_acc"], color="grey", ls=":", label=dense["what"])
-        axis.scatter(dense["params"], dense["test_acc"], color=line.get_color(), marker="o")
+        axis.scatter(_millions(dense), dense["test_acc"], color=line.get_color(), marker="D")
         kept = [r for r in mine if r["what"] == "converted"]
-        params = [r["params"] for r in kept]
+        params = [_millions(r) for r in kept]
         axis.plot(params, [r["stale_bn"] for r in kept], "x--", color="C3", label="converted, old BatchNorm")
         axis.plot(params, [r["test_acc"] for r in kept], "o-", color="C0", label="converted, BatchNorm re-estimated")
         for i, what in enumerate(sorted({r["what"] for r in mine} - {"converted"})):
-            points = [(r["params"], r["test_acc"]) for r in mine if r["what"] == what]
-            axis.scatter(*zip(*points, strict=True), marker="*s^"[i], s=80, color=("C2", "C1", "C4")[i], label=what)
-        axis.set(xscale="log", xlabel="parameters", title=conv)
+            points = [(_millions(r), r["test_acc"]) for r in mine if r["what"] == what]
+            style = {"marker": "*s^"[i], "color": ("C2", "C1", "C4")[i], "s": 80, "zorder": 3, "alpha": 0.8}
+            axis.scatter(*zip(*points, strict=True), label=what, **style)
+        axis.set(xscale="log", xlabel="million parameters", title=conv)
+        axis.set_xticks(TICKS, map(str, TICKS), minor=False)
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=8)
