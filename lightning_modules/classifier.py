@@ -35,8 +35,9 @@ class Classifier(LightningModule):
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
-        # By default MeanMetric leaves out what is not a number: a diverged run would look fine.
-        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
+        # NaN stays NaN. By default MeanMetric leaves it out, and a diverged run would look fine; with "disable" it
+        # leaves out the weights instead (torchmetrics 1.9).
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy=float("nan")) for _ in range(3))
         classes = network["num_classes"]
         self.val_acc = MulticlassAccuracy(classes, average="micro")
         self.test_acc = MulticlassAccuracy(classes, average="micro")

@@ -154,7 +154,7 @@ def test_their_hydra_application_has_the_groups_without_collisions(run, tmp_path
     config = json.loads(run(code, "convzoo/conv=spatial", "convzoo.model.variant=b3"))
     assert config["model"] == {"mine": True}
     assert config["convzoo"]["model"]["name"] == "effnet" and config["convzoo"]["model"]["variant"] == "b3"
-    assert config["convzoo"]["conv"] == {"name": "spatial"} and config["activation"] == {"name": "swish"}
+    assert config["convzoo"]["conv"]["name"] == "spatial" and config["activation"] == {"name": "swish"}
     assert "\nmodel: resnet\n" in run(code, "--help"), "their model group must hold their options only"
 
 
