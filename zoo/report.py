@@ -136,6 +136,7 @@ def plot(results: list[Result], path: str | Path) -> None:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
     except ImportError:
         raise ConvzooError('a plot needs matplotlib: pip install "convzoo[plot]".') from None
     done = [r for r in results if r["status"] == "completed"]
@@ -164,6 +165,9 @@ def plot(results: list[Result], path: str | Path) -> None:
                     facecolors=colour if filled else "none",
                 )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test accuracy")
