@@ -13,10 +13,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lightning_modules.int8 import BATCH, compare
+from zoo import render
 from zoo.errors import ConvzooError
 
 
@@ -34,8 +34,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     rate = int8["speed/infer_images_per_s"] / float32["speed/infer_images_per_s"]
     gain = int8["test/acc"] - float32["test/acc"]
     table.add_row("", f"{gain:+.4f}", f"÷ {size:.2f}", f"× {rate:.2f}", "", f"÷ {latency:.2f}", "")
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = render.console(120)
     console.print(table)
     layers, where = result["layers"], result["environment"]
     if layers["float"]:

@@ -96,7 +96,7 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
     tracking = None
     try:
         cell = Cell(config, folder, hardware)
-        result |= {"cell": cell.choices, "environment": environment(**cell.conditions)}
+        result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         tracking = Tracking(config["logger"], folder, cell.choices, config) if main else None
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
         result["metrics"] = cell.train(tracking.logger if tracking else False)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 from zoo.convs import KINDS
 from zoo.errors import ConvzooError, choose
 from zoo.factors import FORMS, Rank, check_rank, factorise
-from zoo.rewriter import ALIASES, Entry, Report
+from zoo.rewriter import ALIASES, Entry, Report, params_of
 from zoo.sites import Kept, Site, find_sites
 
 
@@ -118,7 +118,7 @@ def _check_site(site: Site | Kept, conv: str) -> None:
 
 
 def _factorise(site: Site | Kept, conv: str, rank: Rank) -> tuple[Converted, nn.Module | None]:
-    before = _params(site.module)
+    before = params_of(site.module)
     was = type(site.module).__name__
     reason = site.reason if isinstance(site, Kept) else f"{conv} already" if conv in site.forms else None
     if reason:
@@ -129,13 +129,9 @@ def _factorise(site: Site | Kept, conv: str, rank: Rank) -> tuple[Converted, nn.
         made = factorise(site.module, conv, rank)
     except ConvzooError as error:
         raise ConvzooError(f"{site.name}: {error}") from None
-    after = _params(made.module)
+    after = params_of(made.module)
     entry = Converted(site.name, was, conv, None, before, after, made.rank, made.full_rank, made.energy)
     return entry, made.module
-
-
-def _params(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:

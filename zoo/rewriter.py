@@ -115,7 +115,7 @@ def _own_activation(net: nn.Module) -> type[nn.Module]:
 
 
 def _rewrite_one(net: nn.Module, site: Site | Kept, conv: str, kind: Callable[[ConvSpec], nn.Module]) -> Entry:
-    before = _params(site.module)
+    before = params_of(site.module)
     was = type(site.module).__name__
     if isinstance(site, Kept):
         return Entry(site.name, was, None, site.reason, before, before)
@@ -132,8 +132,9 @@ def _rewrite_one(net: nn.Module, site: Site | Kept, conv: str, kind: Callable[[C
             return Entry(site.name, was, None, f"{became} already", before, before)
     for place, module in site.changes(new.train(site.module.training)).items():
         net.set_submodule(f"{site.name}.{place}".strip("."), module)
-    return Entry(site.name, was, became, None, before, _params(net.get_submodule(site.name)))
+    return Entry(site.name, was, became, None, before, params_of(net.get_submodule(site.name)))
 
 
-def _params(module: nn.Module) -> int:
+def params_of(module: nn.Module) -> int:
+    """Parameters of a module and of all that is in it."""
     return sum(p.numel() for p in module.parameters())
