@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
+from lightning_modules.callbacks.epochs import EpochLines
+from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
 from lightning_modules.config import describe_cell
@@ -27,8 +27,11 @@ from lightning_modules.hardware import (
     Hardware,
     check_world_size,
     device_name,
+    global_rank,
 )
+from lightning_modules.identity import cell_id
 from lightning_modules.scaling import find_network, find_scale, image_sizes
+from lightning_modules.signals import StopSignals
 from lightning_modules.start import Start
 from zoo.errors import ConvzooError
 from zoo.matching import match_text
@@ -71,7 +74,7 @@ class Cell:
             found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
             spec["width"] = self.choices["width"] = found.width
             self.choices["match_miss"] = round(found.miss, 5)
-            if int(os.environ.get("RANK", 0)) == 0:
+            if global_rank() == 0:
                 print(f"model.match={model['match']}: {found}", flush=True)
         self.start = Start(config["init"], spec)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
@@ -89,17 +92,19 @@ class Cell:
         }
         self.checkpoint: str | None = None
 
-    def train(self, logger: Any) -> dict[str, float]:
-        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
+    def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
+        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.
+
+        Goes on from ``last.ckpt`` where the folder has one.
+        """
         best = BestCheckpoint(self.folder)
-        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best])
+        last = LastCheckpoint(self.folder, self.config["checkpoint"]["every_s"], cell_id(self.config), signals)
+        epochs = EpochLines(self.folder, lambda: last.seconds)
+        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
-        start = time.perf_counter()
         with _plain_trainer_errors():
-            trainer.fit(self.module, datamodule=self.data)
-        fit_s = time.perf_counter() - start
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
+        fit_s = last.seconds
         if not best.best_model_path:
             # Nothing was validated: the last weights are the best there are.
             trainer.save_checkpoint(best.path, weights_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
@@ -90,6 +91,11 @@ def inside_a_rank() -> bool:
     return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
+def global_rank() -> int:
+    """Which of a job's processes this is, as torchrun or srun says; 0 where it is the only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if inside_a_rank() else 0
+
+
 def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     """Runs ``python -m module arguments`` once per rank with torchrun's agent, and waits.
 
@@ -118,6 +124,7 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
         run_id="convzoo",
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle=",".join(s.name for s in SIGNALS),
     )
     try:
         elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))

@@ -101,6 +101,8 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
         "job_type": "train",
         "config": {**cell, "settings": config},
         "dir": folder,
+        # A run that goes on after it was stopped continues its rows on the server.
+        "resume": "allow" if mode == "online" else None,
     }
     # Flushed every second (the default is 15), so that a killed run keeps its rows.
     options = {"init_timeout": settings["timeout_s"], "x_transaction_log_flush_interval": 1, "silent": True}

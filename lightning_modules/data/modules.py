@@ -27,6 +27,17 @@ class _Data(LightningDataModule):
         # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
         self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
         self.data, self.seed = data, seed
+        self._done = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come: the epoch, and the batches of it."""
+        loop = self.trainer.fit_loop.epoch_loop.batch_progress
+        if loop.is_last_batch:
+            return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
+        return {"epoch": self.trainer.current_epoch, "batches": loop.current.ready}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._done = state["epoch"], state["batches"]
 
     def _batches(self, n: int, training: bool) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -38,7 +49,7 @@ class _Data(LightningDataModule):
             )
         # Evaluation needs no gradients: larger batches, same result.
         size = batch_size if training else max(batch_size, 128 * world)
-        return ShardedBatches(n, size, training, self.seed, rank, world)
+        return ShardedBatches(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
@@ -105,6 +116,8 @@ class FolderData(_Data):
             num_workers=workers,
             persistent_workers=training and workers > 0,
             pin_memory=torch.accelerator.is_available(),
+            # Its own: the workers' seeds must not change what the rest of the run draws.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader:
