@@ -15,7 +15,7 @@ import time
 import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from zoo.errors import ConvzooError
 
 FOLDER = ".slurm"
 """Below the sweep's folder: what was submitted, and submitit's files."""
+
+CPU_PROCESSES = 2
+"""Processes of ``hardware=ddp`` without GPUs, as on one machine."""
 
 LEFT_POLLS = 2
 """Polls in a row that must miss a job before it has ended: a shared file system shows files late."""
@@ -50,6 +53,7 @@ class SlurmOptions:
     """How jobs are submitted.
 
     Attributes:
+        gpus_per_node: GPUs of a node, which ``hardware=ddp`` takes all; 0 for a cluster without.
         at_once: Jobs of an array that may run at the same time.
         timeout_min: Time limit of a job; it goes on after it, ``requeues`` times at most.
         signal_delay_s: How long before the time limit a job is told to save.
@@ -60,6 +64,7 @@ class SlurmOptions:
         poll_s: Seconds between two looks at the queue.
     """
 
+    gpus_per_node: int = 0
     at_once: int = 50
     timeout_min: int = 60
     signal_delay_s: int = 120
@@ -82,6 +87,10 @@ class Queued:
     id: str
     state: str
     reason: str
+
+
+Event = Path | dict[Path, Queued]
+"""The folder of a job that has ended, or, after a look at the queue, the jobs that are in it."""
 
 
 class SlurmQueue:
@@ -122,7 +131,7 @@ class SlurmQueue:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
         (self.folder / f"{name}.json").write_text(
-            json.dumps({"shape": asdict(shape), "folders": [str(task.folder) for task in tasks]}, indent=1) + "\n"
+            json.dumps({"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}, indent=1) + "\n"
         )
         executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
         try:
@@ -179,7 +188,26 @@ class SlurmQueue:
                 found[folders[0 if single else int(index)]] = Queued(job, state, reason)
         return found
 
-    def wait(self, folders: Sequence[Path], done: Callable[[Path], bool]) -> Iterator[dict[Path, Queued] | Path]:
+    def run(self, tasks: Sequence[tuple[SlurmTask, Shape]], done: Callable[[Path], bool]) -> Iterator[Event]:
+        """Submits the jobs that are not in the queue from an earlier start, and follows all of them to their end.
+
+        Args:
+            tasks: The jobs that are to run.
+            done: Whether a folder holds a final result: its job counts as ended though it may still be in the queue.
+
+        Yields:
+            See `wait`.
+
+        Raises:
+            ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused.
+        """
+        queued = self.queued()
+        if queued is None:
+            raise ConvzooError("squeue does not answer. Is Slurm's controller up? Nothing was submitted.")
+        self.submit([(task, shape) for task, shape in tasks if task.folder.resolve() not in queued])
+        yield from self.wait([task.folder for task, _ in tasks], done)
+
+    def wait(self, folders: Sequence[Path], done: Callable[[Path], bool]) -> Iterator[Event]:
         """Follows jobs until all have left the queue.
 
         Args:
@@ -194,18 +222,19 @@ class SlurmQueue:
             queued = self.queued()
             for folder in list(missed):
                 if queued is not None:
-                    missed[folder] = 0 if folder in queued else missed[folder] + 1
+                    missed[folder] = 0 if folder.resolve() in queued else missed[folder] + 1
                 if done(folder) or missed[folder] >= LEFT_POLLS:
                     del missed[folder]
                     yield folder
             if queued is not None:
-                yield {folder: job for folder, job in queued.items() if folder in missed}
+                yield {folder: queued[folder.resolve()] for folder in missed if folder.resolve() in queued}
             if missed:
                 time.sleep(self.options.poll_s)
 
     def cancel(self, folders: Sequence[Path]) -> None:
         """Ends jobs: those that run save first, and stay cancelled."""
-        ids = [job.id for folder, job in (self.queued() or {}).items() if folder in set(folders)]
+        wanted = {folder.resolve() for folder in folders}
+        ids = [job.id for folder, job in (self.queued() or {}).items() if folder in wanted]
         for start in range(0, len(ids), 100):
             _slurm("scancel", *ids[start : start + 100])
 
@@ -216,15 +245,40 @@ class SlurmQueue:
             return f"rank {end['rank']} on {end['node']} {ending(end['code'])} (Slurm job {end['job']})"
         except (OSError, ValueError):
             pass
-        array = next((name for name, folders in reversed(self._arrays().items()) if folder in folders), None)
-        if array is None:
-            return "it was never submitted"
-        return _state_of(array, self._arrays()[array].index(folder)) or "it left Slurm's queue without a result"
+        for array, folders in reversed(self._arrays().items()):
+            if folder.resolve() in folders:
+                state = _state_of(array, folders.index(folder.resolve()))
+                return state or "it left Slurm's queue, and Slurm does not say how"
+        return "it was never submitted"
 
     def _arrays(self) -> dict[str, list[Path]]:
         """The folders of each array that was submitted, by index; the oldest array first."""
         records = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         return {p.stem: [Path(f) for f in json.loads(p.read_text())["folders"]] for p in records}
+
+
+def shape_of(config: Mapping[str, Any], gpus_per_node: int) -> Shape:
+    """What a cell needs of the cluster.
+
+    Args:
+        config: Its resolved configuration.
+        gpus_per_node: GPUs of a node.
+
+    Raises:
+        ConvzooError: The cluster does not have it.
+    """
+    hardware, trainer = config["hardware"], config["trainer"]
+    accelerator = trainer.get("accelerator")
+    gpus = accelerator in ("gpu", "cuda") or (accelerator is None and hardware["name"] != "cpu" and gpus_per_node > 0)
+    devices = trainer.get("devices") or hardware["devices"]
+    if devices in ("auto", -1):
+        devices = (gpus_per_node if gpus else CPU_PROCESSES) if hardware["name"] == "ddp" else 1
+    if (gpus and devices > gpus_per_node) or (hardware["name"] == "gpu" and not gpus_per_node):
+        raise ConvzooError(
+            f"hardware={hardware['name']} needs {devices} GPUs of a node, and hydra.launcher.gpus_per_node="
+            f"{gpus_per_node}. Type hydra.launcher.gpus_per_node=NUMBER if the nodes have more."
+        )
+    return Shape(trainer.get("num_nodes") or hardware["num_nodes"], devices, gpus)
 
 
 def _check_installed() -> None:
