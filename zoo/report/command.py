@@ -47,8 +47,11 @@ def run(given: argparse.Namespace) -> None:
 
         plot.draw(groups, given.plot)
     if given.json or given.html:
+        from zoo.report import page
+
         everything = document.build(results, given.folders)
         _write(given.json, lambda: json.dumps(everything, ensure_ascii=False, allow_nan=False) + "\n")
+        _write(given.html, lambda: page.render(everything))
 
 
 def _write(path: Path | None, text: Callable[[], str]) -> None:
