@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import ConvzooError
-from zoo.report import document, tables
+from zoo.report import document, page, tables
 from zoo.report.cells import compare
 from zoo.report.metrics import METRICS
 from zoo.report.results import load_results
@@ -47,8 +47,6 @@ def run(given: argparse.Namespace) -> None:
 
         plot.draw(groups, given.plot)
     if given.json or given.html:
-        from zoo.report import page
-
         everything = document.build(results, given.folders)
         _write(given.json, lambda: json.dumps(everything, ensure_ascii=False, allow_nan=False) + "\n")
         _write(given.html, lambda: page.render(everything))

@@ -76,7 +76,7 @@ def _panel(axis: Any, group: Group, metric: Metric, levels: dict[str, list[str]]
             fmt=MARKERS[levels["model"].index(_name(cell, "model")) % len(MARKERS)],
             color=colour,
             markerfacecolor=colour if _name(cell, "act") == levels["act"][0] else "none",
-            markersize=7,
+            markersize=7 if len(cells) < 100 else 4,
             elinewidth=1,
         )
     front = [(cell.mean(metric), cell.mean(ACCURACY)) for cell in front_cells(group, metric) if cell in cells]
@@ -84,7 +84,8 @@ def _panel(axis: Any, group: Group, metric: Metric, levels: dict[str, list[str]]
         axis.plot(*zip(*front, strict=True), drawstyle="steps-post", color="0.5", linewidth=1, zorder=0)
     if cells:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        costs = [cell.mean(metric) for cell in cells]
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 30 * min(costs) else (1,)))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(metric.label + (f" ({hidden} measured elsewhere left out)" if hidden else ""))

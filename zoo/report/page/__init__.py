@@ -1,7 +1,7 @@
 """One HTML page with everything: style, scripts and data inside, so that it opens without a network.
 
-Names in the data cannot do anything: the page builds all text by ``textContent``, the data are JSON in which every ``<``
-is escaped, and its content security policy runs the page's own script only and loads nothing.
+Names in the data cannot do anything: the page builds all text by ``textContent``, the data are JSON in which every
+``<`` is escaped, and its content security policy runs the page's own script only and loads nothing.
 """
 
 from __future__ import annotations

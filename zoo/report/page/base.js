@@ -6,13 +6,18 @@ const byName = Object.fromEntries(data.metrics.map((metric) => [metric.name, met
 data.cells.forEach((cell, id) => {
   cell.id = id;
   cell.runs = cell.runs.map((run) => data.runs[run]);
-  cell.name = data.choices.filter((key) => key in cell.choices).map((key) => cell.choices[key]).join(" ") || cell.runs[0].folder;
+  cell.name = data.choices.filter((key) => Object.hasOwn(cell.choices, key)).map((key) => cell.choices[key]).join(" ") || cell.runs[0].folder;
   const texts = cell.runs.flatMap((run) => [run.folder, run.command, run.error, run.status]);
   cell.search = [cell.name, cell.note, cell.status, ...texts].join("\n").toLowerCase();
 });
 
+// By choice: the levels that are not shown. A choice may have any name, so the object inherits none.
+function nothingHidden() {
+  return Object.create(null);
+}
+
 const state = {
-  group: 0, text: "", hidden: {}, x: "params", colour: "conv", marker: "model", effect: "acc", curve: "val/acc",
+  group: 0, text: "", hidden: nothingHidden(), x: "params", colour: "conv", marker: "model", effect: "acc", curve: "val/acc",
   sort: "acc", reverse: false, rows: 200, open: new Set(), chosen: null,
 };
 
@@ -24,7 +29,7 @@ function fill(element, properties, children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else element.setAttribute(key, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 const el = (tag, properties, ...children) => fill(document.createElement(tag), properties, children);
@@ -33,7 +38,7 @@ const svg = (tag, properties, ...children) =>
 
 // A value of a cell, null where it has none.
 const mean = (cell, metric) => cell.metrics[metric.key]?.mean ?? null;
-const level = (cell, key) => (key in cell.choices ? String(cell.choices[key]) : "–");
+const level = (cell, key) => (Object.hasOwn(cell.choices, key) ? String(cell.choices[key]) : "–");
 
 function short(value) {
   for (const [factor, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {

@@ -36,7 +36,8 @@ function makeScale(values, from, to, log = false) {
   const position = log ? Math.log : (value) => value;
   const share = (value) => (position(value) - position(low)) / (position(high) - position(low));
   const at = (value) => from + share(value) * (to - from);
-  return { at, ticks: ticksBetween(low, high, log, Math.max(3, Math.abs(to - from) / 75)) };
+  // Labels stand side by side along x, and above each other along y.
+  return { at, ticks: ticksBetween(low, high, log, Math.max(3, Math.abs(to - from) / (to > from ? 75 : 45))) };
 }
 
 // An empty chart with its axes. `draw` gets the two scales and returns what goes into it.
@@ -56,7 +57,7 @@ function drawChart(place, { x, y, xLabel, yLabel, xLog, xText, yText, height }, 
     svg("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel),
     svg("text", { x: 14, y: (top + bottom) / 2, "text-anchor": "middle",
       transform: `rotate(-90 14 ${(top + bottom) / 2})` }, yLabel));
-  chart.append(...draw(scaleX, scaleY).flat());
+  chart.append(...draw(scaleX, scaleY).flat(Infinity));
   place.replaceChildren(chart);
   return chart;
 }

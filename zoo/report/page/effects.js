@@ -24,7 +24,7 @@ const effectText = (value, metric) => (value === null ? "–" : metric.differenc
 function basis(effects) {
   const over = effects.over === "seeds"
     ? `Intervals over ${effects.effects[0].n} seeds`
-    : effects.contexts > 1 ? `Intervals over ${effects.contexts} circumstances, one seed or unequal ones each` : "One circumstance, so no interval";
+    : effects.contexts > 1 ? `Intervals over ${effects.contexts} circumstances, as the cells do not share several seeds` : "One circumstance, so no interval";
   const used = `; ${effects.contexts} of ${effects.all_contexts} circumstances have every level`;
   return over + used + (effects.left_out.length ? `; left out for too few cells: ${effects.left_out.join(", ")}` : "") + ".";
 }
@@ -44,7 +44,7 @@ function sizes(found, metric) {
     const tick = noise === null ? null : svg("line", { x1: noise, x2: noise, y1: y - 11, y2: y + 11, "stroke-width": 2 });
     if (tick) tick.style.stroke = "var(--c1)";
     return [svg("text", { class: "level", x: left - 8, y: y + 4, "text-anchor": "end" }, effects.factors.join(" × ")), mark, tick,
-      svg("text", { x: left + Math.max(1, bar) + 6, y: y + 4 }, metric.difference ? effects.size.toFixed(4) : `×${effects.size.toPrecision(3)}`)];
+      svg("text", { x: Math.max(left + bar, noise ?? 0) + 6, y: y + 4 }, metric.difference ? effects.size.toFixed(4) : `×${effects.size.toPrecision(3)}`)];
   });
   const noisy = found.some((effects) => effects.noise !== null);
   return el("div", { class: "effect" }, el("h3", {}, "Size of each choice"),

@@ -12,7 +12,7 @@ function drawFilters() {
   if (data.groups.length > 1) {
     const options = data.groups.map((group, i) => [String(i), `${group.title} (${data.cells.filter((c) => c.group === i).length})`]);
     parts.push(choose("recipe", options, String(state.group), (value) => {
-      Object.assign(state, { group: Number(value), hidden: {}, open: new Set(), chosen: null });
+      Object.assign(state, { group: Number(value), hidden: nothingHidden(), open: new Set(), chosen: null });
       drawEverything();
     }));
   }
@@ -23,7 +23,7 @@ function drawFilters() {
     for (const cell of groupCells()) counts.set(filterLevel(cell, key), (counts.get(filterLevel(cell, key)) || 0) + 1);
     if (counts.size > 1) parts.push(filterOf(key, counts));
   }
-  parts.push(el("button", { type: "button", onclick: () => { Object.assign(state, { hidden: {}, text: "" }); drawFilters(); update(); } }, "show all"));
+  parts.push(el("button", { type: "button", onclick: () => { Object.assign(state, { hidden: nothingHidden(), text: "" }); drawFilters(); update(); } }, "show all"));
   parts.push(el("span", { id: "shown", role: "status" }));
   $("filters").replaceChildren(...parts);
 }

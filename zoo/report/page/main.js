@@ -25,6 +25,5 @@ let width = innerWidth;
 addEventListener("resize", () => {
   if (innerWidth === width) return;
   width = innerWidth;
-  drawScatter(visible());
-  drawCurves(visible());
+  update();
 });

@@ -3,7 +3,7 @@ function columns() {
   const cells = groupCells(), group = data.groups[state.group];
   const found = [{ name: "rank", head: "#", number: true, value: (cell) => cell.rank, text: (cell) => cell.rank ?? "" }];
   for (const key of data.choices) {
-    found.push({ name: `choice ${key}`, head: key, value: (cell) => cell.choices[key] ?? null, text: (cell) => level(cell, key) });
+    found.push({ name: `choice ${key}`, head: key, value: (cell) => (Object.hasOwn(cell.choices, key) ? cell.choices[key] : null), text: (cell) => level(cell, key) });
   }
   for (const metric of data.metrics) {
     const show = metric === accuracy ? accuracyText : (cell) => human(mean(cell, metric), metric.key);
@@ -20,6 +20,9 @@ function columns() {
       text: (cell) => (cell.conditions !== null ? letter(cell.conditions) : cell.status === "completed" ? "mixed" : "") });
   }
   if (cells.some(reason)) found.push({ name: "note", head: "note", why: true, value: (cell) => reason(cell) || null, text: reason });
+  // On a telephone the accuracy would be out of sight.
+  const place = found.findIndex((column) => column.name === "acc");
+  if (innerWidth < 700) found.splice(1, 0, ...found.splice(place, 1));
   return found;
 }
 
@@ -67,9 +70,9 @@ function drawTable(shown) {
   const body = el("tbody");
   for (const cell of sorted.slice(0, state.rows)) {
     body.append(rowOf(cell, all));
-    if (state.open.has(cell.id)) body.append(detailOf(cell, all.length + 2));
+    if (state.open.has(cell.id)) body.append(detailOf(cell, all.length + 1));
   }
-  $("table").replaceChildren(el("thead", {}, el("tr", {}, el("th", { scope: "col", "aria-label": "runs" }), heads, el("th", { scope: "col", "aria-label": "command" }))), body);
+  $("table").replaceChildren(el("thead", {}, el("tr", {}, el("th", { scope: "col", "aria-label": "runs and command" }), heads)), body);
   const rest = sorted.length - state.rows;
   $("table-more").replaceChildren(...(rest > 0 ? [el("button", { type: "button", onclick: () => { state.rows = Infinity; drawTable(visible()); } }, `show ${rest} more rows`)] : []));
   $("table-note").textContent = tableNote();
@@ -93,10 +96,9 @@ function rowOf(cell, all) {
       document.querySelector(`#table tr[data-cell="${cell.id}"] button`)?.focus();
     } }, open ? "▾" : "▸");
   const classes = [cell.same_as ? "copy" : "", cell.id === state.chosen ? "on" : ""].join(" ").trim();
-  return el("tr", { "data-cell": cell.id, class: classes || null }, el("td", {}, toggle),
+  return el("tr", { "data-cell": cell.id, class: classes || null }, el("td", {}, toggle, copyButton(commandsOf(cell), `command of ${cell.name}`)),
     all.map((column) => el("td", { class: column.number ? "number" : column.why ? "why" : null,
-      title: (column.why && column.text(cell)) || (column.hint && column.hint(cell)) || null }, column.text(cell))),
-    el("td", {}, copyButton(commandsOf(cell), `command of ${cell.name}`)));
+      title: (column.why && column.text(cell)) || (column.hint && column.hint(cell)) || null }, column.text(cell))));
 }
 
 const commandsOf = (cell) => [...new Set(cell.runs.map((run) => run.command).filter(Boolean))].join("\n");
