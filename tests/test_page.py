@@ -160,7 +160,8 @@ class TestBrowser:
             const box = [...document.querySelectorAll(".filter")].find((d) => d.textContent.startsWith("conv"));
             box.querySelectorAll("input")[2].click(); const ticked = new Set(texts("conv")).size; const after = front();
             document.querySelector("#filters > button").click();
-            return {typed, points, error, ticked, moved: before !== after, all: rows().length, back: front() === before}""",
+            const moved = before !== after, all = rows().length, back = front() === before;
+            return {typed, points, error, ticked, moved, all, back}""",
         )
         assert set(seen["typed"][0]) == {"resnet"} and set(seen["typed"][1]) == {"spatial"} and seen["points"] == 2
         assert seen["error"] == 1 and seen["ticked"] == 2 and seen["moved"] and seen["all"] == 18 and seen["back"]
@@ -224,7 +225,8 @@ class TestBrowser:
             tmp_path,
             """const first = texts("act"); pick("against", "latency");
             const said = document.getElementById("scatter-note"), note = said.textContent;
-            const front = said.dataset.front.split(" ").map((id) => data.cells[id].choices.act); const on = texts("on"); pick("recipe", "1");
+            const front = said.dataset.front.split(" ").map((id) => data.cells[id].choices.act);
+            const on = texts("on"); pick("recipe", "1");
             return {first, front, note, on, second: texts("act"), ranks: texts("#")}""",
         )
         assert sorted(seen["first"]) == ["gelu", "mish", "relu", "swish"] and "mish" not in seen["front"]

@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 from synthetic_sweep import make_cell, make_result
 
-from zoo.report.cells import compare
 from zoo.report.effects import find_effects
+from zoo.report.groups import compare
 from zoo.report.intervals import estimate, paired, t_quantile
 from zoo.report.metrics import ACCURACY, METRICS
 from zoo.report.pareto import front, front_cells
-from zoo.report.results import Run
+from zoo.report.runs import Run
 
 MACS = next(metric for metric in METRICS if metric.name == "macs")
 LATENCY = next(metric for metric in METRICS if metric.name == "latency")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import ConvzooError
-from zoo.report import document, page, tables
-from zoo.report.cells import compare
+from zoo.report import document, formats, page
+from zoo.report.groups import compare
 from zoo.report.metrics import METRICS
 from zoo.report.results import load_results
 from zoo.report.terminal import print_table
@@ -39,9 +39,9 @@ def run(given: argparse.Namespace) -> None:
     sort = next(metric for metric in METRICS if metric.name == given.sort)
     print_table(results, sort=sort)
     groups = compare(results)
-    _write(given.csv, lambda: tables.to_csv(groups, sort))
-    _write(given.markdown, lambda: tables.markdown(groups, sort))
-    _write(given.latex, lambda: tables.latex(groups, sort))
+    _write(given.csv, lambda: formats.to_csv(groups, sort))
+    _write(given.markdown, lambda: formats.markdown(groups, sort))
+    _write(given.latex, lambda: formats.latex(groups, sort))
     if given.plot:
         from zoo.report import plot
 

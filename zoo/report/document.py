@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.report import tables
-from zoo.report.cells import Cell, Group, compare, varying
+from zoo.report.cells import Cell, Group, varying
 from zoo.report.effects import Effects, find_effects
+from zoo.report.groups import compare
 from zoo.report.intervals import LEVEL, Estimate
 from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric
 from zoo.report.pareto import front_cells
-from zoo.report.results import STATUSES, Run
+from zoo.report.runs import STATUSES, Run
 
 FORMAT = 1
 MOST_EPOCHS = 100

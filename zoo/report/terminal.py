@@ -11,10 +11,10 @@ from rich.text import Text
 
 from zoo import render
 from zoo.report import tables
-from zoo.report.cells import compare
 from zoo.report.files import clean
+from zoo.report.groups import compare
 from zoo.report.metrics import ACCURACY, METRICS, Metric, human
-from zoo.report.results import STATUSES, Run
+from zoo.report.runs import STATUSES, Run
 
 MOST_LINES = 20
 """Of errors, and of problems with files, that are printed."""

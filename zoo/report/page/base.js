@@ -47,18 +47,19 @@ function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-function human(value, key) {
+// `like`: the value that sets the number of digits, for a spread beside its mean.
+function human(value, key, like = value) {
   if (value === null || value === undefined) return "–";
   if (key.endsWith("/acc")) return value.toFixed(4);
   if (key.startsWith("cost/")) return short(value);
-  const size = Math.abs(value);
+  const size = Math.abs(like);
   return size >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(size >= 1 ? 1 : 3);
 }
 
 // Mean ± standard deviation over seeds.
 function spread(found, key) {
   if (!found) return "–";
-  return human(found.mean, key) + (found.sd ? ` ± ${human(found.sd, key)}` : "");
+  return human(found.mean, key) + (found.sd ? ` ± ${human(found.sd, key, found.mean)}` : "");
 }
 
 function verdict(against) {

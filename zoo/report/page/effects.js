@@ -86,7 +86,7 @@ function interaction(effects, metric) {
     box.style.background = `color-mix(in oklab, var(${value < 0 ? "--minus" : "--plus"}) ${Math.round((55 * Math.abs(value)) / most)}%, transparent)`;
     return box;
   })));
-  return el("div", { class: "effect" }, el("h3", {}, effects.factors.join(" × ")), el("p", {}, `${basis(effects)} Bold: the interval does not contain ${ratio ? "×1" : "0"}.`),
+  return el("div", { class: heads.length > 3 ? "effect wide" : "effect" }, el("h3", {}, effects.factors.join(" × ")), el("p", {}, `${basis(effects)} Bold: the interval does not contain ${ratio ? "×1" : "0"}.`),
     el("table", { class: "heat" }, el("thead", {}, el("tr", {}, el("td"), heads.map((head) => el("th", { scope: "col", class: "number" }, clip(head, 18))))), el("tbody", {}, body)));
 }
 

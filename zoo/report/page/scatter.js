@@ -102,7 +102,7 @@ function nearest(points, [px, py]) {
 function tipLines(cell) {
   const lines = data.metrics.filter((metric) => cell.metrics[metric.key]).map((metric) => {
     const iqr = cell.metrics[`${metric.key}_iqr`];
-    return `${metric.label} ${spread(cell.metrics[metric.key], metric.key)}${iqr ? `, IQR ${human(iqr.mean, metric.key)}` : ""}`;
+    return `${metric.label} ${spread(cell.metrics[metric.key], metric.key)}${iqr ? `, IQR ${human(iqr.mean, metric.key, mean(cell, metric))}` : ""}`;
   });
   lines[0] += ` (${cell.n} seed${cell.n === 1 ? "" : "s"})`;
   return lines;

@@ -32,14 +32,24 @@ function reason(cell) {
 }
 
 function accuracyText(cell) {
-  if (cell.status !== "completed") return el("span", { class: `badge ${cell.status}`, title: data.statuses[cell.status] }, cell.status);
+  if (cell.status !== "completed") {
+    const badge = el("span", { class: `badge ${cell.status}`, title: data.statuses[cell.status] }, cell.status);
+    return cell.status === "running" ? [badge, progress(cell)] : badge;
+  }
   return spread(cell.metrics[accuracy.key], accuracy.key) + (cell.runs.length > 1 ? ` (${cell.n})` : "");
+}
+
+function progress(cell) {
+  const { epoch, "val/acc": values } = cell.runs.find((run) => run.status === "running").epochs || { epoch: [] };
+  if (!epoch.length) return "";
+  const last = values?.[values.length - 1] ?? null;
+  return ` epoch ${epoch[epoch.length - 1] + 1}${last === null ? "" : `, val ${human(last, "val/acc")}`}`;
 }
 
 function hint(cell, metric) {
   const found = cell.metrics[metric.key], iqr = cell.metrics[`${metric.key}_iqr`];
   if (!found) return null;
-  return `${spread(found, metric.key)}${found.n > 1 ? ` over ${found.n} seeds` : ""}${iqr ? `, interquartile range ${human(iqr.mean, metric.key)}` : ""}`;
+  return `${spread(found, metric.key)}${found.n > 1 ? ` over ${found.n} seeds` : ""}${iqr ? `, interquartile range ${human(iqr.mean, metric.key, found.mean)}` : ""}`;
 }
 
 function sortCells(cells, column) {
@@ -134,7 +144,7 @@ function detailOf(cell, span) {
       const pairs = [["run", [el("span", { class: `badge ${run.status}` }, run.status), run.seed === null ? "" : `  seed ${run.seed}`, run.same_as ? "  (figures of the run it is the same as)" : ""]]];
       const values = Object.entries(run.metrics).filter(([key]) => !key.endsWith("_iqr")).map(([key, value]) => {
         const iqr = run.metrics[`${key}_iqr`];
-        return `${key} ${human(value, key)}${iqr === undefined ? "" : ` (IQR ${human(iqr, key)})`}`;
+        return `${key} ${human(value, key)}${iqr === undefined ? "" : ` (IQR ${human(iqr, key, value)})`}`;
       });
       if (values.length) pairs.push(["metrics", [values.join("  ")]]);
       if (Object.keys(run.measured_on).length) pairs.push(["measured on", [conditionsText(run.measured_on)]]);
