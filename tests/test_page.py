@@ -226,11 +226,13 @@ class TestBrowser:
             """const first = texts("act"); pick("against", "latency");
             const said = document.getElementById("scatter-note"), note = said.textContent;
             const front = said.dataset.front.split(" ").map((id) => data.cells[id].choices.act);
-            const on = texts("on"); pick("recipe", "1");
-            return {first, front, note, on, second: texts("act"), ranks: texts("#")}""",
+            const on = texts("on"); pick("measured on", "1");
+            const other = document.querySelectorAll("#scatter .point").length; pick("recipe", "1");
+            return {first, front, note, on, other, second: texts("act"), ranks: texts("#")}""",
         )
         assert sorted(seen["first"]) == ["gelu", "mish", "relu", "swish"] and "mish" not in seen["front"]
-        assert "does not compare" in seen["note"] and "NVIDIA H200" in seen["note"] and set(seen["on"]) == {"a", "b"}
+        assert "1 cells were measured under other" in seen["note"] and seen["other"] == 1
+        assert "NVIDIA H200" in seen["note"] and set(seen["on"]) == {"a", "b"}
         assert (seen["second"], seen["ranks"]) == (["elu"], ["1"])
 
     @pytest.mark.parametrize("width", [360, 1300])

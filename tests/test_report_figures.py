@@ -183,6 +183,7 @@ def test_seeds_that_a_few_cells_lack_do_not_spoil_the_interval():
 def test_costs_are_compared_by_ratio():
     group = group_of({(*cell, 0): 0.9 for cell in GRID})
     macs = {tuple(c.choices[k] for k in ("model", "conv", "act")): c.mean(MACS) for c in group.cells}
+    assert by_factors(group, MACS)["act",].size == by_factors(group, MACS)["conv", "act"].size == 0
     found = means(by_factors(group, MACS)["conv",])
     ratio = math.prod(macs[m, "spatial", a] / macs[m, "separable", a] for m in MODELS for a in ACTS) ** (1 / 6)
     assert math.exp(found["spatial",] - found["separable",]) == pytest.approx(ratio)

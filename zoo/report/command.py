@@ -56,6 +56,6 @@ def _write(path: Path | None, text: Callable[[], str]) -> None:
     if path is None:
         return
     try:
-        path.write_text(text())
+        path.write_text(text(), "utf-8")
     except OSError as error:
         raise ConvzooError(f"{path} cannot be written: {error.strerror}.") from None

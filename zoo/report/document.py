@@ -81,6 +81,12 @@ def _effects(found: Effects, metric: Metric) -> dict[str, Any]:
     def value(x: float | None) -> float | None:
         return x if x is None or metric.difference else math.exp(x)
 
+    def interval(e: Estimate) -> tuple[float | None, float | None]:
+        # Equal accuracies in every seed: an interval without width would claim more than a small test set can.
+        if e.half_width is None or (metric.difference and e.sd == 0 and e.mean != 0):
+            return None, None
+        return value(e.mean - e.half_width), value(e.mean + e.half_width)
+
     return {
         "factors": found.factors,
         "scale": "difference" if metric.difference else "ratio",
@@ -93,9 +99,8 @@ def _effects(found: Effects, metric: Metric) -> dict[str, Any]:
         "effects": [
             {
                 "levels": effect.levels,
-                "mean": value(mean := effect.estimate.mean),
-                "low": None if (half := effect.estimate.half_width) is None else value(mean - half),
-                "high": None if half is None else value(mean + half),
+                "mean": value(effect.estimate.mean),
+                **dict(zip(("low", "high"), interval(effect.estimate), strict=True)),
                 "n": effect.estimate.n,
             }
             for effect in found.effects

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.report.cells import Cell, Group, determined, varying
-from zoo.report.intervals import Estimate, estimate
+from zoo.report.intervals import ROUNDING, Estimate, estimate
 from zoo.report.metrics import Metric
 
 Levels = tuple[str, ...]
@@ -182,16 +182,20 @@ def _values(cell: Cell, metric: Metric) -> dict[object, float]:
 
 
 def _deviations(block: Mapping[Levels, float]) -> dict[Levels, float]:
-    """y_l − y. with one factor; y_ab − y_a. − y_.b + y_.. with two."""
-    mean = _mean(block.values())
+    """y_l − y. with one factor; y_ab − y_a. − y_.b + y_.. with two. What is rounding of the values is 0."""
+    mean, least = _mean(block.values()), ROUNDING * max(map(abs, block.values()))
+
+    def exact(deviation: float) -> float:
+        return deviation if abs(deviation) > least else 0.0
+
     if len(next(iter(block))) == 1:
-        return {levels: y - mean for levels, y in block.items()}
+        return {levels: exact(y - mean) for levels, y in block.items()}
     margins: dict[tuple[int, str], list[float]] = {}
     for levels, y in block.items():
         for position, level in enumerate(levels):
             margins.setdefault((position, level), []).append(y)
     means = {margin: _mean(found) for margin, found in margins.items()}
-    return {(a, b): y - means[0, a] - means[1, b] + mean for (a, b), y in block.items()}
+    return {(a, b): exact(y - means[0, a] - means[1, b] + mean) for (a, b), y in block.items()}
 
 
 def _average(blocks: Sequence[Mapping[Levels, float]]) -> dict[Levels, float]:

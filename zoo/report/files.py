@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
             raise UnreadableError("is no file")
         if found.st_size > LIMIT:
             raise UnreadableError(f"has {found.st_size / 2**20:.0f} MiB; {LIMIT // 2**20} are allowed")
-        return path.read_text(errors="replace")
+        return path.read_text("utf-8", errors="replace")
     except (OSError, ValueError) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
 

@@ -19,13 +19,13 @@ SCRIPTS = ("base.js", "chart.js", "filters.js", "scatter.js", "table.js", "effec
 def render(document: dict[str, Any]) -> str:
     """The page of a document from `zoo.report.document`."""
     here = files(__name__)
-    style = (here / "page.css").read_text()
-    script = "\n".join((here / name).read_text() for name in SCRIPTS)
+    style = (here / "page.css").read_text("utf-8")
+    script = "\n".join((here / name).read_text("utf-8") for name in SCRIPTS)
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'"
     data = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"policy": policy, "style": style, "script": script, "data": data}
     # In one go: what stands in the data is no placeholder.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (here / "page.html").read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (here / "page.html").read_text("utf-8"))
 
 
 def _hash(text: str) -> str:

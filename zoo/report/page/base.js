@@ -17,7 +17,7 @@ function nothingHidden() {
 }
 
 const state = {
-  group: 0, text: "", hidden: nothingHidden(), x: "params", colour: "conv", marker: "model", effect: "acc", curve: "val/acc",
+  group: 0, on: 0, text: "", hidden: nothingHidden(), x: "params", colour: "conv", marker: "model", effect: "acc", curve: "val/acc",
   sort: "acc", reverse: false, rows: 200, open: new Set(), chosen: null,
 };
 
@@ -88,9 +88,14 @@ function colourOf(key) {
 }
 
 function choose(label, options, current, then) {
-  const select = el("select", { onchange: (event) => then(event.target.value) },
+  const changed = () => {
+    then(select.value);
+    // What was drawn anew should keep the keyboard's focus.
+    if (!select.isConnected) document.querySelector(`label[data-choice="${label}"] select`)?.focus();
+  };
+  const select = el("select", { onchange: changed },
     options.map(([value, text]) => el("option", { value, selected: value === current ? "" : null }, text)));
-  return el("label", {}, `${label} `, select);
+  return el("label", { "data-choice": label }, `${label} `, select);
 }
 
 function showTip(event, title, lines) {

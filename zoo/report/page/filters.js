@@ -12,7 +12,7 @@ function drawFilters() {
   if (data.groups.length > 1) {
     const options = data.groups.map((group, i) => [String(i), `${group.title} (${data.cells.filter((c) => c.group === i).length})`]);
     parts.push(choose("recipe", options, String(state.group), (value) => {
-      Object.assign(state, { group: Number(value), hidden: nothingHidden(), open: new Set(), chosen: null });
+      Object.assign(state, { group: Number(value), on: 0, hidden: nothingHidden(), open: new Set(), chosen: null });
       drawEverything();
     }));
   }

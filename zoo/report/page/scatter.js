@@ -15,30 +15,33 @@ function front(cells, metric) {
 function drawScatterControls() {
   const metrics = data.metrics.filter((metric) => metric !== accuracy);
   const choices = data.choices.map((key) => [key, key]);
-  const then = (key) => (value) => { state[key] = value; drawScatter(visible()); drawCurves(visible()); };
+  const conditions = data.groups[state.group].conditions;
+  const then = (key) => (value) => { state[key] = value; drawScatterControls(); drawScatter(visible()); drawCurves(visible()); };
   $("scatter-controls").replaceChildren(
     choose("against", metrics.map((metric) => [metric.name, metric.label]), state.x, then("x")),
     choose("colour", choices, state.colour, then("colour")),
-    choose("marker", choices, state.marker, then("marker")));
+    choose("marker", choices, state.marker, then("marker")),
+    // Figures of different devices never share an axis.
+    ...(byName[state.x].measured && conditions.length > 1 ? [choose("measured on",
+      conditions.map((on, i) => [String(i), `${letter(i)}: ${on.device}`]), String(state.on), (value) => then("on")(Number(value)))] : []));
 }
 
 function drawScatter(shown) {
   const metric = byName[state.x], place = $("scatter");
   const group = data.groups[state.group];
   const trained = shown.filter((cell) => cell.status === "completed" && !cell.same_as);
-  const cells = trained.filter((cell) => mean(cell, metric) > 0 && mean(cell, accuracy) !== null);
-  const mixed = metric.measured && group.conditions.length > 1;
-  // Only what was measured under the most frequent conditions can be on the front.
-  const comparable = mixed ? cells.filter((cell) => cell.conditions === 0) : cells;
+  const valued = trained.filter((cell) => mean(cell, metric) > 0 && mean(cell, accuracy) !== null);
+  const cells = metric.measured ? valued.filter((cell) => cell.conditions === state.on) : valued;
   const notes = [];
   if (!cells.length) {
     place.replaceChildren(el("p", { class: "note" }, `No completed cell with a value for ${metric.label} is shown.`));
     $("scatter-legend").replaceChildren();
     $("scatter-note").textContent = "";
+    $("scatter-note").dataset.front = "";
     return;
   }
   const colour = colourOf(state.colour), markers = levels(state.marker);
-  const kept = front(comparable, metric);
+  const kept = front(cells, metric);
   const low = cells.map((cell) => mean(cell, accuracy) - (cell.metrics[accuracy.key].sd || 0));
   const high = cells.map((cell) => mean(cell, accuracy) + (cell.metrics[accuracy.key].sd || 0));
   let points;
@@ -50,7 +53,6 @@ function drawScatter(shown) {
       const mark = svg("path", { class: "point", d: SHAPES[markers.indexOf(level(cell, state.marker)) % 8],
         transform: `translate(${px} ${py})`, "data-cell": cell.id });
       mark.style.fill = mark.style.stroke = fill;
-      if (mixed && cell.conditions !== 0) mark.style.fill = "none";
       return { cell, px, py, mark, fill };
     });
     const bars = points.filter(({ cell }) => cell.metrics[accuracy.key].sd).map(({ cell, px, fill }) => {
@@ -85,7 +87,7 @@ function drawScatter(shown) {
   if (kept.length) notes.push(`Pareto front (dashed), ${metric.higher ? "fastest" : "cheapest"} first: ${kept.map((cell) => cell.name).join(" → ")}.`);
   if (cells.some((cell) => cell.metrics[accuracy.key].sd)) notes.push("Bars: ± one standard deviation over seeds.");
   if (metric.measured) notes.push(conditionsNote(group));
-  if (mixed) notes.push(`Hollow points (${cells.length - comparable.length}) were measured under other conditions and are not on the front: their place on this axis does not compare.`);
+  if (valued.length > cells.length) notes.push(`${valued.length - cells.length} cells were measured under other conditions; they do not compare and are left out.`);
   $("scatter-note").textContent = notes.join(" ");
   $("scatter-note").dataset.front = kept.map((cell) => cell.id).join(" ");
 }
