@@ -68,7 +68,10 @@ function verdict(against) {
   if (!["higher", "lower"].includes(against.verdict)) return `? (${against.verdict})`;
   return `${signed(against.mean, 4)} ± ${against.half_width.toFixed(4)}`;
 }
-const signed = (value, digits) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+function signed(value, digits) {
+  const text = Math.abs(value).toFixed(digits);
+  return Number(text) ? (value < 0 ? "−" : "+") + text : text;
+}
 
 // Levels of a choice in the group, numbers by size.
 function levels(key) {

@@ -15,7 +15,8 @@ function drawEffects() {
     + " Lines are 95 % intervals; where an interval contains the middle line, the effect is within noise. An interaction is what"
     + " two choices do together beyond the sum of what each does.";
   const single = found.filter((effects) => effects.factors.length === 1), pairs = found.filter((effects) => effects.factors.length === 2);
-  $("effects").replaceChildren(el("div", { class: "effect-grid" }, sizes(found, metric), single.map((e) => mainEffect(e, metric)), pairs.map((e) => interaction(e, metric))));
+  $("effects").replaceChildren(el("div", { class: "effect-grid" }, sizes(found, metric), single.map((e) => mainEffect(e, metric))),
+    el("div", { class: "pairs" }, pairs.map((e) => interaction(e, metric))));
 }
 
 const place = (value, ratio) => (ratio ? Math.log(value) : value);
@@ -86,7 +87,7 @@ function interaction(effects, metric) {
     box.style.background = `color-mix(in oklab, var(${value < 0 ? "--minus" : "--plus"}) ${Math.round((55 * Math.abs(value)) / most)}%, transparent)`;
     return box;
   })));
-  return el("div", { class: heads.length > 3 ? "effect wide" : "effect" }, el("h3", {}, effects.factors.join(" × ")), el("p", {}, `${basis(effects)} Bold: the interval does not contain ${ratio ? "×1" : "0"}.`),
+  return el("div", { class: "effect" }, el("h3", {}, effects.factors.join(" × ")), el("p", {}, `${basis(effects)} Bold: the interval does not contain ${ratio ? "×1" : "0"}.`),
     el("table", { class: "heat" }, el("thead", {}, el("tr", {}, el("td"), heads.map((head) => el("th", { scope: "col", class: "number" }, clip(head, 18))))), el("tbody", {}, body)));
 }
 
