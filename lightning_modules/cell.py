@@ -21,7 +21,6 @@ from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.config import describe_cell
 from lightning_modules.data import make_data
 from lightning_modules.hardware import (
     Hardware,
@@ -30,12 +29,11 @@ from lightning_modules.hardware import (
     global_rank,
 )
 from lightning_modules.identity import cell_id
-from lightning_modules.scaling import find_network, find_scale, image_sizes
+from lightning_modules.scaling import image_sizes
 from lightning_modules.signals import StopSignals
+from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
 from zoo.errors import ConvzooError
-from zoo.matching import match_text
-from zoo.stem import stem_for
 
 
 class Cell:
@@ -52,35 +50,17 @@ class Cell:
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
-        network, scale, model = find_network(config), find_scale(config), config["model"]
-        base_size, image_size = image_sizes(config)
+        image_size = image_sizes(config)[1]
         self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
-        in_chans = self.data.data["in_chans"]
-        spec = {
-            "backbone": network.backbone,
-            "depth": scale.depth,
-            "width": scale.width,
-            "conv": config["conv"]["name"],
-            "conv_options": {k: v for k, v in config["conv"].items() if k != "name"},
-            "act": config["act"]["name"],
-            "num_classes": self.data.data["num_classes"],
-            "in_chans": in_chans,
-            "pretrained": model["pretrained"],
-            # An image that scaling enlarges past the small stem's limit keeps the stem: scaling changes the image only.
-            "stem": stem_for(model["stem"], base_size),
-        }
-        self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
-        if model["match"] is not None:
-            found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
-            spec["width"] = self.choices["width"] = found.width
-            self.choices["match_miss"] = round(found.miss, 5)
-            if global_rank() == 0:
-                print(f"model.match={model['match']}: {found}", flush=True)
-        self.start = Start(config["init"], spec)
+        spec = find_spec(config, hardware.name, self.data.data)
+        self.choices = spec.choices
+        if spec.found and global_rank() == 0:
+            print(spec.found, flush=True)
+        self.start = Start(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
-        self.image_shape = (in_chans, image_size, image_size)
-        self.costs = CostLogger(image_size, in_chans)
+        self.image_shape = (spec.in_chans, image_size, image_size)
+        self.costs = CostLogger(image_size, spec.in_chans)
         self.speeds = SpeedLogger()
         self.conditions: dict[str, Any] = {
             "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zoo import table_command
 from zoo.errors import ConvzooError
+from zoo.report import command as report_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,10 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     report = verbs.add_parser("report", help="compare the runs in or below some folders")
-    report.add_argument("folders", nargs="+", metavar="FOLDER")
-    report.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown too")
-    report.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy against cost (.svg, .png, .pdf)")
-    report.set_defaults(run=_report)
+    report_command.add_options(report)
+    report.set_defaults(run=report_command.run)
     table = verbs.add_parser("table", help="what cells cost, without training one")
     table_command.add_options(table)
     table.set_defaults(run=table_command.run)
@@ -44,17 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ConvzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _report(given: argparse.Namespace) -> None:
-    from zoo import report
-
-    results = report.load_results(given.folders)
-    report.print_table(results)
-    if given.markdown:
-        given.markdown.write_text(report.markdown(results))
-    if given.plot:
-        report.plot(results, given.plot)
 
 
 def _golden(given: argparse.Namespace) -> int:

@@ -81,6 +81,16 @@ class ImageData(_Data):
             if classes > self.data["num_classes"]:
                 raise ConvzooError(f"{self.data['name']} has {classes} classes: type data.num_classes={classes}.")
 
+    def size(self, split: str) -> int:
+        """How many images ``train``, ``val`` or ``test`` has; reads the data set.
+
+        Raises:
+            ConvzooError: The data set is not there, or not what the configuration says.
+        """
+        self.prepare_data()
+        self.setup()
+        return len(getattr(self._splits, split)[1])
+
     def _loader(self, split: str) -> TensorLoader:
         images, labels = getattr(self._splits, split)
         return TensorLoader(images, labels, self._batches(len(labels), split == "train"))
@@ -102,11 +112,23 @@ class FolderData(_Data):
         super().__init__(data, seed)
         self.prepare = Prepare(data["image_size"], data["mean"], data["std"])
 
-    def _loader(self, split: str) -> DataLoader:
+    def size(self, split: str) -> int:
+        """How many images ``train`` or ``val`` has.
+
+        Raises:
+            ConvzooError: The folder does not have the layout.
+        """
+        return len(self._images(split))
+
+    def _images(self, split: str) -> Any:
         from lightning_modules.data.folder import image_folder
 
+        data = self.data
+        return image_folder(data["root"], split, data["image_size"], data["augment"], split == "train")
+
+    def _loader(self, split: str) -> DataLoader:
         training = split == "train"
-        images = image_folder(self.data["root"], split, self.data["image_size"], self.data["augment"], training)
+        images = self._images(split)
         batches = self._batches(len(images), training)
         workers = self.data["workers"]
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
