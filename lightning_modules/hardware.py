@@ -19,9 +19,6 @@ CHOICES = ("auto", "cpu", "gpu", "ddp")
 CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
 
-UNKNOWN = 10**6
-"""GPUs of a machine of which nothing is known."""
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -52,21 +49,19 @@ class Hardware:
         }
 
 
-def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], *, here: bool = True) -> Hardware:
-    """Says what a hardware choice means on this machine.
+def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpus: int | None = None) -> Hardware:
+    """Says what a hardware choice means on a machine.
 
     Args:
         hardware: The hardware group of the configuration.
         trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win where given.
-        here: False for another machine, of which nothing is known: a node of a cluster.
+        node_gpus: GPUs of the machine; None for this one's.
 
     Raises:
         ConvzooError: The machine does not have what was asked for.
     """
     name = choose("hardware", hardware["name"], CHOICES)
-    gpus = torch.cuda.device_count() if here else UNKNOWN
-    if name == "auto" and not here:
-        raise ConvzooError("hardware=auto is what this machine has. On a cluster type hardware=cpu, gpu or ddp.")
+    gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
     if name == "auto":
         name = "gpu" if gpus else "cpu"
     if name == "gpu" and not gpus:
@@ -78,8 +73,6 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], *, here:
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
     devices = given.get("devices", hardware["devices"])
     if devices in ("auto", -1, "-1"):
-        if name == "ddp" and not here:
-            raise ConvzooError("hardware.devices=auto is what this machine has. On a cluster type hardware.devices=4.")
         devices = (gpus or CPU_PROCESSES) if name == "ddp" else 1
     nodes = given.get("num_nodes", hardware["num_nodes"])
     for key, number in (("devices", devices), ("num_nodes", nodes)):

@@ -1,330 +1,111 @@
-"""A sweep's jobs on Slurm: submits them as arrays, finds them again, notices their end.
-
-The queue says what lives, the jobs' folders say what became of it. Nothing depends on this process staying alive.
-"""
+"""Runs jobs on a Slurm cluster. Nothing depends on this process staying alive: the queue says what lives, and the
+jobs' folders say what became of it."""
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
-import shlex
-import shutil
-import subprocess
 import time
-import uuid
-import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending
+from lightning_modules.sweep.jobs import Job, command
+from lightning_modules.sweep.slurm_options import SlurmOptions
+from lightning_modules.sweep.slurm_queue import Queued, Shape, SlurmQueue
+from lightning_modules.sweep.slurm_task import SlurmTask
 from zoo.errors import ConvzooError
 
-FOLDER = ".slurm"
-"""Below the sweep's folder: what was submitted, and submitit's files."""
-
-CPU_PROCESSES = 2
-"""Processes of ``hardware=ddp`` without GPUs, as on one machine."""
-
 LEFT_POLLS = 2
-"""Polls in a row that must miss a job before it has ended: a shared file system shows files late."""
+"""Looks at the queue in a row that must miss a job before it has ended: shared file systems show files late."""
+
+TICK_S = 0.5
 
 
-@dataclass(frozen=True, order=True)
-class Shape:
-    """What one job needs of the cluster. Jobs of one shape share an array.
-
-    Attributes:
-        nodes: Machines.
-        devices: Processes a node: one a device.
-        gpus: Whether each process has a GPU of its own.
-    """
-
-    nodes: int = 1
-    devices: int = 1
-    gpus: bool = False
-
-
-@dataclass(frozen=True)
-class SlurmOptions:
-    """How jobs are submitted.
-
-    Attributes:
-        gpus_per_node: GPUs of a node, which ``hardware=ddp`` takes all; 0 for a cluster without.
-        at_once: Jobs of an array that may run at the same time.
-        timeout_min: Time limit of a job; it goes on after it, ``requeues`` times at most.
-        signal_delay_s: How long before the time limit a job is told to save.
-        cpus_per_task, mem_gb: Of one process, and of one node.
-        partition, account, qos, constraint: sbatch's.
-        extra: Other parameters of sbatch.
-        setup: Shell lines before each job, such as ``module load``.
-        poll_s: Seconds between two looks at the queue.
-    """
-
-    gpus_per_node: int = 0
-    at_once: int = 50
-    timeout_min: int = 60
-    signal_delay_s: int = 120
-    requeues: int = 50
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
-    poll_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Queued:
-    """A job that Slurm knows: its id, state and Slurm's reason for that state."""
-
-    id: str
-    state: str
-    reason: str
-
-
-Event = Path | dict[Path, Queued]
-"""The folder of a job that has ended, or, after a look at the queue, the jobs that are in it."""
-
-
-class SlurmQueue:
-    """The jobs of one sweep in Slurm's queue.
+class SlurmEngine:
+    """A cluster, for `lightning_modules.sweep.driver`.
 
     Args:
-        sweep: The sweep's folder, on a file system that all nodes share.
+        options: How jobs are submitted.
+        config_name: Hydra's, for the jobs' command lines.
+        folder: The sweep's, on a file system that all nodes share.
 
     Raises:
         ConvzooError: This machine has no Slurm, or submitit is not installed.
     """
 
-    def __init__(self, sweep: Path, options: SlurmOptions) -> None:
-        self.sweep, self.options = sweep.resolve(), options
-        self.folder = self.sweep / FOLDER
-        _check_installed()
+    def __init__(self, options: SlurmOptions, config_name: str, folder: Path) -> None:
+        self.options, self.config_name, self.folder = options, config_name, folder
+        self.node_gpus: int | None = options.gpus_per_node
+        self.threads = options.cpus_per_task or 1
+        self.stopping = False
+        self.queue = SlurmQueue(folder, options)
+        self._left: list[Job] = []
+        self._queued: dict[Path, Queued] = {}
 
-    def submit(self, tasks: Sequence[tuple[SlurmTask, Shape]]) -> None:
-        """Submits jobs: an array for each shape, several one after another where they exceed Slurm's largest.
+    def at_once(self, jobs: Sequence[Job]) -> int:
+        """How many of these may run at a time."""
+        return min(self.options.at_once, len(jobs))
 
-        Raises:
-            ConvzooError: sbatch refused one; those before it are submitted.
-        """
-        by_shape: dict[Shape, list[SlurmTask]] = defaultdict(list)
-        for task, shape in tasks:
-            by_shape[shape].append(task)
-        largest = _largest_array()
-        for shape, same in sorted(by_shape.items()):
-            before = None
-            for start in range(0, len(same), largest):
-                before = self._submit_array(same[start : start + largest], shape, before)
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in self._left if self._state(job) not in (None, "PENDING")]
 
-    def _submit_array(self, tasks: list[SlurmTask], shape: Shape, before: str | None) -> str:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        name = f"{self.sweep.name}.{uuid.uuid4().hex[:8]}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
-        (self.folder / f"{name}.json").write_text(
-            json.dumps({"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}, indent=1) + "\n"
-        )
-        executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
-        try:
-            executor.update_parameters(**self._parameters(name, shape, before))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                jobs = executor.submit_array(tasks)
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            (self.folder / f"{name}.json").unlink()
-            raise ConvzooError(f"sbatch refused {len(tasks)} jobs: {_last_line(error)}") from None
-        return jobs[0].job_id.partition("_")[0]
-
-    def _parameters(self, name: str, shape: Shape, before: str | None) -> dict[str, Any]:
-        options = self.options
-        given = {
-            "partition": options.partition,
-            "account": options.account,
-            "qos": options.qos,
-            "constraint": options.constraint,
-            "cpus_per_task": options.cpus_per_task,
-            "mem": options.mem_gb and f"{int(options.mem_gb * 1024)}MB",
-            "gpus_per_node": shape.devices if shape.gpus else None,
-            "dependency": before and f"afterany:{before}",
-        }
-        # One rank that dies takes the others along: they would wait for it. srun does not inherit the CPUs.
-        srun = ["--kill-on-bad-exit=1"]
-        srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
-        root = Path(__file__).resolve().parents[2]
-        return {k: v for k, v in given.items() if v is not None} | {
-            "job_name": name,
-            "time": options.timeout_min,
-            "signal_delay_s": options.signal_delay_s,
-            "nodes": shape.nodes,
-            "ntasks_per_node": shape.devices,
-            "array_parallelism": options.at_once,
-            "stderr_to_stdout": True,
-            "setup": [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}", *options.setup],
-            "srun_args": srun,
-            "additional_parameters": {"requeue": True, **options.extra},
-        }
-
-    def queued(self) -> dict[Path, Queued] | None:
-        """The folders whose jobs wait or run; None where the queue cannot be read just now."""
-        arrays = self._arrays()
-        shown = _slurm("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%j|%F|%K|%T|%r")
-        if shown is None:
-            return None
-        found = {}
-        for line in shown.splitlines():
-            name, array, index, state, reason = line.strip().split("|", 4)
-            if folders := arrays.get(name):
-                single = not index.isdigit()
-                job = array if single else f"{array}_{index}"
-                found[folders[0 if single else int(index)]] = Queued(job, state, reason)
-        return found
-
-    def run(self, tasks: Sequence[tuple[SlurmTask, Shape]], done: Callable[[Path], bool]) -> Iterator[Event]:
-        """Submits the jobs that are not in the queue from an earlier start, and follows all of them to their end.
+    def run(
+        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
+    ) -> None:
+        """Submits the jobs that no earlier start has left in the queue, and follows all of them to their end.
 
         Args:
-            tasks: The jobs that are to run.
-            done: Whether a folder holds a final result: its job counts as ended though it may still be in the queue.
-
-        Yields:
-            See `wait`.
+            jobs: What to run.
+            ended: Told of each job that ended, and how, where it could not say so itself. It may call `stop`.
+            tick: Called twice a second.
 
         Raises:
             ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused.
         """
-        queued = self.queued()
+        queued = self.queue.queued()
         if queued is None:
             raise ConvzooError("squeue does not answer. Is Slurm's controller up? Nothing was submitted.")
-        self.submit([(task, shape) for task, shape in tasks if task.folder.resolve() not in queued])
-        yield from self.wait([task.folder for task, _ in tasks], done)
+        self._left, self._queued = list(jobs), queued
+        new = [job for job in jobs if self._gone(job)]
+        if found := len(jobs) - len(new):
+            print(f"sweep: {found} jobs wait or run from an earlier start", flush=True)
+        self.queue.submit([(self._task(job), _shape(job)) for job in new])
+        missed = {job.number: 0 for job in jobs}
+        while self._left:
+            if (queued := self.queue.queued()) is not None:
+                self._queued = queued
+                for job in self._left:
+                    missed[job.number] = missed[job.number] + 1 if self._gone(job) else 0
+            for job in list(self._left):
+                gone = missed[job.number] >= LEFT_POLLS
+                # A completed result is final; what was interrupted may be about to be requeued.
+                if gone or job.result().get("status") == "completed":
+                    self._left.remove(job)
+                    ended(job, self.queue.why(job.folder) if gone and not job.result() else None)
+            self._pause(tick)
 
-    def wait(self, folders: Sequence[Path], done: Callable[[Path], bool]) -> Iterator[Event]:
-        """Follows jobs until all have left the queue.
+    def _pause(self, tick: Callable[[], None]) -> None:
+        end = time.monotonic() + self.options.poll_s
+        while self._left and time.monotonic() < end:
+            tick()
+            time.sleep(min(TICK_S, self.options.poll_s))
 
-        Args:
-            folders: Their folders.
-            done: Whether a folder holds a final result: its job counts as ended though it may still be in the queue.
+    def stop(self, wait: bool = False) -> None:
+        """Ends all jobs: those that run save first."""
+        self.stopping = True
+        self.queue.cancel([job.folder for job in self._left])
 
-        Yields:
-            A folder when its job has ended, and after each look the jobs that are queued.
-        """
-        missed = dict.fromkeys(folders, 0)
-        while missed:
-            queued = self.queued()
-            for folder in list(missed):
-                if queued is not None:
-                    missed[folder] = 0 if folder.resolve() in queued else missed[folder] + 1
-                if done(folder) or missed[folder] >= LEFT_POLLS:
-                    del missed[folder]
-                    yield folder
-            if queued is not None:
-                yield {folder: queued[folder.resolve()] for folder in missed if folder.resolve() in queued}
-            if missed:
-                time.sleep(self.options.poll_s)
+    def _state(self, job: Job) -> str | None:
+        queued = self._queued.get(job.folder.resolve())
+        return queued.state if queued else None
 
-    def cancel(self, folders: Sequence[Path]) -> None:
-        """Ends jobs: those that run save first, and stay cancelled."""
-        wanted = {folder.resolve() for folder in folders}
-        ids = [job.id for folder, job in (self.queued() or {}).items() if folder in wanted]
-        for start in range(0, len(ids), 100):
-            _slurm("scancel", *ids[start : start + 100])
+    def _gone(self, job: Job) -> bool:
+        return self._state(job) is None and job.status() != "running"
 
-    def why(self, folder: Path) -> str:
-        """Why a job ended without a result, as far as anybody knows."""
-        try:
-            end = json.loads((folder / END_FILE).read_text())
-            return f"rank {end['rank']} on {end['node']} {ending(end['code'])} (Slurm job {end['job']})"
-        except (OSError, ValueError):
-            pass
-        for array, folders in reversed(self._arrays().items()):
-            if folder.resolve() in folders:
-                state = _state_of(array, folders.index(folder.resolve()))
-                return state or "it left Slurm's queue, and Slurm does not say how"
-        return "it was never submitted"
-
-    def _arrays(self) -> dict[str, list[Path]]:
-        """The folders of each array that was submitted, by index; the oldest array first."""
-        records = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-        return {p.stem: [Path(f) for f in json.loads(p.read_text())["folders"]] for p in records}
+    def _task(self, job: Job) -> SlurmTask:
+        environment = {"CONVZOO_SWEEP": self.folder.name}
+        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job, self.config_name), environment)
 
 
-def shape_of(config: Mapping[str, Any], gpus_per_node: int) -> Shape:
-    """What a cell needs of the cluster.
-
-    Args:
-        config: Its resolved configuration.
-        gpus_per_node: GPUs of a node.
-
-    Raises:
-        ConvzooError: The cluster does not have it.
-    """
-    hardware, trainer = config["hardware"], config["trainer"]
-    accelerator = trainer.get("accelerator")
-    gpus = accelerator in ("gpu", "cuda") or (accelerator is None and hardware["name"] != "cpu" and gpus_per_node > 0)
-    devices = trainer.get("devices") or hardware["devices"]
-    if devices in ("auto", -1):
-        devices = (gpus_per_node if gpus else CPU_PROCESSES) if hardware["name"] == "ddp" else 1
-    if (gpus and devices > gpus_per_node) or (hardware["name"] == "gpu" and not gpus_per_node):
-        raise ConvzooError(
-            f"hardware={hardware['name']} needs {devices} GPUs of a node, and hydra.launcher.gpus_per_node="
-            f"{gpus_per_node}. Type hydra.launcher.gpus_per_node=NUMBER if the nodes have more."
-        )
-    return Shape(trainer.get("num_nodes") or hardware["num_nodes"], devices, gpus)
-
-
-def _check_installed() -> None:
-    if missing := [program for program in ("sbatch", "srun", "squeue") if shutil.which(program) is None]:
-        raise ConvzooError(
-            f"hydra/launcher=slurm: this machine has no {', '.join(missing)}. Start the sweep where Slurm's commands "
-            "are, or type hydra/launcher=local."
-        )
-    # submitit reads the signal's name when it is imported; an older setting of somebody's would differ from ours.
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise ConvzooError('hydra/launcher=slurm needs submitit. Type: pip install "convzoo[slurm]"') from None
-
-
-def _largest_array() -> int:
-    shown = _slurm("scontrol", "show", "config") or ""
-    sizes = [line.partition("=")[2] for line in shown.splitlines() if line.startswith("MaxArraySize")]
-    # It is the largest index plus one; 1001 is Slurm's default.
-    return max(1, (int(sizes[0]) if sizes else 1001) - 1)
-
-
-def _state_of(array: str, index: int) -> str | None:
-    """What accounting, or else the controller while it remembers, says of a job that has left the queue."""
-    shown = _slurm("sacct", "-X", "-n", "-P", "--name", array, "-S", "now-30days", "-o", "JobID,State") or ""
-    states = dict(line.split("|", 1) for line in shown.splitlines() if "|" in line)
-    for job, state in states.items():
-        if job.endswith(f"_{index}") or "_" not in job:
-            return f"Slurm job {job}: {state}"
-    shown = _slurm("squeue", "-h", "-r", "-t", "all", "--name", array, "-o", "%F|%K|%T") or ""
-    for line in shown.splitlines():
-        job, number, state = line.split("|")
-        if number in (str(index), "N/A"):
-            return f"Slurm job {job}{'' if number == 'N/A' else f'_{number}'}: {state}"
-    return None
-
-
-def _slurm(*command: str) -> str | None:
-    """What one of Slurm's commands prints; None where it fails, as all of them do while the controller is away."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if done.returncode else done.stdout
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _shape(job: Job) -> Shape:
+    return Shape(job.nodes, job.processes // job.nodes, job.gpus > 0)

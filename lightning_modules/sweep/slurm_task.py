@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from lightning_modules.sweep.jobs import RESULT
+
 END_FILE = "slurm.json"
 """How a process of the job ended that wrote no result: ``{"job", "node", "rank", "code"}``."""
 
@@ -31,11 +33,13 @@ class SlurmTask:
 
     Attributes:
         folder: The job's folder; ``log.txt`` in it takes the output (of rank 0; the others have ``log-rank1.txt`` …).
+        directory: Where the command runs.
         command: What to run, as a list of words.
         environment: Variables to add.
     """
 
     folder: Path
+    directory: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -57,10 +61,14 @@ class SlurmTask:
         requeue = signal.getsignal(TIME_IS_OVER)  # submitit's: calls `checkpoint`, then scontrol requeue, then exits
         for signum in (signal.SIGTERM, TIME_IS_OVER):
             signal.signal(signum, note)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:
+            # What an earlier start left behind must not be taken for this one's.
+            for name in (RESULT, END_FILE):
+                (self.folder / name).unlink(missing_ok=True)
         with (self.folder / (f"log-rank{rank}.txt" if rank else "log.txt")).open("ab") as log:
             child = subprocess.Popen(
                 self.command,
+                cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -107,5 +115,5 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if address := own.get("SLURM_LAUNCH_NODE_IPADDR"):
         own.setdefault("MASTER_ADDR", address)
     if cpus := own.get("SLURM_CPUS_PER_TASK"):
-        own.setdefault("OMP_NUM_THREADS", cpus)
+        own["OMP_NUM_THREADS"] = cpus
     return own
