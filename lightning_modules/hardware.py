@@ -64,11 +64,9 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
     gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
     if name == "auto":
         name = "gpu" if gpus else "cpu"
+    none = "PyTorch sees no GPU on this machine" if node_gpus is None else "hydra.launcher.gpus_per_node=0"
     if name == "gpu" and not gpus:
-        raise ConvzooError(
-            "hardware=gpu, but PyTorch sees no GPU on this machine. Type hardware=cpu, or hardware=auto to use what "
-            "there is."
-        )
+        raise ConvzooError(f"hardware=gpu, but {none}. Type hardware=cpu, or hardware=auto to use what there is.")
     given = {k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := trainer.get(k)) is not None}
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
     devices = given.get("devices", hardware["devices"])
@@ -79,7 +77,7 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
     if accelerator in ("gpu", "cuda") and not gpus:
-        raise ConvzooError(f"trainer.accelerator={accelerator}, but PyTorch sees no GPU. Type hardware=cpu.")
+        raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
     if accelerator in ("gpu", "cuda") and devices > gpus:
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
     if name != "ddp" and devices * nodes > 1:
@@ -89,7 +87,29 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
 
 def inside_a_rank() -> bool:
     """Whether something (torchrun, srun) has started this process as one of several already."""
-    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ or _started() > 1
+
+
+def _started() -> int:
+    """How many processes torchrun or srun has started; not what an allocation could hold."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+
+
+def check_ranks(hardware: Hardware) -> None:
+    """Refuses a process that is one of more, or fewer, than the job needs: each would train all of it by itself.
+
+    Raises:
+        ConvzooError: Their number differs.
+    """
+    if inside_a_rank() and _started() != hardware.world_size:
+        raise ConvzooError(_other_number(hardware, _started()))
+
+
+def _other_number(hardware: Hardware, processes: int) -> str:
+    return (
+        f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {processes}. "
+        "Start as many tasks a node as there are devices a node."
+    )
 
 
 def global_rank() -> int:
@@ -147,10 +167,7 @@ def check_world_size(trainer: Any, hardware: Hardware) -> None:
         ConvzooError: The world size differs.
     """
     if trainer.world_size != hardware.world_size:
-        raise ConvzooError(
-            f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {trainer.world_size}. "
-            "Start as many tasks a node as there are devices a node."
-        )
+        raise ConvzooError(_other_number(hardware, trainer.world_size))
 
 
 def device_name(device: torch.device) -> str:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from lightning_modules.sweep.jobs import RESULT
 
 END_FILE = "slurm.json"
 """How a process of the job ended that wrote no result: ``{"job", "node", "rank", "code"}``."""
+
+LATE_S = 1.0
+"""How much later than its child the parent may hear of the same signal."""
 
 TIME_IS_OVER = signal.SIGUSR2
 """What Slurm sends (``--signal``, by submitit) before the time limit."""
@@ -75,6 +79,8 @@ class SlurmTask:
                 env=rank_environment(os.environ | self.environment),
             )
             code = child.wait()
+        if code and not received:
+            time.sleep(LATE_S)
         if code and (TIME_IS_OVER in received or (received and preempted(job_id(os.environ)))):
             requeue(TIME_IS_OVER, None)
         elif code and not received:
