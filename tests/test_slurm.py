@@ -110,10 +110,11 @@ def test_arrays_larger_than_slurms_largest_are_split(slurm, accounted, tmp_path,
     assert all((f / "log.txt").exists() for f in folders)
 
 
+EPOCHS = 16
 SWEEP = (
     *("-m", "hydra/launcher=slurm", "hydra.launcher.poll_s=1", "sweep.name=cells", "logger=none"),
     *("model=mobilenet", "model.variant=v3_small", "data.batch_size=16", "trainer.limit_val_batches=2"),
-    *("trainer.max_epochs=8", "trainer.limit_train_batches=12", "hardware=cpu,ddp", "seed=0,1"),
+    *(f"trainer.max_epochs={EPOCHS}", "trainer.limit_train_batches=12", "hardware=cpu,ddp", "seed=0,1"),
 )
 NAMES = [f"hardware={h} seed={s}" for h in ("cpu", "ddp") for s in (0, 1)]
 KILLED, CANCELLED, *OTHERS = NAMES
@@ -145,12 +146,16 @@ def test_kill_cancel_preempt_and_start_again(slurm, accounted, clean_env, tmp_pa
         for job in json.loads((sweep / "sweep.json").read_text())["jobs"]
     }
     assert set(folders) == set(NAMES), first.log.read_text()
-    until("an epoch of each", lambda: all((f / "epochs.jsonl").exists() for f in folders.values()))
     queue = SlurmQueue(sweep, SlurmOptions())
-    jobs = queue.queued()
+    jobs = until("the jobs to be submitted", lambda: (q := queue.queued()) and len(q) == 4 and q)
 
-    os.kill(_process_of(folders[KILLED]), signal.SIGKILL)
-    slurm.run("scancel", jobs[folders[CANCELLED]].id)
+    for name, end in (
+        (KILLED, lambda: os.kill(_process_of(folders[KILLED]), signal.SIGKILL)),
+        (CANCELLED, lambda: slurm.run("scancel", jobs[folders[CANCELLED]].id)),
+    ):
+        until("an epoch", (folders[name] / "epochs.jsonl").exists)
+        end()
+    until("an epoch", (folders[OTHERS[0]] / "epochs.jsonl").exists)
     node = slurm.run("squeue", "-h", "-j", jobs[folders[OTHERS[0]]].id, "-o", "%N").strip()
     slurm.run("sbatch", "-p", "urgent", "--exclusive", "-w", node, "-o", "/dev/null", "--wrap", "sleep 1")
     until("the driver's word", lambda: first.said("killed by SIGKILL", f"{CANCELLED.split()[1]}: interrupted"))
@@ -171,7 +176,7 @@ def test_kill_cancel_preempt_and_start_again(slurm, accounted, clean_env, tmp_pa
         assert result["status"] == "completed" and result["environment"]["devices"] == (2 if "ddp" in name else 1)
         # It went on from where it was: no step was taken again after its first start.
         after = _steps(folder)
-        assert after[: len(steps[name])] == steps[name] and after[-1] == 8 * 12
+        assert after[: len(steps[name])] == steps[name] and after[-1] == EPOCHS * 12
         assert name == KILLED or after == sorted(set(after))
     assert not list(sweep.glob("*/last.ckpt"))
 

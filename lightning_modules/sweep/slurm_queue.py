@@ -89,9 +89,10 @@ class SlurmQueue:
             task.folder.mkdir(exist_ok=True)
             (task.folder / RESULT).unlink(missing_ok=True)
         # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
-        (self.folder / f"{name}.json").write_text(
-            json.dumps({"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}, indent=1) + "\n"
-        )
+        record = {"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.replace(self.folder / f"{name}.json")
         executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
         try:
             executor.update_parameters(**self._parameters(name, shape, before))
