@@ -99,7 +99,7 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
         "id": run_id(cell, folder),
         "tags": settings["tags"],
         "job_type": "train",
-        "config": {**cell, "settings": config},
+        "config": {**cell, "cell": _cell_name(cell), "settings": config},
         "dir": folder,
     }
     # Flushed every second (the default is 15), so that a killed run keeps its rows.
@@ -147,6 +147,11 @@ def run_name(cell: dict[str, Any]) -> str:
         if (key in VALUES or key in NUMBERS) and key not in left_out:
             parts.append(NUMBERS.get(key, "") + (f"{value:.4g}" if isinstance(value, float) else str(value)))
     return "-".join([*parts, f"seed{cell['seed']}"])
+
+
+def _cell_name(cell: dict[str, Any]) -> str:
+    """Backbone, convolution and activation as one column, by which repeats can be grouped."""
+    return " ".join(str(cell[key]) for key in ("model", "variant", "conv", "act") if key in cell)
 
 
 def run_id(cell: dict[str, Any], folder: Path) -> str:

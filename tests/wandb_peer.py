@@ -1,4 +1,4 @@
-"""The few calls of W&B's server that `wandb agent` makes, on loopback: it hands out some runs, then says exit."""
+"""The few calls of W&B's server that an agent and a saved workspace need, on loopback."""
 
 from __future__ import annotations
 
@@ -13,37 +13,45 @@ VIEWER = {"id": "v", "entity": "me", "username": "me", "email": "", "flags": "{}
 
 
 @contextmanager
-def peer(sweep_config: str, runs: dict[str, dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Serves one sweep.
+def peer(
+    *, sweep: str = "", runs: dict[str, dict[str, Any]] | None = None, viewer: dict[str, Any] | None = VIEWER
+) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """A server for one test.
 
     Args:
-        sweep_config: The text of its file.
-        runs: By id, the arguments of each run.
+        sweep: The text of a sweep file.
+        runs: By id, the arguments of each run that an agent gets; after them it is told to exit.
+        viewer: Whose key it is; None: the key is not known.
 
     Yields:
-        The server's address, and what the agent called so far.
+        The server's address, and the calls so far with what was sent.
     """
-    waiting, calls = list(runs.items()), []
+    waiting, calls = list((runs or {}).items()), []
 
-    def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        if "agentHeartbeat" in query:
-            calls.append("heartbeat")
-            commands = []
-            if json.loads(variables["runState"]) == {}:
-                commands = [{"type": "exit"}]
-                if waiting:
-                    run, given = waiting.pop(0)
-                    values = {k: {"value": v} for k, v in given.items()}
-                    commands = [{"type": "run", "run_id": run, "program": "train.py", "args": values}]
-            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
-        if "createAgent" in query:
-            calls.append("register")
-            return {"createAgent": {"agent": {"id": "agent"}}}
-        if "sweep(" in query:
-            calls.append("sweep")
-            sweep = {"id": "s", "name": "sweep", "method": "grid", "state": "RUNNING", "runs": {"edges": []}}
-            return {"project": {"sweep": sweep | {"config": sweep_config}}}
-        return {"viewer": VIEWER}
+    def heartbeat(sent: dict[str, Any]) -> dict[str, Any]:
+        commands = []
+        if json.loads(sent["runState"]) == {}:
+            commands = [{"type": "exit"}]
+            if waiting:
+                run, given = waiting.pop(0)
+                values = {k: {"value": v} for k, v in given.items()}
+                commands = [{"type": "run", "run_id": run, "program": "train.py", "args": values}]
+        return {"agent": {"id": "agent"}, "commands": json.dumps(commands)}
+
+    known = {"id": "s", "name": "sweep", "method": "grid", "state": "RUNNING", "runs": {"edges": []}, "config": sweep}
+    answers = {
+        "upsertView": lambda _: {"view": {"id": "view", "name": "nw-abc-v"}, "inserted": True},
+        "agentHeartbeat": heartbeat,
+        "createAgent": lambda _: {"agent": {"id": "agent"}},
+        "sweep": lambda _: known,
+        "viewer": lambda _: viewer,
+    }
+
+    def answer(query: str, sent: dict[str, Any]) -> dict[str, Any]:
+        name = next(name for name in answers if f"{name}(" in query or f"{name} {{" in query)
+        calls.append((name, sent))
+        data = {name: answers[name](sent)}
+        return {"project": data} if name == "sweep" else data
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
