@@ -62,6 +62,30 @@ def test_the_line_without_an_account_runs_the_same_cells(path):
     assert sorted(map(str, asked)) == sorted(map(str, sent))
 
 
+@pytest.mark.parametrize("name", ["bayes", "random"])
+def test_the_search_without_an_account_searches_the_same(name):
+    pytest.importorskip("optuna", reason="the search extra is not installed")
+    from hydra_plugins.convzoo._space import parse_space
+
+    path = ROOT / "sweeps" / f"{name}.yaml"
+    (line,) = hydra_lines(path)
+    given = OverridesParser.create().parse_overrides(line[1:])
+    sweeper = {o.get_key_element(): o.value() for o in given if o.get_key_element().startswith("hydra")}
+    assert sweeper["hydra/sweeper"] == "search" and sweeper["hydra.sweeper.trials"] == load(path)["run_cap"]
+    space = parse_space([o for o in given if not o.get_key_element().startswith("hydra")])
+    for key, asked in load(path)["parameters"].items():
+        if "value" in asked:
+            assert f"{key}={asked['value']}" in space.fixed
+            continue
+        found = space.searched.pop(key)
+        if "values" in asked:
+            assert list(found.choices) == [str(v) for v in asked["values"]]
+        else:
+            assert (found.low, found.high) == (asked["min"], asked["max"])
+            assert found.log == asked["distribution"].startswith("log")
+    assert not space.searched
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_the_metric_is_one_that_is_logged(path, logged):
     sweep, run = load(path), read_run(logged)

@@ -30,6 +30,7 @@ class LocalLauncherConf:
 
     _target_: str = "hydra_plugins.convzoo.local_launcher.LocalLauncher"
     jobs: Any = "auto"
+    raise_on_failure: bool = True
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="convzoo")
@@ -51,8 +52,8 @@ class Job:
 class LocalLauncher(Launcher):
     """Runs each job as ``python SCRIPT OVERRIDES`` in its own process: nothing that it does harms the others."""
 
-    def __init__(self, jobs: int | str = "auto") -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int | str = "auto", raise_on_failure: bool = True) -> None:
+        self.jobs, self.raise_on_failure = jobs, raise_on_failure
         self._printing = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -155,7 +156,7 @@ class LocalLauncher(Launcher):
             print_table(load_results([job.folder for job in jobs if (job.folder / "result.json").exists()]))
         failed = [job for job, r in zip(jobs, returns, strict=True) if r.status != JobStatus.COMPLETED]
         print(f"{len(jobs) - len(failed)} of {len(jobs)} jobs completed. Compare: python -m zoo report {sweep}")
-        if failed:
+        if failed and self.raise_on_failure:
             names = "\n  ".join(job.name for job in failed)
             raise ConvzooError(f"{len(failed)} of {len(jobs)} jobs did not complete:\n  {names}")
 
