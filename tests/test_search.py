@@ -21,7 +21,8 @@ from zoo import ConvzooError
 optuna = pytest.importorskip("optuna", reason="the search extra is not installed")
 
 from hydra_plugins.convzoo._space import parse_space  # noqa: E402
-from hydra_plugins.convzoo.search import STORAGE, SearchSweeper, SearchSweeperConf  # noqa: E402
+from hydra_plugins.convzoo._study import STORAGE  # noqa: E402
+from hydra_plugins.convzoo.search import SearchSweeper, SearchSweeperConf  # noqa: E402
 
 SPACE = ["model=mobilenet", "optim.lr=tag(log,interval(1e-4,1e-2))", "data.batch_size=choice(8,16)"]
 

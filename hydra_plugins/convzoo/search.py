@@ -3,33 +3,28 @@
 A sweeper of our own: Hydra 1.3's Optuna plugin needs Optuna 2.10 and its storages an SQLAlchemy of before 2023.
 """
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.convzoo._space import Space, parse_space
+from hydra_plugins.convzoo._space import parse_space
+from hydra_plugins.convzoo._study import SAMPLERS, Trials
 from zoo.errors import ConvzooError, choose, need_packages
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.trial import FrozenTrial
 
-STORAGE = "search.db"
 GAINS = ("val/acc", "test/acc")
 PRICES = ("cost/params", "cost/macs", "cost/activations", "speed/latency_ms", "time/fit_s")
-SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "nsga2": "NSGAIISampler"}
 
 
 @dataclass
@@ -101,119 +96,42 @@ class SearchSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            study = self._open(folder, space)
-            waiting = _unfinished(study, space)
-            finished = sum(t.state.is_finished() for t in study.trials)
+            trials = Trials(folder, space, self.objectives, self.sampler, self.seed)
+            waiting = trials.unfinished()
             print(
-                f"search: {self.trials} trials ({finished} done, {len(waiting)} to be run again), "
+                f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
                 f"{' against '.join(self.objectives)}, in {folder}",
                 flush=True,
             )
             while True:
-                while len(waiting) < self.batch and len(study.trials) < self.trials:
-                    waiting += self._ask(study, space)
+                while len(waiting) < self.batch and trials.tried < self.trials:
+                    waiting += trials.ask()
                 if not waiting:
                     break
                 batch, waiting = waiting[: self.batch], waiting[self.batch :]
-                for trials in _consecutive(batch):
-                    self._run(study, space, trials)
-            self._summary(study, space, folder)
+                for jobs in _consecutive(batch):
+                    self._run(trials, jobs)
+            if not trials.completed:
+                raise ConvzooError(f"none of {trials.tried} trials completed; {folder} has their logs.")
+            from zoo import render
 
-    def _open(self, folder: Path, space: Space) -> "Study":
-        """The study in this folder: a new one, or the one that an earlier start has left."""
-        import optuna
+            render.console(200).print(trials.best())
+            print(
+                f"{trials.completed} of {trials.tried} trials completed. Go on: the same command with "
+                f"hydra.sweep.dir={folder} hydra.sweeper.trials={2 * trials.tried}"
+            )
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        searched = {key: repr(distribution) for key, distribution in space.searched.items()}
-        asked = json.dumps([sorted(space.fixed), sorted(searched.items()), self.objectives])
-        storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / STORAGE).resolve()}")
-        for known in optuna.get_all_study_summaries(storage):
-            if known.user_attrs.get("search") == asked:
-                continue
-            if any(
-                t.state == optuna.trial.TrialState.COMPLETE
-                for t in optuna.load_study(study_name=known.study_name, storage=storage).trials
-            ):
-                raise ConvzooError(
-                    f"{folder} holds another search. Type the same overrides and objectives to go on with it (trials, "
-                    "batch, sampler and seed may change), or another hydra.sweep.dir."
-                )
-            # Nothing came of it: most likely the command was wrong.
-            optuna.delete_study(study_name=known.study_name, storage=storage)
-        study = optuna.create_study(
-            storage=storage,
-            study_name="search",
-            load_if_exists=True,
-            directions=["maximize", "minimize"][: len(self.objectives)],
-        )
-        study.set_user_attr("search", asked)
-        # A sampler begins with its seed: without the trials so far in it, a second start would draw the same again.
-        study.sampler = getattr(optuna.samplers, SAMPLERS[self.sampler])(seed=self.seed + len(study.trials))
-        return study
-
-    def _ask(self, study: "Study", space: Space) -> list["FrozenTrial"]:
-        """The next trial; none where it is one that has completed already, whose values it takes over."""
-        asked = study.ask(space.searched)
-        trial = study.trials[asked.number]
-        for other in _completed(study):
-            if other.params == trial.params:
-                study.tell(asked, other.values)
-                return []
-        return [trial]
-
-    def _run(self, study: "Study", space: Space, trials: Sequence["FrozenTrial"]) -> None:
-        """Runs trials with consecutive numbers, and tells the study."""
-        from optuna.trial import TrialState
-
-        jobs = [space.overrides(trial.params) for trial in trials]
+    def _run(self, trials: Trials, jobs: list["FrozenTrial"]) -> None:
+        """Runs trials with consecutive numbers."""
+        overrides = [trials.space.overrides(job.params) for job in jobs]
         try:
-            returns = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+            returns = self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except ConvzooError:
             # Not again at the next start: that would stop at the same place.
-            for trial in trials:
-                study.tell(trial.number, state=TrialState.FAIL)
+            trials.fail(jobs)
             raise
-        for trial, returned in zip(trials, returns, strict=True):
-            result = _result(returned)
-            job = {"folder": Path(returned.working_dir).name, "test/acc": result.get("metrics", {}).get("test/acc")}
-            study.set_user_attr(_job(trial), job)
-            if returned.status == JobStatus.COMPLETED:
-                study.tell(trial.number, self._values(result))
-            elif result.get("status") != "interrupted":
-                study.tell(trial.number, state=TrialState.FAIL)
-
-    def _values(self, result: dict[str, Any]) -> list[float]:
-        metrics = result.get("metrics", {})
-        values = [metrics.get(objective) for objective in self.objectives]
-        for objective, value in zip(self.objectives, values, strict=True):
-            if value is None or not math.isfinite(value):
-                raise ConvzooError(
-                    f"a job completed without {objective}, which this search needs. It has: {', '.join(metrics)}."
-                )
-        return values
-
-    def _summary(self, study: "Study", space: Space, folder: Path) -> None:
-        from zoo import render
-
-        completed = _completed(study)
-        if not completed:
-            raise ConvzooError(f"none of {len(study.trials)} trials completed; {folder} has their logs.")
-        # A point that was drawn twice stands in the table once.
-        best = {json.dumps(t.params): t for t in reversed(study.best_trials)}.values()
-        body = []
-        for trial in sorted(best, key=lambda trial: -trial.values[0]):
-            job = study.user_attrs.get(_job(trial), {})
-            values = [*trial.values, job.get("test/acc")]
-            params = [trial.params[key] for key in space.searched]
-            body.append([str(trial.number), *map(_shown, [*values, *params]), job.get("folder", "–")])
-        header = ["trial", *self.objectives, "test/acc", *space.searched, "folder"]
-        title = "No other trial is better in both objectives" if len(self.objectives) > 1 else "The best trial"
-        table = render.terminal(header, body, ("folder",), title)
-        render.console(200).print(table)
-        print(
-            f"{len(completed)} of {len(study.trials)} trials completed. Go on: the same command with "
-            f"hydra.sweep.dir={folder} hydra.sweeper.trials={2 * len(study.trials)}"
-        )
+        for job, returned in zip(jobs, returns, strict=True):
+            trials.tell(job, returned)
 
 
 @contextmanager
@@ -230,24 +148,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _unfinished(study: "Study", space: Space) -> list["FrozenTrial"]:
-    """What was running when the search was stopped."""
-    from optuna.trial import TrialState
-
-    left = study.get_trials(states=[TrialState.RUNNING])
-    for trial in left:
-        if set(trial.params) != set(space.searched):
-            # Stopped while it was being drawn: it has no folder yet.
-            study.tell(trial.number, state=TrialState.FAIL)
-    return [trial for trial in left if set(trial.params) == set(space.searched)]
-
-
-def _completed(study: "Study") -> list["FrozenTrial"]:
-    from optuna.trial import TrialState
-
-    return study.get_trials(states=[TrialState.COMPLETE])
-
-
 def _consecutive(trials: Sequence["FrozenTrial"]) -> list[list["FrozenTrial"]]:
     """Runs of trials whose numbers follow each other: a launcher numbers its jobs from the first one on."""
     groups: list[list[FrozenTrial]] = []
@@ -257,23 +157,3 @@ def _consecutive(trials: Sequence["FrozenTrial"]) -> list[list["FrozenTrial"]]:
         else:
             groups.append([trial])
     return groups
-
-
-def _job(trial: "FrozenTrial") -> str:
-    """The study's attribute that says where a trial ran, and what it reached besides the objectives."""
-    return f"job {trial.number}"
-
-
-def _shown(value: Any) -> str:
-    from zoo import render
-
-    if not isinstance(value, (int, float)):
-        return "–" if value is None else str(value)
-    return f"{value:.4g}" if abs(value) < 1000 else render.short(value)
-
-
-def _result(returned: JobReturn) -> dict[str, Any]:
-    try:
-        return json.loads((Path(returned.working_dir) / "result.json").read_text())
-    except (OSError, TypeError, json.JSONDecodeError):
-        return {}
