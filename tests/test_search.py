@@ -104,7 +104,7 @@ def search(tmp_path):
         given = {k: v for k, v in vars(SearchSweeperConf()).items() if k != "_target_"} | settings
         sweeper = SearchSweeper(**given)
         sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
-        sweeper.hydra_context = SimpleNamespace(config_loader=None)
+        sweeper.hydra_context = SimpleNamespace(config_loader=SimpleNamespace(load_sweep_config=lambda **_: None))
         sweeper.launcher = launcher = FakeLauncher(tmp_path / "s", outcome)
         with contextlib.suppress(KeyboardInterrupt):
             sweeper.sweep(list(overrides))
@@ -197,6 +197,31 @@ def test_a_wrong_command_leaves_nothing_behind(search, tmp_path):
     assert states(tmp_path) == ["COMPLETE", "COMPLETE"]
 
 
+def test_where_nothing_completed_the_same_command_starts_over(search, tmp_path):
+    with pytest.raises(ConvzooError, match="none of 2 trials completed"):
+        search(lambda _: "failed", trials=2)
+    assert list(search(trials=2).jobs) == [0, 1] and states(tmp_path) == ["COMPLETE", "COMPLETE"]
+
+
+def test_corners_have_every_choice_and_both_ends():
+    corners = space("a=choice(x,y,z)", "b=interval(0,1)", "c=1").corners()
+    assert corners == [["c=1", *p] for p in (["a=x", "b=0.0"], ["a=y", "b=0.0"], ["a=z", "b=0.0"], ["a=x", "b=1.0"])]
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("conv=separable,spatail", "Did you mean conv=spatial"),
+        ("optim.lrr=interval(0,1)", "Did you mean optim.lr"),
+        ("hydra.sweeper.sampler=bayes", "Allowed: tpe, random, nsga2"),
+    ],
+)
+def test_a_wrong_word_is_told_before_anything_starts(train, tmp_path, override, text):
+    done = train("-m", "hydra/sweeper=search", "hydra.sweep.dir=s", "seed=range(0,3)", override)
+    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_two_at_once(search, tmp_path):
     (tmp_path / "s").mkdir()
     hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -220,11 +245,6 @@ def test_two_at_once(search, tmp_path):
 def test_wrong_settings(search, setting, text):
     with pytest.raises(ConvzooError, match=text):
         search(**setting)
-
-
-def test_all_failed(search):
-    with pytest.raises(ConvzooError, match="none of 2 trials completed"):
-        search(lambda _: "failed", trials=2)
 
 
 def test_a_real_search_killed_and_started_again(clean_env, tmp_path):

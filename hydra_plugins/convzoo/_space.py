@@ -25,6 +25,13 @@ class Space:
         """What a job with these values is given."""
         return [*self.fixed, *(f"{key}={values[key]}" for key in self.searched)]
 
+    def corners(self) -> list[list[str]]:
+        """Overrides in which every choice and both ends of every interval occur."""
+        values = {k: list(d.choices) if hasattr(d, "choices") else [d.low, d.high] for k, d in self.searched.items()}
+        first = {key: found[0] for key, found in values.items()}
+        others = [first | {key: value} for key, found in values.items() for value in found[1:]]
+        return [self.overrides(point) for point in [first, *others]]
+
 
 def parse_space(overrides: Sequence[Override]) -> Space:
     """Reads ``key=choice(a,b)`` (or ``key=a,b``), ``range(…)``, ``interval(…)``, ``tag(log,interval(…))``, ``int(…)``.

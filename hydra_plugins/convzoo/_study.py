@@ -44,15 +44,16 @@ class Trials:
         searched = {key: repr(distribution) for key, distribution in space.searched.items()}
         asked = json.dumps([sorted(space.fixed), sorted(searched.items()), objectives])
         for known in optuna.get_all_study_summaries(storage):
-            if known.user_attrs.get("search") == asked:
-                continue
-            if _completed(optuna.load_study(study_name=known.study_name, storage=storage)):
+            study = optuna.load_study(study_name=known.study_name, storage=storage)
+            same = known.user_attrs.get("search") == asked
+            if _completed(study) and not same:
                 raise ConvzooError(
                     f"{folder} holds another search. Type the same overrides and objectives to go on with it (trials, "
                     "batch, sampler and seed may change), or another hydra.sweep.dir."
                 )
-            # Nothing came of it: most likely the command was wrong.
-            optuna.delete_study(study_name=known.study_name, storage=storage)
+            if not _completed(study) and not (same and _running(study)):
+                # Nothing came of it: most likely the command was wrong.
+                optuna.delete_study(study_name=known.study_name, storage=storage)
         self._study = optuna.create_study(
             storage=storage,
             study_name="search",
@@ -74,9 +75,7 @@ class Trials:
 
     def unfinished(self) -> list[FrozenTrial]:
         """What was running when the search was stopped."""
-        from optuna.trial import TrialState
-
-        left = self._study.get_trials(states=[TrialState.RUNNING])
+        left = _running(self._study)
         whole = [trial for trial in left if set(trial.params) == set(self.space.searched)]
         # Those that were stopped while they were being drawn have no folder yet.
         self.fail([trial for trial in left if trial not in whole])
@@ -143,6 +142,12 @@ def _completed(study: Study) -> list[FrozenTrial]:
     from optuna.trial import TrialState
 
     return study.get_trials(states=[TrialState.COMPLETE])
+
+
+def _running(study: Study) -> list[FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(states=[TrialState.RUNNING])
 
 
 def _job(trial: FrozenTrial) -> str:

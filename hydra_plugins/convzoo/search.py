@@ -93,6 +93,8 @@ class SearchSweeper(Sweeper):
         self.check()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = parse_space(parser.parse_overrides(arguments))
+        # A wrong name anywhere is told before the first job, and before there is a study.
+        self.validate_batch_is_legal(space.corners())
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
