@@ -110,9 +110,7 @@ class LocalLauncher(SweepLauncher):
 def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
     from zoo.report import load_results, print_table
 
-    folders = [job.folder for job in jobs if job.result()]
-    if folders:
-        print_table(load_results(folders))
+    print_table(load_results([folder]))
     runs = sum(job.runs for job in jobs)
     path = os.path.relpath(folder)
     print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {path}")
