@@ -75,7 +75,7 @@ class SweepLauncher(Launcher):
         if failed and self.raise_on_failure:
             names = "\n  ".join(job.name for job in failed)
             raise ConvzooError(
-                f"{len(failed)} of {len(jobs)} jobs did not complete:\n  {names}\nThe same command runs these again."
+                f"{len(failed)} of {sum(job.runs for job in jobs)} jobs did not complete:\n  {names}\nThe same command runs these again."
             )
         return [_returned(job, jobs) for job in jobs]
 
@@ -117,10 +117,11 @@ def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
 
 
 def _returned(job: Any, jobs: list[Any]) -> JobReturn:
+    overrides = job.overrides
     if job.same_as is not None:
         job = next(other for other in jobs if other.number == job.same_as)
     result = job.result()
-    returned = JobReturn(overrides=job.overrides, status=JobStatus.FAILED, working_dir=str(job.folder))
+    returned = JobReturn(overrides=overrides, status=JobStatus.FAILED, working_dir=str(job.folder))
     if result.get("status") == "completed":
         returned.status, returned.return_value = JobStatus.COMPLETED, result["metrics"].get("test/acc")
     else:
