@@ -28,11 +28,10 @@ from lightning_modules.hardware import (
     check_world_size,
     device_name,
 )
-from lightning_modules.scaling import find_network, find_scale, image_sizes
+from lightning_modules.scaling import image_sizes
+from lightning_modules.spec import meet_budget, network_spec
 from lightning_modules.start import Start
 from zoo.errors import ConvzooError
-from zoo.matching import match_text
-from zoo.stem import stem_for
 
 
 class Cell:
@@ -49,30 +48,16 @@ class Cell:
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
-        network, scale, model = find_network(config), find_scale(config), config["model"]
-        base_size, image_size = image_sizes(config)
+        config, found = meet_budget(config)
+        image_size = image_sizes(config)[1]
         self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
-        in_chans = self.data.data["in_chans"]
-        spec = {
-            "backbone": network.backbone,
-            "depth": scale.depth,
-            "width": scale.width,
-            "conv": config["conv"]["name"],
-            "conv_options": {k: v for k, v in config["conv"].items() if k != "name"},
-            "act": config["act"]["name"],
-            "num_classes": self.data.data["num_classes"],
-            "in_chans": in_chans,
-            "pretrained": model["pretrained"],
-            # An image that scaling enlarges past the small stem's limit keeps the stem: scaling changes the image only.
-            "stem": stem_for(model["stem"], base_size),
-        }
+        spec = network_spec(config, self.data.data)
+        in_chans = spec["in_chans"]
         self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
-        if model["match"] is not None:
-            found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
-            spec["width"] = self.choices["width"] = found.width
-            self.choices["match_miss"] = round(found.miss, 5)
+        if found is not None:
+            self.choices |= {found.over: found.value, "match_miss": round(found.miss, 5)}
             if int(os.environ.get("RANK", 0)) == 0:
-                print(f"model.match={model['match']}: {found}", flush=True)
+                print(f"model.match={config['model']['match']}: {found}", flush=True)
         self.start = Start(config["init"], spec)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)

@@ -24,7 +24,7 @@ COLUMNS = {
     "latency ms": "speed/latency_ms",
     "fit s": "time/fit_s",
 }
-SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "image_size")
+SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "match_miss", "image_size")
 CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware", "data", "seed")
 
 
