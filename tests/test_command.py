@@ -62,7 +62,7 @@ WRONG = [
     (["modle=resnet"], "Did you mean model"),
     (["trainer.max_epoch=1"], "Did you mean trainer.max_epochs"),
     (["+optim.momentun=1"], "there is no key optim.momentun"),
-    (["model=effnet", "model.phi=-1"], "Allowed: a number from 0"),
+    (["model=effnet", "model.phi=-11"], "Allowed: a number from -10 to 10"),
     (["model=resnet", "model.phi=1"], "model.phi belongs to effnet"),
     (["model=effnet", "model.variant=b9"], "Allowed: b0, b1"),
     (["model=effnet", "model.variant=b1", "model.phi=1"], "leave out model.variant=b1"),

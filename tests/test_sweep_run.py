@@ -51,9 +51,7 @@ def test_a_wrong_value_anywhere_stops_a_sweep_before_its_first_job(train, tmp_pa
 
 
 def test_a_plan_says_what_would_run_and_runs_nothing(train, tmp_path):
-    done = train(
-        "-m", *NET, *QUICK, "conv=native,separable", "act=relu,swish", "sweep.plan=true", "sweep.max_macs=7M"
-    )
+    done = train("-m", *NET, *QUICK, "conv=native,separable", "act=relu,swish", "sweep.plan=true", "sweep.max_macs=7M")
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if "#" in line]
     assert len(rows) == 4 and "the same as #0" in rows[2] and "2.24 M" in rows[0] and "s" in rows[0]
@@ -93,7 +91,12 @@ class Sweep:
 
 
 EPOCHS = 40
-LONG = (f"trainer.max_epochs={EPOCHS}", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "checkpoint.every_s=0.3")
+LONG = (
+    f"trainer.max_epochs={EPOCHS}",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=1",
+    "checkpoint.every_s=0.3",
+)
 
 
 @pytest.fixture
