@@ -228,7 +228,7 @@ def test_two_at_once(search, tmp_path):
     command = [sys.executable, "-c", hold, str(tmp_path / "s" / "search.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(ConvzooError, match="a search in .* is running already"):
+        with pytest.raises(ConvzooError, match=r"a search in .* is running already"):
             search(trials=1)
         other.communicate(b"\n")
 

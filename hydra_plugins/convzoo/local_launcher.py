@@ -74,8 +74,9 @@ class SweepLauncher(Launcher):
         _show_table(jobs, failed, folder)
         if failed and self.raise_on_failure:
             names = "\n  ".join(job.name for job in failed)
+            runs = sum(job.runs for job in jobs)
             raise ConvzooError(
-                f"{len(failed)} of {sum(job.runs for job in jobs)} jobs did not complete:\n  {names}\nThe same command runs these again."
+                f"{len(failed)} of {runs} jobs did not complete:\n  {names}\nThe same command runs these again."
             )
         return [_returned(job, jobs) for job in jobs]
 
