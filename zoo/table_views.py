@@ -25,8 +25,12 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0) -> No
     view = {"json": _cell_record, "csv": _cell_timm}.get(form, _cell_text)
     _print([view(cell) for cell in cells], form)
     if form in ("terminal", "markdown"):
-        for model, conv, reason in dict.fromkeys((c.model, c.conv, c.refused) for c in cells if c.refused):
-            print(f"{model} × {conv} refused: {reason}\n")
+        acts_of: dict[tuple[str, str, str], list[str]] = {}
+        for c in cells:
+            if c.refused:
+                acts_of.setdefault((c.model, c.conv, c.refused), []).append(c.act)
+        for (model, conv, reason), acts in acts_of.items():
+            print(f"{model} × {conv} × {', '.join(acts)} refused: {reason}\n")
         refused = sum(not c.cost for c in cells)
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 
