@@ -51,7 +51,7 @@ class Cell:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         network, scale, model = find_network(config), find_scale(config), config["model"]
         base_size, image_size = image_sizes(config)
-        self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
+        self.data = make_data({**config["data"], "image_size": image_size}, config["seed"])
         in_chans = self.data.data["in_chans"]
         spec = {
             "backbone": network.backbone,
