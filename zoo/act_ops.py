@@ -2,6 +2,7 @@
 
 ``F.relu(x)`` in a ``forward`` is no module. So the network is run on the meta device, in eval mode and in training
 mode (auxiliary heads), and every operation that is an activation has to come out of a module that can be swapped.
+Of what is written out by hand, x·sigmoid(x) is seen; a ``clamp(min=0)`` may mean anything, and is not.
 """
 
 from __future__ import annotations
