@@ -48,7 +48,7 @@ def find_spec(config: dict[str, Any], hardware: str) -> Spec:
     """
     config, found = meet_budget(config)
     image_size = image_sizes(config)[1]
-    data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"])
     network = network_spec(config, data.data)
     choices = describe_cell(config, hardware) | {"image_size": image_size, "stem": network["stem"]}
     if found is None:
@@ -94,7 +94,7 @@ def meet_budget(config: dict[str, Any]) -> tuple[dict[str, Any], Match | None]:
     if model["match"] is None:
         return config, None
     # Only the data module knows how many classes there are; it is made again once the image's size is known.
-    data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"]).data
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"]).data
     spec = network_spec(config, data)
     del spec["width"]
     found = match_text(model["match"], image_size, **spec, over=model["match_over"])

@@ -182,7 +182,7 @@ def test_for_people_budget_and_refusals_are_accounted_for(run, form):
     code, out, _ = run(*CELLS, "--format", form, "--max-macs", "1.5G", "--sort", "params")
     assert code == 0
     assert "11.7 M" not in out and "7.77 M" in out
-    assert "vit_tiny_patch16_224 × spatial refused: VisionTransformer has no convolution" in out
+    assert "vit_tiny_patch16_224 × spatial × native refused: VisionTransformer has no convolution" in out
     assert "2 cells shown, 1 over budget, 1 refused" in out
 
 

@@ -33,7 +33,8 @@ class Stopwatch:
     def estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, train: int, val: int) -> float:
         """Seconds for all epochs, validation, test and start-up.
 
-        ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work without loss, and
+        ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
+        without loss, and
         data to be there in time.
         """
         trainer, batch = config["trainer"], config["data"]["batch_size"]
