@@ -21,7 +21,6 @@ from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.data import make_data
 from lightning_modules.hardware import (
     Hardware,
     check_world_size,
@@ -29,7 +28,6 @@ from lightning_modules.hardware import (
     global_rank,
 )
 from lightning_modules.identity import cell_id
-from lightning_modules.scaling import image_sizes
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
@@ -50,10 +48,8 @@ class Cell:
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
-        image_size = image_sizes(config)[1]
-        self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
-        spec = find_spec(config, hardware.name, self.data.data)
-        self.choices = spec.choices
+        spec = find_spec(config, hardware.name)
+        self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
         self.start = Start(config["init"], spec.network)

@@ -55,6 +55,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "phi": model["phi"],
         **scale_columns(config),
         "match": model["match"],
+        "match_over": _unless(model["match_over"], "width"),
         "conv": config["conv"]["name"],
         "between": _unless(config["conv"].get("between"), "none"),
         "groups": config["conv"].get("groups"),

@@ -56,7 +56,8 @@ RULES: dict[str, Rule] = {
     "model.phi": ANYTHING,  # zoo.families
     "model.stem": _one_of(STEMS),
     "model.pretrained": SWITCH,
-    "model.match": _or_null(TEXT),  # zoo.matching
+    "model.match": _or_null(TEXT),  # zoo.budget
+    "model.match_over": _one_of(("width", "phi")),
     "scale.name": TEXT,
     "scale.phi": ANYTHING,  # lightning_modules.scaling
     "scale.factor": ANYTHING,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from zoo.budget import parse_budget
 from zoo.errors import ConvzooError, choose
 from zoo.families import Network, Scale, resolve
-from zoo.matching import parse_budget
+from zoo.matching import Match
 from zoo.scaling import check_factor, check_scalable
 
 AXES = ("depth", "width", "resolution")
@@ -29,13 +30,26 @@ def check_scaling(config: dict[str, Any]) -> None:
     if (scale.depth, scale.width) != (1, 1):
         check_scalable(backbone)
     if model["match"] is not None:
-        parse_budget(model["match"])
+        parse_budget(model["match"], "model.match")
         check_scalable(backbone)
-        if scale.width != 1:
-            raise ConvzooError(
-                f"model.match={model['match']} looks for a width, and another one was given. Leave out model.match, or "
-                "model.phi and scale (scale=depth and scale=resolution go with it)."
-            )
+        _check_match(model, config["scale"]["name"], scale)
+    elif model["match_over"] != "width":
+        raise ConvzooError(
+            "model.match_over says how a budget is met: type model.match=macs:600M too, or leave it out."
+        )
+
+
+def _check_match(model: dict[str, Any], scaled_by: str, scale: Scale) -> None:
+    what = f"model.match={model['match']} looks for a {model['match_over']}"
+    if model["match_over"] == "phi" and (scaled_by != "none" or model["phi"] is not None):
+        raise ConvzooError(f"{what}, which scales depth, width and image. Leave out model.phi and scale.")
+    if scale.width != 1:
+        raise ConvzooError(
+            f"{what}, and another one was given. Leave out model.match, or "
+            "model.phi and scale (scale=depth and scale=resolution go with it)."
+        )
+    if model["pretrained"]:
+        raise ConvzooError(f"{what}, and there are no pretrained weights for one. Type model.pretrained=false.")
 
 
 def find_network(config: dict[str, Any]) -> Network:
@@ -82,6 +96,15 @@ def image_sizes(config: dict[str, Any]) -> tuple[int, int]:
             "Type a larger factor, or a larger data.image_size."
         )
     return base, scaled
+
+
+def scale_to(config: dict[str, Any], found: Match) -> dict[str, Any]:
+    """The scale group that a match amounts to, besides what the configuration scales already."""
+    if found.over == "phi":
+        return {"name": "compound", "phi": found.value}
+    if config["scale"]["name"] == "none":
+        return {"name": "width", "factor": found.value}
+    return {"name": "factors", "by": {**vars(find_scale(config)), "width": found.value}}
 
 
 def scale_columns(config: dict[str, Any]) -> dict[str, str | float]:

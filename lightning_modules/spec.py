@@ -1,4 +1,4 @@
-"""From a configuration to its network: what `zoo.build` is asked for, and how the choices are called."""
+"""From a configuration to its network and its data: what `zoo.build` is asked for, and how the choices are called."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_modules.config import describe_cell
-from lightning_modules.scaling import find_network, find_scale, image_sizes
-from zoo.matching import match_text
+from lightning_modules.data import make_data
+from lightning_modules.data.modules import FolderData, ImageData
+from lightning_modules.scaling import find_network, find_scale, image_sizes, scale_to
+from zoo.matching import Match, match_text
 from zoo.stem import stem_for
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A cell's network.
+    """What a cell consists of.
 
     Attributes:
         network: Arguments of `zoo.build`, as plain values.
+        data: The data module.
         choices: Flat, for result.json and W&B.
         image_size: Pixels a side.
         found: What ``model.match`` found, as a text; None where nothing was asked for.
     """
 
     network: dict[str, Any]
+    data: ImageData | FolderData
     choices: dict[str, Any]
     image_size: int
     found: str | None = None
@@ -32,21 +36,37 @@ class Spec:
         return self.network["in_chans"]
 
 
-def find_spec(config: dict[str, Any], hardware: str, data: dict[str, Any]) -> Spec:
-    """Says which network a configuration means.
+def find_spec(config: dict[str, Any], hardware: str) -> Spec:
+    """Says which network and which images a configuration means.
 
     Args:
         config: The resolved configuration, checked.
         hardware: What the hardware choice turned out to be.
-        data: The data group, with ``in_chans`` and ``num_classes`` resolved.
 
     Raises:
-        ConvzooError: A budget that the network cannot meet.
+        ConvzooError: A budget that cannot be met, a data set that is not there.
     """
-    network, scale, model = find_network(config), find_scale(config), config["model"]
-    base_size, image_size = image_sizes(config)
-    spec = {
-        "backbone": network.backbone,
+    config, found = meet_budget(config)
+    image_size = image_sizes(config)[1]
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"])
+    network = network_spec(config, data.data)
+    choices = describe_cell(config, hardware) | {"image_size": image_size, "stem": network["stem"]}
+    if found is None:
+        return Spec(network, data, choices, image_size)
+    choices |= {found.over: found.value, "match_miss": round(found.miss, 5)}
+    return Spec(network, data, choices, image_size, f"model.match={config['model']['match']}: {found}")
+
+
+def network_spec(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `zoo.build` for a cell's network.
+
+    Args:
+        config: The resolved configuration.
+        data: Its data group, with ``num_classes`` and ``in_chans`` filled in.
+    """
+    scale = find_scale(config)
+    return {
+        "backbone": find_network(config).backbone,
         "depth": scale.depth,
         "width": scale.width,
         "conv": config["conv"]["name"],
@@ -54,14 +74,28 @@ def find_spec(config: dict[str, Any], hardware: str, data: dict[str, Any]) -> Sp
         "act": config["act"]["name"],
         "num_classes": data["num_classes"],
         "in_chans": data["in_chans"],
-        "pretrained": model["pretrained"],
+        "pretrained": config["model"]["pretrained"],
         # An image that scaling enlarges past the small stem's limit keeps the stem: scaling changes the image only.
-        "stem": stem_for(model["stem"], base_size),
+        "stem": stem_for(config["model"]["stem"], image_sizes(config)[0]),
     }
-    choices = describe_cell(config, hardware) | {"image_size": image_size, "stem": spec["stem"]}
+
+
+def meet_budget(config: dict[str, Any]) -> tuple[dict[str, Any], Match | None]:
+    """Turns ``model.match`` into a choice of scale.
+
+    Returns:
+        The configuration with the scale group that meets the budget, and what was found; the configuration as it is,
+        and None, where there is no budget.
+
+    Raises:
+        ConvzooError: A budget that cannot be met.
+    """
+    model, image_size = config["model"], image_sizes(config)[1]
     if model["match"] is None:
-        return Spec(spec, choices, image_size)
-    found = match_text(model["match"], image_size, **{k: v for k, v in spec.items() if k != "width"})
-    spec["width"] = choices["width"] = found.width
-    choices["match_miss"] = round(found.miss, 5)
-    return Spec(spec, choices, image_size, f"model.match={model['match']}: {found}")
+        return config, None
+    # Only the data module knows how many classes there are; it is made again once the image's size is known.
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"]).data
+    spec = network_spec(config, data)
+    del spec["width"]
+    found = match_text(model["match"], image_size, **spec, over=model["match_over"])
+    return {**config, "scale": scale_to(config, found)}, found

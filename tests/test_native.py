@@ -76,7 +76,7 @@ def test_phi_scales_as_the_paper_says():
     assert zoo.cost(zoo.build("efficientnet_b0", phi=1), 260).params == b2.params
 
 
-@pytest.mark.parametrize("phi", [-1, float("nan"), float("inf"), "x", 11, True])
+@pytest.mark.parametrize("phi", [-11, float("nan"), float("inf"), "x", 11, True])
 def test_a_phi_that_makes_no_sense_is_refused(phi):
     with pytest.raises(zoo.ConvzooError, match="phi"):
         zoo.resolve("effnet", phi=phi)

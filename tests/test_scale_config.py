@@ -10,6 +10,7 @@ import zoo
 from lightning_modules import run_cell
 from lightning_modules.config import check, describe_cell
 from lightning_modules.scaling import find_scale, image_sizes
+from lightning_modules.spec import meet_budget
 
 
 def on_meta(backbone, **arguments):
@@ -28,6 +29,7 @@ def on_meta(backbone, **arguments):
         (["data.image_size=null", "model.variant=b4"], (380, 380)),
         (["data.image_size=null", "model.variant=b4", "scale=resolution", "scale.factor=0.5"], (380, 190)),
         (["data.image_size=null", "scale=compound", "scale.phi=1"], (224, 258)),
+        (["data.image_size=null", "scale=compound", "scale.phi=-2"], (224, 169)),
         (["data.image_size=null", "model.phi=1"], (258, 258)),
         (["data.image_size=null", "model=xception"], (299, 299)),
         (["model=timm", "model.name=regnety_004", "scale=resolution", "scale.factor=2"], (32, 64)),
@@ -59,7 +61,7 @@ def test_the_cell_has_scale_columns_only_where_they_apply():
 
 
 WRONG = [
-    (["scale=compound", "scale.phi=-1"], "scale.phi=-1"),
+    (["scale=compound", "scale.phi=-11"], "scale.phi=-11"),
     (["scale=width", "scale.factor=0"], "scale.factor=0"),
     (["scale=width", "scale.factor=[1,2]"], "scale.factor"),
     (["scale=depth", "scale.factor=wide"], "scale.factor=wide"),
@@ -73,6 +75,11 @@ WRONG = [
     (["model.match=native", "scale=width", "scale.factor=2"], "another one was given"),
     (["model.match=native", "model.phi=1"], "another one was given"),
     (["model=xception", "model.match=native"], "no depth and width"),
+    (["model.match=native", "model.match_over=depth"], "width, phi"),
+    (["model.match_over=phi"], "type model.match=macs:600M too"),
+    (["model.match=native", "model.match_over=phi", "scale=resolution", "scale.factor=2"], "Leave out model.phi and"),
+    (["model.match=native", "model.match_over=phi", "model.phi=0"], "Leave out model.phi and"),
+    (["model.match=native", "model.pretrained=true"], "Type model.pretrained=false"),
 ]
 
 
@@ -129,3 +136,29 @@ def test_a_matched_cell_trains_and_comes_back(tmp_path, capsys):
     assert metrics["cost/macs"] / native - 1 == pytest.approx(cell["match_miss"], abs=1e-5)
     assert abs(cell["match_miss"]) < 0.1
     assert f"width={cell['width']:g}" in capsys.readouterr().out
+
+
+def test_a_cell_matched_over_phi_is_the_compound_cell_of_that_phi(tmp_path):
+    """Depth, width and the data's images; naming the phi that was found gives the same cell."""
+    chosen = ["model=mobilenet", "model.variant=v3_small", "conv=spatial"]
+    cell, metrics = _run(tmp_path / "matched", *chosen, "model.match=macs:5M", "model.match_over=phi")
+    assert cell["scale"] == "compound" and cell["match_over"] == "phi" and cell["image_size"] != 32
+    assert cell["image_size"] == round(32 * 1.15 ** cell["phi"])
+    assert metrics["cost/macs"] / 5e6 - 1 == pytest.approx(cell["match_miss"], abs=1e-5)
+    again, same = _run(tmp_path / "named", *chosen, "scale=compound", f"scale.phi={cell['phi']}")
+    matching = {"match", "match_over", "match_miss"}
+    assert again == {k: v for k, v in cell.items() if k not in matching}
+    assert all(same[k] == v for k, v in metrics.items() if k.startswith(("cost/", "test/")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "depth"), [([], "width", 1), (["scale=depth", "scale.factor=2"], "factors", 2)], ids=str
+)
+def test_a_match_is_a_choice_of_scale(overrides, name, depth):
+    config = cell_config("model=resnet", "conv=separable", *overrides, "data.image_size=32")
+    net = on_meta("resnet18", conv="separable", width=0.5, depth=depth, num_classes=10, in_chans=1, stem="small")
+    config["model"]["match"] = f"params:{zoo.cost(net, 32, 1).params}"
+    settled, found = meet_budget(config)
+    assert found.miss == 0 and settled["scale"]["name"] == name
+    assert (find_scale(settled).depth, find_scale(settled).width) == (depth, found.value)
+    assert image_sizes(settled) == image_sizes(config)

@@ -13,7 +13,9 @@ from zoo import table
 from zoo.__main__ import main
 from zoo.budget import parse_amount, select
 from zoo.families import FAMILIES
+from zoo.matching import match_text
 from zoo.table_command import parse_size
+from zoo.table_views import FORMATS
 
 
 @pytest.fixture
@@ -180,8 +182,49 @@ def test_for_people_budget_and_refusals_are_accounted_for(run, form):
     code, out, _ = run(*CELLS, "--format", form, "--max-macs", "1.5G", "--sort", "params")
     assert code == 0
     assert "11.7 M" not in out and "7.77 M" in out
-    assert "vit_tiny_patch16_224 × spatial refused: VisionTransformer has no convolution" in out
+    assert "vit_tiny_patch16_224 × spatial × native refused: VisionTransformer has no convolution" in out
     assert "2 cells shown, 1 over budget, 1 refused" in out
+
+
+@pytest.mark.parametrize(("budget", "over"), [("macs:60M", "width"), ("params:2M", "width"), ("native", "phi")])
+def test_matched_cells_are_what_matching_one_by_one_gives(budget, over):
+    images = zoo.Images(64, num_classes=10)
+    cells = zoo.tabulate(["mobilenet:v2"], ["native", "spatial"], ["relu", "swish"], images, match=budget, over=over)
+    assert [(c.conv, c.act) for c in cells] == [(c, a) for c in ("native", "spatial") for a in ("relu", "swish")]
+    for cell in cells:
+        found = match_text(budget, 64, cell.model, cell.conv, cell.act, 3, over=over, num_classes=10, stem="small")
+        assert cell.match == found and cell.cost == found.cost
+    if budget == "native":
+        assert cells[0].match.miss == 0 and cells[0].match.value == 0
+
+
+MATCHED = ("table", "--models", "resnet18,mobilenet:v3_small,xception41", "--convs", "native,spatial")
+
+
+def test_a_matched_table_in_every_format(run):
+    """What cannot be matched stays, with its reason: a budget out of reach, a network without a width."""
+    tables = {form: run(*MATCHED, "--match", "params:500k", "--format", form) for form in FORMATS}
+    assert all(code == 0 for code, _, _ in tables.values())
+    rows = json.loads(tables["json"][1])
+    assert [bool(row["refused"]) for row in rows] == [False, False, True, True, True, True]
+    assert all(row["miss"] == pytest.approx(row["params"] / 500_000 - 1) for row in rows[:2])
+    assert 0 < rows[0]["width"] < rows[1]["width"] < 1 and rows[2]["width"] is None and rows[0]["budget"] == 500_000
+    assert "Type a larger budget" in rows[2]["refused"]
+    lines = list(csv.DictReader(io.StringIO(tables["csv"][1])))
+    assert [float(line["width"]) for line in lines[:2]] == [row["width"] for row in rows[:2]] and lines[5]["miss"] == ""
+    for form in ("terminal", "markdown"):
+        out = tables[form][1]
+        assert "width" in out and f"{rows[0]['miss']:+.1%}" in out
+        assert "xception41 × native, spatial refused: xception41 has no width" in out
+        assert "2 cells shown, 0 over budget, 4 refused" in out
+
+
+def test_matched_over_phi_the_image_is_scaled_too(run):
+    code, out, _ = run("table", "--models", "resnet18", "--match", "macs:1G", "--match-over", "phi", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == len(table.CONVS)
+    assert all(row["image_size"] == [round(224 * 1.15 ** row["phi"])] * 2 for row in rows)
+    assert rows[0]["phi"] < 0
 
 
 def test_layers_of_one_cell(run):
@@ -205,6 +248,9 @@ def test_layers_of_one_cell(run):
         (("--max-macs", "lots"), "no amount"),
         (("--image-size", "big"), "--image-size"),
         (("--convs", "spatail"), "Did you mean conv=spatial"),
+        (("--match", "600M"), "--match=600M is not a budget. Allowed: macs:600M"),
+        (("--match-over", "phi"), "type --match macs:400M too"),
+        (("--match", "native", "--layers", "--models", "resnet18"), "leave out --match"),
     ],
 )
 def test_mistakes_exit_with_2_and_say_what_to_type(run, arguments, hint):

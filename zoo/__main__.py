@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from zoo import table_command
 from zoo.errors import ConvzooError
 from zoo.report import command as report_command
+
+OTHER_ROOMS = {"dashboard": ("lightning_modules.dashboard", "save a W&B workspace that compares the runs of a project")}
+"""Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
     export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
     export.set_defaults(run=_export)
+    for verb, (module, text) in OTHER_ROOMS.items():
+        other = verbs.add_parser(verb, help=text)
+        importlib.import_module(module).add_options(other)
+        other.set_defaults(run=importlib.import_module(module).run)
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0

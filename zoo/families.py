@@ -74,7 +74,7 @@ def resolve(name: str, variant: str | int | None = None, phi: float | None = Non
     Args:
         name: A family (``resnet``, ``effnet``, ``mobilenet``, ``xception``), else a timm name as it is.
         variant: One of the family's variants; None for the default.
-        phi: EfficientNet's compound coefficient, any real number ≥ 0, on top of B0. Not the n of Bn: B1 is about φ=0.5
+        phi: EfficientNet's compound coefficient, any real number, on top of B0. Not the n of Bn: B1 is about φ=0.5
             with its width unscaled, B2 is φ=1.
 
     Raises:
@@ -129,6 +129,8 @@ class Scale:
 
 def check_phi(phi: object, key: str = "model.phi") -> float:
     """Returns ``phi`` as a float when it can scale a network; raises ConvzooError otherwise."""
-    if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not math.isfinite(phi) or not 0 <= phi <= 10:
-        raise ConvzooError(f"{key}={phi} cannot scale a network. Allowed: a number from 0 (as it is) to 10; B2 is 1.")
+    if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not math.isfinite(phi) or not -10 <= phi <= 10:
+        raise ConvzooError(
+            f"{key}={phi} cannot scale a network. Allowed: a number from -10 to 10 (0: as it is; B2 is 1)."
+        )
     return float(phi)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
 
 import timm
 from torch import nn
 from tqdm import tqdm
 
-from zoo.acts import ACTS, swap_activations
+from zoo.act_ops import check_complete
+from zoo.acts import ACTS, SWAPPED, replace_activations, swap_activations
+from zoo.budget import parse_budget
 from zoo.builder import build
 from zoo.convs import KINDS
 from zoo.counting import Cost, LayerCost, cost, layer_costs
-from zoo.errors import ConvzooError, choose, closest
-from zoo.families import FAMILIES, Network, resolve
+from zoo.errors import ConvzooError, choose
+from zoo.families import FAMILIES, Network
+from zoo.matching import OVERS, Match, match_text
 from zoo.meta import weightless
+from zoo.networks import find_networks, published_size
 from zoo.rewriter import ALIASES
+from zoo.scaling import SCALABLE
 from zoo.stem import STEMS, stem_for
 
 CONVS = ("native", *KINDS)
 ALL_ACTS = ("native", *ACTS)
-
-_PUBLISHED_AT = {
-    backbone: family.resolutions.get(variant, 224)
-    for family in FAMILIES.values()
-    for variant, backbone in family.variants.items()
-}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class CellCost:
         model: timm's name of the network.
         cost: What the cell costs; None where there is no such cell.
         refused: Why there is none.
+        match: The width or φ at which it meets a budget, where one was given.
     """
 
     model: str
@@ -44,6 +46,7 @@ class CellCost:
     act: str
     cost: Cost | None = None
     refused: str | None = None
+    match: Match | None = None
 
 
 @dataclass(frozen=True)
@@ -66,40 +69,14 @@ class Images:
 PUBLISHED = Images()
 
 
-def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
-    """The networks that some names stand for, each once.
-
-    Args:
-        names: A family (all its variants), ``family:variant``, a timm name, or a pattern of timm names (``regnety_*``).
-
-    Raises:
-        ConvzooError: A name that stands for nothing.
-    """
-    found: dict[str, Network] = {}
-    for name in names:
-        family, _, variant = name.partition(":")
-        if family in FAMILIES:
-            networks = [resolve(family, v) for v in ([variant] if variant else FAMILIES[family].variants)]
-        elif set("*?[") & set(name):
-            networks = [resolve(match) for match in timm.list_models(name)]
-        else:
-            networks = [resolve(name)] if timm.is_model(name) else []
-        if not networks:
-            guess = closest(name, [*FAMILIES, *timm.list_models()])
-            raise ConvzooError(
-                f"model={name} does not exist." + (f" Did you mean {guess}?" if guess else "") + " Allowed: a family"
-                f" ({', '.join(FAMILIES)}), one of its variants (effnet:b0), or any timm name or pattern (regnety_*)."
-            )
-        found.update((network.backbone, network) for network in networks)
-    return list(found.values())
-
-
 def tabulate(
     models: Iterable[str] = FAMILIES,
     convs: Iterable[str] = CONVS,
     acts: Iterable[str] = ("native",),
     images: Images = PUBLISHED,
     *,
+    match: str | None = None,
+    over: str = "width",
     progress: bool = False,
 ) -> list[CellCost]:
     """Counts every cell of models × convs × acts. One that does not exist is in the list too, with the reason.
@@ -108,17 +85,24 @@ def tabulate(
         models: As for `find_networks`; all families by default.
         convs, acts: Conv kinds and activations, ``native`` among them.
         images: What the networks see; by default what each was published with.
+        match: A budget that every cell should meet, as for `zoo.matching.match_text`: it is counted at the ``width`` or
+            ``phi`` (``over``) that comes nearest. A network without a width, or a budget out of reach, is refused.
+        over: What is matched over.
         progress: Whether to show a progress bar where standard error is a terminal.
 
     Raises:
-        ConvzooError: A model, conv kind, activation or stem that does not exist.
+        ConvzooError: A model, conv kind, activation or stem that does not exist; a ``match`` that is no budget.
     """
+    if match is not None:
+        parse_budget(match, "match")
+        choose("over", over, OVERS)
     convs = [choose("conv", ALIASES.get(conv, conv), CONVS) for conv in convs]
     acts = [choose("act", act, ALL_ACTS) for act in acts]
     choose("stem", images.stem, STEMS)
     pairs = [(network, conv) for network in find_networks(models) for conv in convs]
-    bar = tqdm(pairs, unit="network", leave=False, disable=None if progress and len(pairs) > 10 else True)
-    return [cell for network, conv in bar for cell in _count(network, conv, acts, images)]
+    bar = tqdm(pairs, unit="network", leave=False, disable=None if progress and (match or len(pairs) > 10) else True)
+    count = _count if match is None else partial(_meet, budget=match, over=over)
+    return [cell for network, conv in bar for cell in count(network, conv, acts, images)]
 
 
 def layers(model: str, conv: str = "native", act: str = "native", images: Images = PUBLISHED) -> list[LayerCost]:
@@ -140,26 +124,27 @@ def layers(model: str, conv: str = "native", act: str = "native", images: Images
         raise ConvzooError(_reason(error)) from error
 
 
-def _build(network: Network, conv: str, images: Images) -> tuple[nn.Module, int | tuple[int, int]]:
-    size = images.size or network.image_size or _PUBLISHED_AT.get(network.backbone)
-    size = size or timm.get_pretrained_cfg(network.backbone).input_size[1:]
+def _build(
+    network: Network, conv: str, images: Images, found: Match | None = None
+) -> tuple[nn.Module, int | tuple[int, int]]:
+    size = images.size or published_size(network)
+    scale = {found.over: found.value} if found else {"phi": network.phi}
     with weightless():
-        net = build(
-            network.backbone,
-            conv,
-            num_classes=images.num_classes,
-            in_chans=images.in_chans,
-            phi=network.phi,
-            stem=stem_for(images.stem, size),
-        )
-    return net, size
+        net = build(network.backbone, conv, **_settings(images, size), **scale)
+    return net, found.cost.image_size if found else size
 
 
-def _count(network: Network, conv: str, acts: Sequence[str], images: Images) -> Iterator[CellCost]:
+def _settings(images: Images, size: int | tuple[int, int]) -> dict[str, Any]:
+    return {"num_classes": images.num_classes, "in_chans": images.in_chans, "stem": stem_for(images.stem, size)}
+
+
+def _count(
+    network: Network, conv: str, acts: Sequence[str], images: Images, found: Match | None = None
+) -> Iterator[CellCost]:
     """One network serves all activations: they compute no products, so that only parameters of their own count."""
     name = network.backbone
     try:
-        net, size = _build(network, conv, images)
+        net, size = _build(network, conv, images, found)
         native = cost(net, size, images.in_chans)
     # A network of timm's may fail in its own way (an image too small, say); the other cells should not fall with it.
     except Exception as error:
@@ -167,12 +152,48 @@ def _count(network: Network, conv: str, acts: Sequence[str], images: Images) -> 
         return
     for act in acts:
         try:
-            with weightless():
-                swap_activations(net, act)
+            if act != "native":
+                _need_complete(name)
+                replace_activations(net, act)
         except ConvzooError as error:
             yield CellCost(name, conv, act, refused=_reason(error))
             continue
-        yield CellCost(name, conv, act, native if act == "native" else _with_params_of(net, native))
+        counted = native if act == "native" else _with_params_of(net, native)
+        yield CellCost(name, conv, act, counted, match=found and replace(found, cost=counted))
+
+
+def _meet(
+    network: Network, conv: str, acts: Sequence[str], images: Images, budget: str, over: str
+) -> Iterator[CellCost]:
+    """One width serves all activations where the budget is one of MACs; some have parameters."""
+    name, size = network.backbone, images.size or published_size(network)
+    by_macs = parse_budget(budget, "match")[0] == "macs"
+    for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
+        try:
+            if name not in SCALABLE:
+                raise ConvzooError(f"{name} has no width to meet a budget with. resnet, mobilenet and effnet have one.")
+            found = match_text(budget, size, name, conv, act, over=over, key="match", **_settings(images, size))
+        except Exception as error:
+            yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
+        else:
+            yield from _count(network, conv, group, images, found)
+
+
+def _need_complete(backbone: str) -> None:
+    """Once per network: rewriting its convolutions changes nothing about its activations."""
+    if reason := _why_incomplete(backbone):
+        raise ConvzooError(reason)
+
+
+@cache
+def _why_incomplete(backbone: str) -> str | None:
+    with weightless():
+        net = timm.create_model(backbone)
+    try:
+        check_complete(net, SWAPPED)
+    except ConvzooError as error:
+        return str(error)
+    return None
 
 
 def _with_params_of(net: nn.Module, cost: Cost) -> Cost:

@@ -24,6 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
     for size in SIZES:
         parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
+    parser.add_argument("--match", metavar="BUDGET", help="scale each cell to macs:400M, params:5M or native's MACs")
+    parser.add_argument("--match-over", choices=("width", "phi"), help="by its width, or by compound scaling (width)")
     parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
     parser.add_argument("--reverse", action="store_true", help="sort the largest first")
     parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
@@ -38,6 +40,10 @@ def run(given: argparse.Namespace) -> None:
     """
     limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
     size = parse_size(given.image_size) if given.image_size else None
+    if given.match is not None:
+        budget.parse_budget(given.match, "--match")
+    elif given.match_over:
+        raise ConvzooError("--match-over says how a budget is met: type --match macs:400M too, or leave it out.")
 
     from zoo import table
 
@@ -46,14 +52,17 @@ def run(given: argparse.Namespace) -> None:
     acts = _all_of(given.acts or ["native"], table.ALL_ACTS)
     models = given.models or list(table.FAMILIES)
     if given.layers:
+        if given.match is not None:
+            raise ConvzooError("--layers shows a published network: leave out --match, or leave out --layers.")
         if len(models) * len(convs) * len(acts) > 1:
             raise ConvzooError("--layers shows one cell. Name it: --models effnet:b0 --convs separable --acts swish.")
         title = f"{models[0]} · {convs[0]} · {acts[0]}"
         table_views.show_layers(table.layers(models[0], convs[0], acts[0], images), given.format, title)
     else:
-        cells = table.tabulate(models, convs, acts, images, progress=True)
+        over = (given.match_over or "width") if given.match else None
+        cells = table.tabulate(models, convs, acts, images, match=given.match, over=over or "width", progress=True)
         shown = budget.select(cells, limits, given.sort, given.reverse)
-        table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown))
+        table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown), over=over)
 
 
 def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:

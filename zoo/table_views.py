@@ -20,13 +20,26 @@ DTYPES = ("fp32", "bf16", "int8")
 NOTE = "MACs: multiply-adds of the forward pass for one image (FLOPs: twice that). Train MACs: forward and backward."
 
 
-def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0) -> None:
-    """Prints one row a cell; for people also why a cell was refused, and how many were left out."""
+def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over: str | None = None) -> None:
+    """Prints one row a cell; for people also why a cell was refused, and how many were left out.
+
+    Args:
+        over: ``width`` or ``phi`` where a budget was matched: then there are columns for it, and for the miss.
+    """
     view = {"json": _cell_record, "csv": _cell_timm}.get(form, _cell_text)
-    _print([view(cell) for cell in cells], form)
+    rows = [view(cell) for cell in cells]
+    if over is not None:
+        for cell, row in zip(cells, rows, strict=True):
+            row |= _matched_text(cell, over) if view is _cell_text else _matched(cell, over)
+    _print(rows, form)
     if form in ("terminal", "markdown"):
-        for model, conv, reason in dict.fromkeys((c.model, c.conv, c.refused) for c in cells if c.refused):
-            print(f"{model} × {conv} refused: {reason}\n")
+        refusals: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+        for cell in cells:
+            if cell.refused:
+                convs, acts = refusals.setdefault((cell.model, cell.refused), ({}, {}))
+                convs[cell.conv] = acts[cell.act] = None
+        for (model, reason), (convs, acts) in refusals.items():
+            print(f"{model} × {', '.join(convs)} × {', '.join(acts)} refused: {reason}\n")
         refused = sum(not c.cost for c in cells)
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 
@@ -102,6 +115,18 @@ def _cell_text(cell: CellCost) -> dict[str, str]:
         "activations": render.short(cost.activations) if cost else "–",
         "train MACs": render.short(cost.train_macs) if cost else "–",
     }
+
+
+def _matched(cell: CellCost, over: str) -> dict[str, Any]:
+    """The miss is a share of the budget: 0.01 is one per cent above it."""
+    found = cell.match
+    return {over: found and found.value, "budget": found and found.budget, "miss": found and found.miss}
+
+
+def _matched_text(cell: CellCost, over: str) -> dict[str, str]:
+    found = cell.match
+    symbol = {"phi": "φ"}.get(over, over)
+    return {symbol: f"{found.value:g}" if found else "–", "miss": f"{found.miss:+.1%}" if found else "–"}
 
 
 def _layer_csv(layer: LayerCost) -> dict[str, Any]:

@@ -74,8 +74,9 @@ class SweepLauncher(Launcher):
         _show_table(jobs, failed, folder)
         if failed and self.raise_on_failure:
             names = "\n  ".join(job.name for job in failed)
+            runs = sum(job.runs for job in jobs)
             raise ConvzooError(
-                f"{len(failed)} of {len(jobs)} jobs did not complete:\n  {names}\nThe same command runs these again."
+                f"{len(failed)} of {runs} jobs did not complete:\n  {names}\nThe same command runs these again."
             )
         return [_returned(job, jobs) for job in jobs]
 
@@ -110,19 +111,18 @@ class LocalLauncher(SweepLauncher):
 def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
     from zoo.report import load_results, print_table
 
-    folders = [job.folder for job in jobs if job.result()]
-    if folders:
-        print_table(load_results(folders))
+    print_table(load_results([folder]))
     runs = sum(job.runs for job in jobs)
     path = os.path.relpath(folder)
     print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {path}")
 
 
 def _returned(job: Any, jobs: list[Any]) -> JobReturn:
+    overrides = job.overrides
     if job.same_as is not None:
         job = next(other for other in jobs if other.number == job.same_as)
     result = job.result()
-    returned = JobReturn(overrides=job.overrides, status=JobStatus.FAILED, working_dir=str(job.folder))
+    returned = JobReturn(overrides=overrides, status=JobStatus.FAILED, working_dir=str(job.folder))
     if result.get("status") == "completed":
         returned.status, returned.return_value = JobStatus.COMPLETED, result["metrics"].get("test/acc")
     else:

@@ -154,19 +154,18 @@ class FolderData(_Data):
         return self._loader("test" if has_test else "val")
 
 
-def make_data(data: dict[str, Any], image_size: int, seed: int = 0) -> ImageData | FolderData:
+def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
     """Makes the data module of a configuration.
 
     Args:
-        data: The data group. Values that are None there (``image_size``, ``num_classes``) are filled in.
-        image_size: The network's own resolution, for a data set that has none.
+        data: The data group, with ``image_size`` resolved (`lightning_modules.scaling.image_sizes`). ``num_classes``
+            may be None for an image folder: it is counted.
         seed: Of the order of the training images.
 
     Raises:
         ConvzooError: A data set that does not exist, or files that are missing.
     """
     name = choose("data", data["name"], [*SOURCES, "imagefolder"])
-    data = {**data, "image_size": data["image_size"] or image_size}
     if name in SOURCES:
         return ImageData(data, seed)
     from lightning_modules.data.folder import classes

@@ -14,10 +14,8 @@ import torch
 
 import zoo
 from lightning_modules.config import check
-from lightning_modules.data import make_data
 from lightning_modules.hardware import Hardware, resolve_hardware
 from lightning_modules.identity import digest, leaves
-from lightning_modules.scaling import image_sizes
 from lightning_modules.spec import Spec, find_spec
 from lightning_modules.sweep.estimate import Stopwatch
 from zoo.errors import ConvzooError, UnfitError
@@ -40,7 +38,7 @@ class Describer:
         self.node_gpus, self.here = node_gpus, node_gpus is None
         self.stopwatch = Stopwatch() if measure else None
         self._networks: dict[str, dict[str, Any]] = {}
-        self._data: dict[str, Any] = {}
+        self._images: dict[str, tuple[int, int]] = {}
 
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a cell is: see `lightning_modules.sweep.jobs.Job`, with ``same`` equal for the same network and recipe.
@@ -57,9 +55,9 @@ class Describer:
             "nodes": hardware.num_nodes,
             "gpus": hardware.devices if hardware.accelerator in ("gpu", "cuda") else 0,
         }
-        data = self._find_data(config)
         try:
-            spec = find_spec(config, hardware.name, data.data)
+            spec = find_spec(config, hardware.name)
+            self._check_data(config, spec)
             network = self._find_network(spec)
         except UnfitError as error:
             cell = {k: config[k]["name"] for k in CHOICES if k != "scale"} | {"seed": config["seed"]}
@@ -69,20 +67,15 @@ class Describer:
             "cell": spec.choices,
             "cost": network["cost"],
             "same": self._same(config, spec, network["fingerprint"]),
-            "estimate_s": self._estimate(config, spec, hardware, data),
+            "estimate_s": self._estimate(config, spec, hardware),
         }
 
-    def _find_data(self, config: dict[str, Any]) -> Any:
-        image_size = image_sizes(config)[1]
-        settings = {**config["data"], "image_size": image_size}
-        key = digest(settings)
-        if key not in self._data:
-            data = make_data(settings, image_size, config["seed"])
-            if self.here:
-                # Reads them: what is missing or wrong is told before the first job starts.
-                data.size("train"), data.size("val")
-            self._data = {key: data}  # the latest only: data sets are large
-        return self._data[key]
+    def _check_data(self, config: dict[str, Any], spec: Spec) -> None:
+        """Reads each data set once: what is missing or wrong is told before the first job starts."""
+        key = digest({k: v for k, v in config["data"].items() if k not in ("image_size", "batch_size", "augment")})
+        if self.here and key not in self._images:
+            self._images[key] = spec.data.size("train"), spec.data.size("val")
+        self._train_val = self._images.get(key)
 
     def _find_network(self, spec: Spec) -> dict[str, Any]:
         key = digest([spec.network, spec.image_size])
@@ -107,8 +100,10 @@ class Describer:
         given = config["init"]["name"] != "random" or spec.network["pretrained"]
         return digest([network, spec.image_size, rest, spec.network if given else None])
 
-    def _estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, data: Any) -> float | None:
-        return self.stopwatch.estimate(config, spec, hardware, data) if self.stopwatch and self.here else None
+    def _estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware) -> float | None:
+        if self.stopwatch is None or self._train_val is None:
+            return None
+        return self.stopwatch.estimate(config, spec, hardware, *self._train_val)
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
-from lightning_modules.sweep.jobs import RESULT, Job, reproduce
+from lightning_modules.sweep.jobs import Job, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
 from lightning_modules.sweep.show import show_plan
@@ -126,6 +127,7 @@ def _settle(job: Job, how: int | str | None) -> str:
             "wandb": {"id": None, "mode": None, "dir": None},
             "checkpoint": None,
             "command": reproduce(job),
+            "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
         write_result(job.folder, result)
@@ -145,6 +147,3 @@ def _line(job: Job, status: str) -> str:
 def not_completed(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that should have completed and have not."""
     return [job for job in jobs if job.runs and job.status() != "completed"]
-
-
-__all__ = ["RESULT", "Engine", "not_completed", "run_sweep", "summary"]

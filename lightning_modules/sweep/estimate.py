@@ -30,13 +30,14 @@ class Stopwatch:
         # Every job starts Python, and imports what this process imports.
         self.start_s = time.process_time()
 
-    def estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, data: Any) -> float:
+    def estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, train: int, val: int) -> float:
         """Seconds for all epochs, validation, test and start-up.
 
-        Data-parallel processes are taken to share the work without loss, and data to be there in time.
+        ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
+        without loss, and
+        data to be there in time.
         """
         trainer, batch = config["trainer"], config["data"]["batch_size"]
-        train, val = data.size("train"), data.size("val")
         batches = max(1, _limited(train // batch, trainer["limit_train_batches"]))
         steps = batches * trainer["max_epochs"] if trainer["max_epochs"] > 0 else trainer["max_steps"]
         if trainer["max_steps"] > 0:

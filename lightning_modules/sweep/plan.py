@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.identity import recipe
 from lightning_modules.sweep.jobs import Job
 from zoo.budget import parse_amount
 from zoo.errors import ConvzooError
@@ -83,6 +84,7 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
             "id": job.id,
             "overrides": job.overrides,
             "folder": job.folder.name,
+            "recipe": recipe(job.config),
             **{key: getattr(job, key) for key in KEPT},
         }
         for job in jobs

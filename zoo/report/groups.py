@@ -11,7 +11,7 @@ from zoo.report.cells import BASE_RECIPE, Cell, Group, natural, sort_cells
 from zoo.report.metrics import ACCURACY
 from zoo.report.runs import Run, Value
 
-FOUND_LATER = ("image_size", "stem", "width", "match_miss", "hardware")
+FOUND_LATER = ("image_size", "stem", "width", "phi", "match_miss", "hardware")
 """Choices that a run may know in its final form only after it has started."""
 
 
