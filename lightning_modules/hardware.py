@@ -87,7 +87,7 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
 
 def inside_a_rank() -> bool:
     """Whether something (torchrun, srun) has started this process as one of several already."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ or _started() > 1
+    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or _started() > 1
 
 
 def _started() -> int:

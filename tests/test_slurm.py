@@ -34,7 +34,10 @@ def accounted(request):
 def slurm(accounted, tmp_path_factory):
     if reason := cluster.missing(accounted):
         pytest.skip(reason)
-    with cluster.running(tmp_path_factory.mktemp("slurm") / "cluster", accounted) as up, pytest.MonkeyPatch.context() as m:
+    with (
+        cluster.running(tmp_path_factory.mktemp("slurm") / "cluster", accounted) as up,
+        pytest.MonkeyPatch.context() as m,
+    ):
         for key, value in up.environment.items():
             m.setenv(key, value)
         yield up
@@ -75,7 +78,9 @@ def test_a_successor_finds_the_jobs_and_can_cancel_them(slurm, tmp_path):
     successor = SlurmQueue(tmp_path / "sweep", SlurmOptions())
     found = until("jobs to start", lambda: (q := successor.queued()) and len(q) == 3 and q)
     assert set(found) == set(folders) and set(queue.queued()) == set(folders)
-    until("two to run", lambda: sorted(j.state for j in successor.queued().values()) == ["PENDING", "RUNNING", "RUNNING"])
+    until(
+        "two to run", lambda: sorted(j.state for j in successor.queued().values()) == ["PENDING", "RUNNING", "RUNNING"]
+    )
     successor.cancel(folders[:1])
     until("one to end", lambda: set(successor.queued()) == set(folders[1:]))
     successor.cancel(folders)
@@ -91,8 +96,12 @@ SAVES = "trap 'echo saved >> saved; exit 140' USR2 TERM; echo start >> starts; w
 def test_at_the_time_limit_a_job_saves_and_goes_on(slurm, accounted, tmp_path):
     if accounted:
         pytest.skip("the same with and without sacct")
+    starts = tmp_path / "starts"
     (folder,), queue = submit(tmp_path, SAVES, timeout_min=1, signal_delay_s=55)
-    until("a second start", lambda: (tmp_path / "starts").exists() and (tmp_path / "starts").read_text().count("start") == 2)
+    until(
+        "a second start",
+        lambda: starts.exists() and starts.read_text() == "start\n" * 2,
+    )
     assert (tmp_path / "saved").read_text().count("saved") == 1 and set(queue.queued()) == {folder}
     queue.cancel([folder])
     until("it to stay cancelled", lambda: queue.queued() == {})

@@ -1,7 +1,7 @@
 """Says what each cell of a sweep is, without training one: ``python -m lightning_modules.sweep.describe``.
 
 A process of its own, so that whoever plans a sweep stays small and needs no torch. Reads
-``{"configs": […], "node_gpus": null, "measure": false}`` from stdin and writes one JSON object a line and configuration.
+``{"configs": […], "node_gpus": null, "measure": false}`` from stdin and writes one JSON object a line, one for each.
 """
 
 from __future__ import annotations

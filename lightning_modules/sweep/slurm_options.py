@@ -1,4 +1,4 @@
-"""What a user may say about jobs on Slurm; `hydra_plugins.convzoo.slurm_launcher` makes ``hydra.launcher.KEY`` of it."""
+"""What a user may say about jobs on Slurm: ``hydra.launcher.KEY=VALUE`` with ``hydra/launcher=slurm``."""
 
 from __future__ import annotations
 

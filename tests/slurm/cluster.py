@@ -148,14 +148,9 @@ class Cluster:
         if (self.folder / "slurm.conf").exists():
             with contextlib.suppress(ClusterError, subprocess.SubprocessError):
                 self.run("scancel", "--full", "--signal=KILL", "--me")
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ClusterError):
-            self._wait("daemons to end", lambda: not self._pids(), 15)
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Each needs those after it to end well.
+        for daemons in (("slurmd", "slurmstepd"), ("slurmctld", "slurmscriptd"), ("slurmdbd",), ("mariadbd", "munged")):
+            self._end(daemons)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def status(self) -> str:
@@ -266,16 +261,23 @@ class Cluster:
                 raise ClusterError(f"waited {seconds:.0f} s for {what}\n{logs}")
             time.sleep(0.1)
 
-    def _pids(self) -> list[int]:
-        """This cluster's processes: its daemons, and the steps of its jobs."""
+    def _end(self, names: tuple[str, ...]) -> None:
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._pids(names):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+            with contextlib.suppress(ClusterError):
+                self._wait("daemons to end", lambda: not self._pids(names), 5)
+
+    def _pids(self, names: tuple[str, ...]) -> list[int]:
+        """This cluster's processes of these names."""
         needle, found = str(self.folder).encode(), []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 state = (process / "stat").read_text().rpartition(")")[2].split()[0]
                 name = (process / "comm").read_text().strip()
                 given = (process / "cmdline").read_bytes() + b"\0" + (process / "environ").read_bytes()
-                ours = name.startswith(("slurm", "munged", "mariadbd"))
-                if ours and state != "Z" and needle + b"/" in given.replace(b"\0", b"/"):
+                if name in names and state != "Z" and needle + b"/" in given:
                     found.append(int(process.name))
         return found
 
