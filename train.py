@@ -25,9 +25,11 @@ def train(config: DictConfig) -> float | None:
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
         from lightning_modules import run_cell
+        from lightning_modules.hardware import global_rank
 
         result = run_cell(settings, folder, command_line())
-    print_result(result, folder)
+    if global_rank() == 0:
+        print_result(result, folder)
     return result["metrics"].get("test/acc")
 
 

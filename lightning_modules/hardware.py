@@ -19,9 +19,6 @@ CHOICES = ("auto", "cpu", "gpu", "ddp")
 CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
 
-UNKNOWN = 10**6
-"""GPUs of a machine of which nothing is known."""
-
 
 @dataclass(frozen=True)
 class Hardware:
@@ -52,41 +49,35 @@ class Hardware:
         }
 
 
-def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], *, here: bool = True) -> Hardware:
-    """Says what a hardware choice means on this machine.
+def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpus: int | None = None) -> Hardware:
+    """Says what a hardware choice means on a machine.
 
     Args:
         hardware: The hardware group of the configuration.
         trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win where given.
-        here: False for another machine, of which nothing is known: a node of a cluster.
+        node_gpus: GPUs of the machine; None for this one's.
 
     Raises:
         ConvzooError: The machine does not have what was asked for.
     """
     name = choose("hardware", hardware["name"], CHOICES)
-    gpus = torch.cuda.device_count() if here else UNKNOWN
-    if name == "auto" and not here:
-        raise ConvzooError("hardware=auto is what this machine has. On a cluster type hardware=cpu, gpu or ddp.")
+    gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
     if name == "auto":
         name = "gpu" if gpus else "cpu"
+    none = "PyTorch sees no GPU on this machine" if node_gpus is None else "hydra.launcher.gpus_per_node=0"
     if name == "gpu" and not gpus:
-        raise ConvzooError(
-            "hardware=gpu, but PyTorch sees no GPU on this machine. Type hardware=cpu, or hardware=auto to use what "
-            "there is."
-        )
+        raise ConvzooError(f"hardware=gpu, but {none}. Type hardware=cpu, or hardware=auto to use what there is.")
     given = {k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := trainer.get(k)) is not None}
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
     devices = given.get("devices", hardware["devices"])
     if devices in ("auto", -1, "-1"):
-        if name == "ddp" and not here:
-            raise ConvzooError("hardware.devices=auto is what this machine has. On a cluster type hardware.devices=4.")
         devices = (gpus or CPU_PROCESSES) if name == "ddp" else 1
     nodes = given.get("num_nodes", hardware["num_nodes"])
     for key, number in (("devices", devices), ("num_nodes", nodes)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
     if accelerator in ("gpu", "cuda") and not gpus:
-        raise ConvzooError(f"trainer.accelerator={accelerator}, but PyTorch sees no GPU. Type hardware=cpu.")
+        raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
     if accelerator in ("gpu", "cuda") and devices > gpus:
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
     if name != "ddp" and devices * nodes > 1:
@@ -96,7 +87,29 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], *, here:
 
 def inside_a_rank() -> bool:
     """Whether something (torchrun, srun) has started this process as one of several already."""
-    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or _started() > 1
+
+
+def _started() -> int:
+    """How many processes torchrun or srun has started; not what an allocation could hold."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+
+
+def check_ranks(hardware: Hardware) -> None:
+    """Refuses a process that is one of more, or fewer, than the job needs: each would train all of it by itself.
+
+    Raises:
+        ConvzooError: Their number differs.
+    """
+    if inside_a_rank() and _started() != hardware.world_size:
+        raise ConvzooError(_other_number(hardware, _started()))
+
+
+def _other_number(hardware: Hardware, processes: int) -> str:
+    return (
+        f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {processes}. "
+        "Start as many tasks a node as there are devices a node."
+    )
 
 
 def global_rank() -> int:
@@ -154,10 +167,7 @@ def check_world_size(trainer: Any, hardware: Hardware) -> None:
         ConvzooError: The world size differs.
     """
     if trainer.world_size != hardware.world_size:
-        raise ConvzooError(
-            f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {trainer.world_size}. "
-            "Start as many tasks a node as there are devices a node."
-        )
+        raise ConvzooError(_other_number(hardware, trainer.world_size))
 
 
 def device_name(device: torch.device) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 from zoo.errors import ConvzooError
@@ -28,18 +29,26 @@ class Lock:
             ConvzooError: Another process has it.
         """
         self._file = self.path.open("a+")
-        try:
-            # POSIX locks, not flock: they hold on network file systems too.
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._take():
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"
             self._file.close()
-            raise ConvzooError(f"{self.what} in {self.path.parent} is running already ({owner}).") from None
+            raise ConvzooError(f"{self.what} in {self.path.parent} is running already ({owner}).")
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
         return self
+
+    def _take(self) -> bool:
+        # Somebody who only looks (`is_locked`) holds it for a moment.
+        for wait_s in (0.02, 0.1, 0.3, 0):
+            try:
+                # POSIX locks, not flock: they hold on network file systems too.
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                time.sleep(wait_s)
+        return False
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_modules.callbacks.last import NAME as LAST
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
-from lightning_modules.hardware import Hardware, global_rank, inside_a_rank, launch_ranks, resolve_hardware
+from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, environment, write_result
@@ -50,6 +50,7 @@ def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) ->
     folder.mkdir(parents=True, exist_ok=True)
     check(config)
     hardware = resolve_hardware(config["hardware"], config["trainer"])
+    check_ranks(hardware)
     if global_rank() > 0:
         return run_rank(config, folder, command, hardware)
     with Lock(folder / LOCK_FILE, "a run"):

@@ -1,7 +1,7 @@
 """Says what each cell of a sweep is, without training one: ``python -m lightning_modules.sweep.describe``.
 
 A process of its own, so that whoever plans a sweep stays small and needs no torch. Reads
-``{"configs": […], "here": true, "measure": false}`` from stdin and writes one JSON object a line and configuration.
+``{"configs": […], "node_gpus": null, "measure": false}`` from stdin and writes one JSON object a line, one for each.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class Describer:
     """Describes configurations; what several of them share is done once.
 
     Args:
-        here: Whether the jobs run on this machine, which then must have their hardware and data.
+        node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine, which then must have their
+            hardware and data.
         measure: Whether to time a few steps of each network.
     """
 
-    def __init__(self, here: bool = True, measure: bool = False) -> None:
-        self.here, self.stopwatch = here, Stopwatch() if measure else None
+    def __init__(self, node_gpus: int | None = None, measure: bool = False) -> None:
+        self.node_gpus, self.here = node_gpus, node_gpus is None
+        self.stopwatch = Stopwatch() if measure else None
         self._networks: dict[str, dict[str, Any]] = {}
         self._images: dict[str, tuple[int, int]] = {}
 
@@ -47,7 +49,7 @@ class Describer:
             ConvzooError: A wrong value.
         """
         check(config)
-        hardware = resolve_hardware(config["hardware"], config["trainer"], here=self.here)
+        hardware = resolve_hardware(config["hardware"], config["trainer"], self.node_gpus)
         shape = {
             "processes": hardware.world_size,
             "nodes": hardware.num_nodes,
@@ -109,7 +111,7 @@ def main() -> int:
     job = json.load(sys.stdin)
     # What libraries print must not stand between the answers.
     out, sys.stdout = sys.stdout, sys.stderr
-    describer = Describer(job["here"], job["measure"])
+    describer = Describer(job["node_gpus"], job["measure"])
     for config in job["configs"]:
         try:
             answer = describer.describe(config)

@@ -24,18 +24,20 @@ class Engine(Protocol):
     """Where jobs run.
 
     Attributes:
-        here: Whether on this machine.
+        node_gpus: GPUs of a machine; None where jobs run on this one, which is asked.
         threads: That each job gets.
         running: The jobs that run now.
     """
 
-    here: bool
+    node_gpus: int | None
     threads: int
     running: list[Job]
 
     def at_once(self, jobs: Sequence[Job]) -> int: ...
 
-    def run(self, jobs: Sequence[Job], ended: Callable[[Job, int | None], None], tick: Callable[[], None]) -> None: ...
+    def run(
+        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
+    ) -> None: ...
 
     def stop(self, wait: bool = False) -> None: ...
 
@@ -54,12 +56,12 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
         SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
     """
     if sweep["plan"]:
-        make_plan(jobs, sweep, engine.here, engine.threads)
+        make_plan(jobs, sweep, engine.node_gpus, engine.threads)
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, "a sweep"):
-        make_plan(jobs, sweep, engine.here, engine.threads)
+        make_plan(jobs, sweep, engine.node_gpus, engine.threads)
         write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
         todo = [job for job in jobs if job.runs and job.status() != "completed"]
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
@@ -84,8 +86,8 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
     before = signal.signal(signal.SIGTERM, terminated)
     with View(todo, done) as view:
 
-        def ended(job: Job, code: int | None) -> None:
-            status = _settle(job, code)
+        def ended(job: Job, how: int | str | None) -> None:
+            status = _settle(job, how)
             view.ended(job, status)
             view.say(_line(job, status))
             if fail_fast and status == "failed" and not engine.stopping:
@@ -102,12 +104,18 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def _settle(job: Job, code: int | None) -> str:
-    """How a job that ended stands; one that could not say so itself gets a result that does."""
+def _settle(job: Job, how: int | str | None) -> str:
+    """How a job that ended stands; one that could not say so itself gets a result that does.
+
+    Args:
+        job: What ended.
+        how: Its exit code, or what is known of its end in words.
+    """
     result = job.result()
     if "status" not in result:
-        name = signal.Signals(-code).name if code is not None and code < 0 else None
-        why = f"killed by {name}" if name else f"ended with exit code {code}" if code is not None else "vanished"
+        name = signal.Signals(-how).name if isinstance(how, int) and how < 0 else None
+        words = f"ended with exit code {how}" if isinstance(how, int) else how or "vanished"
+        why = f"killed by {name}" if name else words
         if name == "SIGKILL":
             why += ": out of memory, or somebody's kill -9"
         told = job.last_words(3)

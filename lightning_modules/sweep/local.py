@@ -40,7 +40,7 @@ class LocalEngine:
         sweep: The sweep's name, W&B's group.
     """
 
-    here = True
+    node_gpus = None
 
     def __init__(self, slots: int | str, jobs_per_gpu: int, stagger_s: float, config_name: str, sweep: str) -> None:
         self.cores = len(os.sched_getaffinity(0))

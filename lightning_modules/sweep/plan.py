@@ -22,13 +22,13 @@ LIMITS = {"max_params": "cost/params", "max_macs": "cost/macs"}
 KEPT = ("same_as", "excluded", "cell", "cost", "estimate_s")
 
 
-def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], here: bool, threads: int = 1) -> None:
+def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None, threads: int = 1) -> None:
     """Fills in what each job is: its cell, its cost, whether it runs.
 
     Args:
         jobs: All of the sweep's, with their configurations.
         sweep: The sweep group of the configuration.
-        here: Whether the jobs run on this machine.
+        node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine.
         threads: That each job gets, for the estimate of its time.
 
     Raises:
@@ -36,7 +36,7 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], here: bool, threads: i
     """
     limits = {key: parse_amount(str(sweep[name])) for name, key in LIMITS.items() if sweep[name] is not None}
     seen: dict[str, int] = {}
-    for job, answer in zip(jobs, _describe(jobs, here, sweep["plan"], threads), strict=True):
+    for job, answer in zip(jobs, _describe(jobs, node_gpus, sweep["plan"], threads), strict=True):
         same = answer.pop("same", None)
         for key, value in answer.items():
             setattr(job, key, value)
@@ -50,11 +50,11 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], here: bool, threads: i
         raise ConvzooError("every job is left out:\n" + "\n".join(f"  {j.name}: {j.excluded}" for j in jobs[:10]))
 
 
-def _describe(jobs: Sequence[Job], here: bool, measure: bool, threads: int) -> list[dict[str, Any]]:
+def _describe(jobs: Sequence[Job], node_gpus: int | None, measure: bool, threads: int) -> list[dict[str, Any]]:
     """What `lightning_modules.sweep.describe` says, from a process that has torch."""
     from tqdm import tqdm
 
-    question = {"configs": [job.config for job in jobs], "here": here, "measure": measure}
+    question = {"configs": [job.config for job in jobs], "node_gpus": node_gpus, "measure": measure}
     with subprocess.Popen(
         [sys.executable, "-m", "lightning_modules.sweep.describe"],
         stdin=subprocess.PIPE,

@@ -1,0 +1,35 @@
+"""The launcher of a sweep on a Ray cluster: ``hydra/launcher=ray``. docs/clusters.md says how to use it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from hydra_plugins.convzoo.local_launcher import SweepLauncher
+
+
+@dataclass
+class RayLauncherConf:
+    """Configures `RayLauncher`; `lightning_modules.sweep.ray.RayEngine` says what the keys mean."""
+
+    _target_: str = "hydra_plugins.convzoo.ray_launcher.RayLauncher"
+    address: str = "auto"
+    cpus: int = 1
+    gpus_per_node: int = 0
+    jobs: int | None = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayLauncherConf, provider="convzoo")
+
+
+class RayLauncher(SweepLauncher):
+    """Runs each job as ``python train.py OVERRIDES`` in a Ray task."""
+
+    def __init__(self, address: str, cpus: int, gpus_per_node: int, jobs: int | None) -> None:
+        self.options = (address, cpus, gpus_per_node, jobs)
+
+    def engine(self, folder: Path) -> Any:
+        from lightning_modules.sweep.ray import RayEngine
+
+        return RayEngine(*self.options, self.config.hydra.job.config_name, folder)

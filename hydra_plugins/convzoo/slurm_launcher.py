@@ -1,0 +1,32 @@
+"""The launcher of a sweep on a Slurm cluster: ``hydra/launcher=slurm``. docs/clusters.md says how to use it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from hydra_plugins.convzoo.local_launcher import SweepLauncher
+from lightning_modules.sweep.slurm_options import SlurmOptions
+
+
+@dataclass
+class SlurmLauncherConf(SlurmOptions):
+    """Configures `SlurmLauncher`."""
+
+    _target_: str = "hydra_plugins.convzoo.slurm_launcher.SlurmLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmLauncherConf, provider="convzoo")
+
+
+class SlurmLauncher(SweepLauncher):
+    """Runs each job as ``python train.py OVERRIDES`` on the cluster; the jobs are arrays, one a resource shape."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = SlurmOptions(**options)
+
+    def engine(self, folder: Path) -> Any:
+        from lightning_modules.sweep.slurm import SlurmEngine
+
+        return SlurmEngine(self.options, self.config.hydra.job.config_name, folder)

@@ -1,0 +1,149 @@
+"""Runs jobs on a Ray cluster: one Ray task each, which runs the job's command. Single-device jobs only.
+
+Ray's queue dies with this process, its jobs with it: the same command goes on with them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from zoo.errors import ConvzooError
+
+POLL_S = 0.5
+
+
+class RayEngine:
+    """A Ray cluster, for `lightning_modules.sweep.driver`.
+
+    Args:
+        address: Of the cluster; ``local`` for one on this machine, ``auto`` for the one that RAY_ADDRESS or ``ray
+            start`` has made known.
+        cpus: CPUs, and threads, of a job.
+        gpus_per_node: GPUs of a node.
+        jobs: Jobs at a time; None for as many as fit.
+        config_name: Hydra's, for the jobs' command lines.
+        folder: The sweep's, on a file system that all nodes share.
+
+    Raises:
+        ConvzooError: Ray is not installed, or there is no cluster at that address.
+    """
+
+    def __init__(
+        self, address: str, cpus: int, gpus_per_node: int, jobs: int | None, config_name: str, folder: Path
+    ) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ConvzooError('hydra/launcher=ray needs Ray. Type: pip install "convzoo[ray]"') from None
+        self.ray, self.address, self.jobs = ray, address, jobs
+        self.node_gpus: int | None = gpus_per_node
+        self.threads, self.config_name, self.folder = cpus, config_name, folder
+        self.stopping = False
+        self._tasks: dict[Any, Job] = {}
+
+    def at_once(self, jobs: Sequence[Job]) -> int:
+        """How many of these may run at a time; the cluster may hold fewer."""
+        return min(self.jobs or len(jobs), len(jobs))
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in self._tasks.values() if job.status() == "running"]
+
+    def run(
+        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
+    ) -> None:
+        """Runs the jobs to their end.
+
+        Args:
+            jobs: What to run.
+            ended: Told of each job that ended, with its exit code, or why Ray gave it up. It may call `stop`.
+            tick: Called twice a second.
+
+        Raises:
+            ConvzooError: A job of several processes; no cluster.
+        """
+        if several := next((job for job in jobs if job.processes > 1), None):
+            raise ConvzooError(
+                f"{several.name} has {several.processes} processes, and hydra/launcher=ray runs jobs of one device. "
+                "Type hydra/launcher=slurm or local for it."
+            )
+        try:
+            # Workers import this module from where it lies here.
+            paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            self.ray.init(
+                self.address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConvzooError(f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}") from None
+        waiting = list(jobs)
+        try:
+            while waiting or self._tasks:
+                while waiting and not self.stopping and len(self._tasks) < self.at_once(jobs):
+                    job = waiting.pop(0)
+                    self._tasks[self._start(job)] = job
+                if self.stopping:
+                    waiting.clear()
+                done, _ = self.ray.wait(list(self._tasks), timeout=POLL_S) if self._tasks else ([], [])
+                for task in done:
+                    ended(self._tasks.pop(task), self._outcome(task))
+                tick()
+        except BaseException:
+            self.stop(wait=True)
+            raise
+        finally:
+            self.ray.shutdown()
+
+    def stop(self, wait: bool = False) -> None:
+        """Starts no further job; those that run save and end."""
+        self.stopping = True
+        for task in self._tasks:
+            self.ray.cancel(task)
+        if wait:
+            end = time.monotonic() + 20
+            while self.running and time.monotonic() < end:
+                time.sleep(POLL_S)
+
+    def _start(self, job: Job) -> Any:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / RESULT).unlink(missing_ok=True)
+        variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
+        # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
+        options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
+        words, log = command(job, self.config_name), str((job.folder / LOG).resolve())
+        return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, variables)
+
+    def _outcome(self, task: Any) -> int | str:
+        try:
+            return self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            return str(error).strip().splitlines()[0]
+
+
+def _run(words: list[str], directory: str, log: str, variables: dict[str, str]) -> int:
+    """Runs a job's command on a node and returns its exit code; a cancelled task passes SIGINT on to it."""
+    with open(log, "ab") as out:
+        child = subprocess.Popen(
+            words,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | variables,
+            start_new_session=True,
+        )
+        try:
+            return child.wait()
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise

@@ -1,0 +1,111 @@
+"""Runs jobs on a Slurm cluster. Nothing depends on this process staying alive: the queue says what lives, and the
+jobs' folders say what became of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lightning_modules.sweep.jobs import Job, command
+from lightning_modules.sweep.slurm_options import SlurmOptions
+from lightning_modules.sweep.slurm_queue import Queued, Shape, SlurmQueue
+from lightning_modules.sweep.slurm_task import SlurmTask
+from zoo.errors import ConvzooError
+
+LEFT_POLLS = 2
+"""Looks at the queue in a row that must miss a job before it has ended: shared file systems show files late."""
+
+TICK_S = 0.5
+
+
+class SlurmEngine:
+    """A cluster, for `lightning_modules.sweep.driver`.
+
+    Args:
+        options: How jobs are submitted.
+        config_name: Hydra's, for the jobs' command lines.
+        folder: The sweep's, on a file system that all nodes share.
+
+    Raises:
+        ConvzooError: This machine has no Slurm, or submitit is not installed.
+    """
+
+    def __init__(self, options: SlurmOptions, config_name: str, folder: Path) -> None:
+        self.options, self.config_name, self.folder = options, config_name, folder
+        self.node_gpus: int | None = options.gpus_per_node
+        self.threads = options.cpus_per_task or 1
+        self.stopping = False
+        self.queue = SlurmQueue(folder, options)
+        self._left: list[Job] = []
+        self._queued: dict[Path, Queued] = {}
+
+    def at_once(self, jobs: Sequence[Job]) -> int:
+        """How many of these may run at a time."""
+        return min(self.options.at_once, len(jobs))
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in self._left if self._state(job) not in (None, "PENDING")]
+
+    def run(
+        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
+    ) -> None:
+        """Submits the jobs that no earlier start has left in the queue, and follows all of them to their end.
+
+        Args:
+            jobs: What to run.
+            ended: Told of each job that ended, and how, where it could not say so itself. It may call `stop`.
+            tick: Called twice a second.
+
+        Raises:
+            ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused.
+        """
+        queued = self.queue.queued()
+        if queued is None:
+            raise ConvzooError("squeue does not answer. Is Slurm's controller up? Nothing was submitted.")
+        self._left, self._queued = list(jobs), queued
+        new = [job for job in jobs if self._gone(job)]
+        if found := len(jobs) - len(new):
+            print(f"sweep: {found} jobs wait or run from an earlier start", flush=True)
+        self.queue.submit([(self._task(job), _shape(job)) for job in new])
+        missed = {job.number: 0 for job in jobs}
+        while self._left:
+            if (queued := self.queue.queued()) is not None:
+                self._queued = queued
+                for job in self._left:
+                    missed[job.number] = missed[job.number] + 1 if self._gone(job) else 0
+            for job in list(self._left):
+                gone = missed[job.number] >= LEFT_POLLS
+                # A completed result is final; what was interrupted may be about to be requeued.
+                if gone or job.result().get("status") == "completed":
+                    self._left.remove(job)
+                    ended(job, self.queue.why(job.folder) if gone and not job.result() else None)
+            self._pause(tick)
+
+    def _pause(self, tick: Callable[[], None]) -> None:
+        end = time.monotonic() + self.options.poll_s
+        while self._left and time.monotonic() < end:
+            tick()
+            time.sleep(min(TICK_S, self.options.poll_s))
+
+    def stop(self, wait: bool = False) -> None:
+        """Ends all jobs: those that run save first."""
+        self.stopping = True
+        self.queue.cancel([job.folder for job in self._left])
+
+    def _state(self, job: Job) -> str | None:
+        queued = self._queued.get(job.folder.resolve())
+        return queued.state if queued else None
+
+    def _gone(self, job: Job) -> bool:
+        return self._state(job) is None and job.status() != "running"
+
+    def _task(self, job: Job) -> SlurmTask:
+        environment = {"CONVZOO_SWEEP": self.folder.name}
+        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job, self.config_name), environment)
+
+
+def _shape(job: Job) -> Shape:
+    return Shape(job.nodes, job.processes // job.nodes, job.gpus > 0)

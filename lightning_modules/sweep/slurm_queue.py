@@ -1,0 +1,223 @@
+"""A sweep's jobs in Slurm's queue: submits them as arrays, and finds them again by the names of these."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.sweep.jobs import RESULT
+from lightning_modules.sweep.slurm_options import SlurmOptions
+from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending
+from zoo.errors import ConvzooError
+
+FOLDER = ".slurm"
+"""Below the sweep's folder: what was submitted, and submitit's files."""
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What one job needs of the cluster. Jobs of one shape share an array.
+
+    Attributes:
+        nodes: Machines.
+        devices: Processes a node: one a device.
+        gpus: Whether each process has a GPU of its own.
+    """
+
+    nodes: int = 1
+    devices: int = 1
+    gpus: bool = False
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job that Slurm knows: its id, state and Slurm's reason for that state."""
+
+    id: str
+    state: str
+    reason: str
+
+
+class SlurmQueue:
+    """The jobs of one sweep in Slurm's queue.
+
+    Args:
+        sweep: The sweep's folder, on a file system that all nodes share.
+
+    Raises:
+        ConvzooError: This machine has no Slurm, or submitit is not installed.
+    """
+
+    def __init__(self, sweep: Path, options: SlurmOptions) -> None:
+        self.sweep, self.options = sweep.resolve(), options
+        self.folder = self.sweep / FOLDER
+        _check_installed()
+
+    def submit(self, tasks: Sequence[tuple[SlurmTask, Shape]]) -> None:
+        """Submits jobs: an array for each shape, several one after another where they exceed Slurm's largest.
+
+        Raises:
+            ConvzooError: sbatch refused one; those before it are submitted.
+        """
+        by_shape: dict[Shape, list[SlurmTask]] = defaultdict(list)
+        for task, shape in tasks:
+            by_shape[shape].append(task)
+        largest = _largest_array()
+        for shape, same in sorted(by_shape.items()):
+            before = None
+            for start in range(0, len(same), largest):
+                before = self._submit_array(same[start : start + largest], shape, before)
+
+    def _submit_array(self, tasks: list[SlurmTask], shape: Shape, before: str | None) -> str:
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        name = f"{self.sweep.name}.{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for task in tasks:
+            task.folder.mkdir(exist_ok=True)
+            (task.folder / RESULT).unlink(missing_ok=True)
+        # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
+        record = {"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.replace(self.folder / f"{name}.json")
+        executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
+        try:
+            executor.update_parameters(**self._parameters(name, shape, before))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                jobs = executor.submit_array(tasks)
+        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+            (self.folder / f"{name}.json").unlink()
+            raise ConvzooError(f"sbatch refused {len(tasks)} jobs: {_last_line(error)}") from None
+        return jobs[0].job_id.partition("_")[0]
+
+    def _parameters(self, name: str, shape: Shape, before: str | None) -> dict[str, Any]:
+        options = self.options
+        given = {
+            "partition": options.partition,
+            "account": options.account,
+            "qos": options.qos,
+            "constraint": options.constraint,
+            "cpus_per_task": options.cpus_per_task,
+            "mem": options.mem_gb and f"{int(options.mem_gb * 1024)}MB",
+            "gpus_per_node": shape.devices if shape.gpus else None,
+            "dependency": before and f"afterany:{before}",
+        }
+        # One rank that dies takes the others along: they would wait for it. srun does not inherit the CPUs.
+        srun = ["--kill-on-bad-exit=1"]
+        srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
+        root = Path(__file__).resolve().parents[2]
+        return {k: v for k, v in given.items() if v is not None} | {
+            "job_name": name,
+            "time": options.timeout_min,
+            "signal_delay_s": options.signal_delay_s,
+            "nodes": shape.nodes,
+            "ntasks_per_node": shape.devices,
+            "array_parallelism": options.at_once,
+            "stderr_to_stdout": True,
+            "setup": [f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}", *options.setup],
+            "srun_args": srun,
+            "additional_parameters": {"requeue": True, **options.extra},
+        }
+
+    def queued(self) -> dict[Path, Queued] | None:
+        """The folders whose jobs wait or run; None where the queue cannot be read just now."""
+        arrays = self._arrays()
+        shown = _slurm("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%j|%F|%K|%T|%r")
+        if shown is None:
+            return None
+        found = {}
+        for line in shown.splitlines():
+            name, array, index, state, reason = line.strip().split("|", 4)
+            if folders := arrays.get(name):
+                single = not index.isdigit()
+                job = array if single else f"{array}_{index}"
+                found[folders[0 if single else int(index)]] = Queued(job, state, reason)
+        return found
+
+    def cancel(self, folders: Sequence[Path]) -> None:
+        """Ends jobs: those that run save first, and stay cancelled."""
+        wanted = {folder.resolve() for folder in folders}
+        ids = [job.id for folder, job in (self.queued() or {}).items() if folder in wanted]
+        for start in range(0, len(ids), 100):
+            _slurm("scancel", *ids[start : start + 100])
+
+    def why(self, folder: Path) -> str:
+        """Why a job ended without a result, as far as anybody knows."""
+        try:
+            end = json.loads((folder / END_FILE).read_text())
+            return f"rank {end['rank']} on {end['node']} {ending(end['code'])} (Slurm job {end['job']})"
+        except (OSError, ValueError):
+            pass
+        for array, folders in reversed(self._arrays().items()):
+            if folder.resolve() in folders:
+                state = _state_of(array, folders.index(folder.resolve()))
+                return state or "it left Slurm's queue, and Slurm does not say how"
+        return "it was never submitted"
+
+    def _arrays(self) -> dict[str, list[Path]]:
+        """The folders of each array that was submitted, by index; the oldest array first."""
+        records = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return {p.stem: [Path(f) for f in json.loads(p.read_text())["folders"]] for p in records}
+
+
+def _check_installed() -> None:
+    if missing := [program for program in ("sbatch", "srun", "squeue") if shutil.which(program) is None]:
+        raise ConvzooError(
+            f"hydra/launcher=slurm: this machine has no {', '.join(missing)}. Start the sweep where Slurm's commands "
+            "are, or type hydra/launcher=local."
+        )
+    # submitit reads the signal's name when it is imported; an older setting of somebody's would differ from ours.
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise ConvzooError('hydra/launcher=slurm needs submitit. Type: pip install "convzoo[slurm]"') from None
+
+
+def _largest_array() -> int:
+    shown = _slurm("scontrol", "show", "config") or ""
+    sizes = [line.partition("=")[2] for line in shown.splitlines() if line.startswith("MaxArraySize")]
+    # It is the largest index plus one; 1001 is Slurm's default.
+    return max(1, (int(sizes[0]) if sizes else 1001) - 1)
+
+
+def _state_of(array: str, index: int) -> str | None:
+    """What accounting, or else the controller while it remembers, says of a job that has left the queue."""
+    shown = _slurm("sacct", "-X", "-n", "-P", "--name", array, "-S", "now-30days", "-o", "JobID,State") or ""
+    states = dict(line.split("|", 1) for line in shown.splitlines() if "|" in line)
+    for job, state in states.items():
+        if job.endswith(f"_{index}") or "_" not in job:
+            return f"Slurm job {job}: {state}"
+    shown = _slurm("squeue", "-h", "-r", "-t", "all", "--name", array, "-o", "%F|%K|%T") or ""
+    for line in shown.splitlines():
+        job, number, state = line.split("|")
+        if number in (str(index), "N/A"):
+            return f"Slurm job {job}{'' if number == 'N/A' else f'_{number}'}: {state}"
+    return None
+
+
+def _slurm(*command: str) -> str | None:
+    """What one of Slurm's commands prints; None where it fails, as all of them do while the controller is away."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
