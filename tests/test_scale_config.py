@@ -74,7 +74,7 @@ WRONG = [
     (["model.match=flops:1G"], "is not a budget"),
     (["model.match=native", "scale=width", "scale.factor=2"], "another one was given"),
     (["model.match=native", "model.phi=1"], "another one was given"),
-    (["model=xception", "model.match=native"], "no depth and width"),
+    (["model=xception", "model.match=native"], "no width and depth"),
     (["model.match=native", "model.match_over=depth"], "width, phi"),
     (["model.match_over=phi"], "type model.match=macs:600M too"),
     (["model.match=native", "model.match_over=phi", "scale=resolution", "scale.factor=2"], "Leave out model.phi and"),
