@@ -85,7 +85,7 @@ def measure(folder: Path, epochs: int) -> list[dict[str, Any]]:
     rows = [trained(folder / "dense", f"dense, {epochs} epochs", "native", full)]
     checkpoint = rows[0]["checkpoint"]
     config = cell()
-    data = make_data(config["data"], IMAGE_SIZE, config["seed"])
+    data = make_data(config["data"], config["seed"])
     data.setup("fit")
     for conv, ranks in RANKS.items():
         rows += [converted(checkpoint, data, conv, rank) for rank in ranks]

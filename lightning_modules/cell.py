@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +17,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
+from lightning_modules.callbacks.epochs import EpochLines
+from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.config import describe_cell
-from lightning_modules.data import make_data
 from lightning_modules.hardware import (
     Hardware,
     check_world_size,
     device_name,
+    global_rank,
 )
-from lightning_modules.scaling import image_sizes
-from lightning_modules.spec import meet_budget, network_spec
+from lightning_modules.identity import cell_id
+from lightning_modules.signals import StopSignals
+from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
 from zoo.errors import ConvzooError
 
@@ -48,21 +48,15 @@ class Cell:
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
-        config, found = meet_budget(config)
-        image_size = image_sizes(config)[1]
-        self.data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"])
-        spec = network_spec(config, self.data.data)
-        in_chans = spec["in_chans"]
-        self.choices = describe_cell(config, hardware.name) | {"image_size": image_size, "stem": spec["stem"]}
-        if found is not None:
-            self.choices |= {found.over: found.value, "match_miss": round(found.miss, 5)}
-            if int(os.environ.get("RANK", 0)) == 0:
-                print(f"model.match={config['model']['match']}: {found}", flush=True)
-        self.start = Start(config["init"], spec)
+        spec = find_spec(config, hardware.name)
+        self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
+        if spec.found and global_rank() == 0:
+            print(spec.found, flush=True)
+        self.start = Start(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
-        self.image_shape = (in_chans, image_size, image_size)
-        self.costs = CostLogger(image_size, in_chans)
+        self.image_shape = (spec.in_chans, image_size, image_size)
+        self.costs = CostLogger(image_size, spec.in_chans)
         self.speeds = SpeedLogger()
         self.conditions: dict[str, Any] = {
             "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),
@@ -74,17 +68,19 @@ class Cell:
         }
         self.checkpoint: str | None = None
 
-    def train(self, logger: Any) -> dict[str, float]:
-        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names."""
+    def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
+        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.
+
+        Goes on from ``last.ckpt`` where the folder has one.
+        """
         best = BestCheckpoint(self.folder)
-        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best])
+        last = LastCheckpoint(self.folder, self.config["checkpoint"]["every_s"], cell_id(self.config), signals)
+        epochs = EpochLines(self.folder, lambda: last.seconds)
+        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
-        start = time.perf_counter()
         with _plain_trainer_errors():
-            trainer.fit(self.module, datamodule=self.data)
-        fit_s = time.perf_counter() - start
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
+        fit_s = last.seconds
         if not best.best_model_path:
             # Nothing was validated: the last weights are the best there are.
             trainer.save_checkpoint(best.path, weights_only=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
+from lightning_modules.identity import leaves
 from lightning_modules.rules import RULES
 from lightning_modules.scaling import check_scaling, scale_columns
 from lightning_modules.start import check_init
@@ -30,15 +30,6 @@ def check(config: dict[str, Any]) -> None:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
     check_scaling(config)
     check_init(config)
-
-
-def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration as the user types it, with its value."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _shown(value: Any) -> str:

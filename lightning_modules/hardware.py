@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 
+from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
 CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
+
+UNKNOWN = 10**6
+"""GPUs of a machine of which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,21 @@ class Hardware:
         }
 
 
-def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any]) -> Hardware:
+def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], *, here: bool = True) -> Hardware:
     """Says what a hardware choice means on this machine.
 
     Args:
         hardware: The hardware group of the configuration.
         trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win where given.
+        here: False for another machine, of which nothing is known: a node of a cluster.
 
     Raises:
         ConvzooError: The machine does not have what was asked for.
     """
     name = choose("hardware", hardware["name"], CHOICES)
-    gpus = torch.cuda.device_count()
+    gpus = torch.cuda.device_count() if here else UNKNOWN
+    if name == "auto" and not here:
+        raise ConvzooError("hardware=auto is what this machine has. On a cluster type hardware=cpu, gpu or ddp.")
     if name == "auto":
         name = "gpu" if gpus else "cpu"
     if name == "gpu" and not gpus:
@@ -71,6 +78,8 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any]) -> Hardw
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
     devices = given.get("devices", hardware["devices"])
     if devices in ("auto", -1, "-1"):
+        if name == "ddp" and not here:
+            raise ConvzooError("hardware.devices=auto is what this machine has. On a cluster type hardware.devices=4.")
         devices = (gpus or CPU_PROCESSES) if name == "ddp" else 1
     nodes = given.get("num_nodes", hardware["num_nodes"])
     for key, number in (("devices", devices), ("num_nodes", nodes)):
@@ -88,6 +97,11 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any]) -> Hardw
 def inside_a_rank() -> bool:
     """Whether something (torchrun, srun) has started this process as one of several already."""
     return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def global_rank() -> int:
+    """Which of a job's processes this is, as torchrun or srun says; 0 where it is the only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if inside_a_rank() else 0
 
 
 def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
@@ -118,6 +132,7 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
         run_id="convzoo",
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle=",".join(s.name for s in SIGNALS),
     )
     try:
         elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))

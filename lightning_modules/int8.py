@@ -48,7 +48,7 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
     trained = read_checkpoint(checkpoint)
     if trained.data is None:
         raise ConvzooError(f"{checkpoint} does not say what data it was trained on. Train the cell again.")
-    data = make_data(trained.data, trained.image_size, trained.seed)
+    data = make_data(trained.data, trained.seed)
     data.prepare_data()
     data.setup("test")
     net = trained.net.to(memory_format=torch.channels_last)

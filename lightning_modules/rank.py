@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from lightning_modules.run import JOB_FILE, run
+from lightning_modules.hardware import resolve_hardware
+from lightning_modules.run import JOB_FILE, run_rank
 from zoo.errors import ConvzooError
 
 
@@ -16,7 +17,8 @@ from zoo.errors import ConvzooError
 def main() -> None:
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
-    run(job["config"], folder, job["command"])
+    config = job["config"]
+    run_rank(config, folder, job["command"], resolve_hardware(config["hardware"], config["trainer"]))
 
 
 def _plain(kind: type[BaseException], error: BaseException, trace: object) -> None:

@@ -100,6 +100,14 @@ RULES: dict[str, Rule] = {
     "optim.weight_decay": _number(0),
     "optim.warmup": _number(0, 1),
     "optim.label_smoothing": _number(0, 0.99),
+    "checkpoint.every_s": _number(0),
+    "sweep.name": _or_null(
+        (lambda v: type(v) is str and bool(v.strip()) and not set(v) & set("/\\") and v[0] != ".", "a folder's name")
+    ),
+    "sweep.plan": SWITCH,
+    "sweep.fail_fast": SWITCH,
+    "sweep.max_params": ANYTHING,  # zoo.budget
+    "sweep.max_macs": ANYTHING,
     "logger.name": _one_of(LOGGERS),
     "logger.project": (
         lambda v: type(v) is str and bool(v) and not set(v) & set("/\\#?%:"),

@@ -12,20 +12,22 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_modules.callbacks.last import NAME as LAST
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
-from lightning_modules.hardware import (
-    Hardware,
-    inside_a_rank,
-    launch_ranks,
-    resolve_hardware,
-)
+from lightning_modules.hardware import Hardware, global_rank, inside_a_rank, launch_ranks, resolve_hardware
+from lightning_modules.identity import cell_id, recipe
+from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, environment, write_result
+from lightning_modules.signals import Stopped, StopSignals
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
 JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration and the command."""
+
+LOCK_FILE = "job.lock"
+"""Held while a run goes on: two runs in one folder would overwrite each other's files."""
 
 
 def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) -> dict[str, Any]:
@@ -41,15 +43,19 @@ def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) ->
 
     Raises:
         ConvzooError: A mistake in the configuration; nothing was trained.
-        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM); the result says "interrupted".
+        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM); the result says "interrupted", and the same call
+            goes on with it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check(config)
     hardware = resolve_hardware(config["hardware"], config["trainer"])
-    if hardware.world_size > 1 and not inside_a_rank():
-        return _run_ranks(config, folder, command, hardware)
-    return run_rank(config, folder, command, hardware)
+    if global_rank() > 0:
+        return run_rank(config, folder, command, hardware)
+    with Lock(folder / LOCK_FILE, "a run"):
+        if hardware.world_size > 1 and not inside_a_rank():
+            return _run_ranks(config, folder, command, hardware)
+        return run_rank(config, folder, command, hardware)
 
 
 def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
@@ -79,27 +85,31 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str, Any]:
     return {
         "status": "failed",
+        "id": cell_id(config),
         "cell": describe_cell(config, hardware.name),
         "metrics": {},
         "environment": environment(),
         "wandb": {"id": None, "mode": None, "dir": None},
         "checkpoint": None,
         "command": command,
+        "recipe": recipe(config),
     }
 
 
 def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
     """Trains and tests one cell in this process: alone, or as one rank of several."""
     _be_quiet()
-    main = int(os.environ.get("RANK", 0)) == 0
+    main = global_rank() == 0
     result = _empty(config, command, hardware)
     tracking = None
+    signals = StopSignals()
     try:
+        signals.install()
         cell = Cell(config, folder, hardware)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         tracking = Tracking(config["logger"], folder, cell.choices, config) if main else None
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
-        result["metrics"] = cell.train(tracking.logger if tracking else False)
+        result["metrics"] = cell.train(tracking.logger if tracking else False, signals)
         result |= {"status": "completed", "checkpoint": cell.checkpoint}
         result["environment"] |= cell.conditions
     except BaseException as error:
@@ -111,18 +121,24 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
             raise SystemExit(code) from None
         raise
     finally:
+        signals.ignore()
         if main:
             write_result(folder, result)
+            if result["status"] == "completed":
+                (folder / LAST).unlink(missing_ok=True)
             if tracking:
                 tracking.finish(result["metrics"], result["status"])
+        signals.restore()
     return result
 
 
 def _outcome(error: BaseException) -> tuple[str, int | None]:
     """Status and exit code of a run that ended with an exception; None as a code: the exception itself is the end."""
+    if isinstance(error, Stopped):
+        return "interrupted", error.code
+    # Lightning has handlers of its own while it validates and tests; of Ctrl-C it makes SystemExit(1).
     if isinstance(error, SIGTERMException):
         return "interrupted", 143
-    # Lightning turns Ctrl-C into SystemExit(1) while it fits.
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
         return "interrupted", 130
     return "failed", None
@@ -138,5 +154,7 @@ def _be_quiet() -> None:
         "log_every_n_steps",
         "treespec, LeafSpec",
         "sync_dist",
+        "resuming from a checkpoint that ended before the epoch",  # ours is exact
+        "`srun` command is available",
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")

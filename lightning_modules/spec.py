@@ -1,13 +1,60 @@
-"""What a configuration builds: the arguments of `zoo.build`, and the scale that meets a budget."""
+"""From a configuration to its network and its data: what `zoo.build` is asked for, and how the choices are called."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from lightning_modules.config import describe_cell
 from lightning_modules.data import make_data
+from lightning_modules.data.modules import FolderData, ImageData
 from lightning_modules.scaling import find_network, find_scale, image_sizes, scale_to
 from zoo.matching import Match, match_text
 from zoo.stem import stem_for
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a cell consists of.
+
+    Attributes:
+        network: Arguments of `zoo.build`, as plain values.
+        data: The data module.
+        choices: Flat, for result.json and W&B.
+        image_size: Pixels a side.
+        found: What ``model.match`` found, as a text; None where nothing was asked for.
+    """
+
+    network: dict[str, Any]
+    data: ImageData | FolderData
+    choices: dict[str, Any]
+    image_size: int
+    found: str | None = None
+
+    @property
+    def in_chans(self) -> int:
+        return self.network["in_chans"]
+
+
+def find_spec(config: dict[str, Any], hardware: str) -> Spec:
+    """Says which network and which images a configuration means.
+
+    Args:
+        config: The resolved configuration, checked.
+        hardware: What the hardware choice turned out to be.
+
+    Raises:
+        ConvzooError: A budget that cannot be met, a data set that is not there.
+    """
+    config, found = meet_budget(config)
+    image_size = image_sizes(config)[1]
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"])
+    network = network_spec(config, data.data)
+    choices = describe_cell(config, hardware) | {"image_size": image_size, "stem": network["stem"]}
+    if found is None:
+        return Spec(network, data, choices, image_size)
+    choices |= {found.over: found.value, "match_miss": round(found.miss, 5)}
+    return Spec(network, data, choices, image_size, f"model.match={config['model']['match']}: {found}")
 
 
 def network_spec(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +94,7 @@ def meet_budget(config: dict[str, Any]) -> tuple[dict[str, Any], Match | None]:
     if model["match"] is None:
         return config, None
     # Only the data module knows how many classes there are; it is made again once the image's size is known.
-    data = make_data({**config["data"], "image_size": image_size}, image_size, config["seed"]).data
+    data = make_data({**config["data"], "image_size": image_size}, config["seed"]).data
     spec = network_spec(config, data)
     del spec["width"]
     found = match_text(model["match"], image_size, **spec, over=model["match_over"])

@@ -95,30 +95,65 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
         "project": settings["project"],
         "entity": settings["entity"],
         "group": settings["group"],
-        "name": "-".join(str(cell[k]) for k in ("model", "variant", "conv", "act", "seed") if k in cell),
+        "name": run_name(cell),
         "id": run_id(cell, folder),
         "tags": settings["tags"],
         "job_type": "train",
-        "config": {**cell, "settings": config},
+        "config": {**cell, "cell": _cell_name(cell), "settings": config},
         "dir": folder,
+        # A run that goes on after it was stopped continues its rows on the server.
+        "resume": "allow" if mode == "online" else None,
     }
     # Flushed every second (the default is 15), so that a killed run keeps its rows.
     options = {"init_timeout": settings["timeout_s"], "x_transaction_log_flush_interval": 1, "silent": True}
     if mode == "online":
         try:
-            return wandb.init(
-                mode=mode, settings=wandb.Settings(**options, finish_timeout=settings["timeout_s"]), **arguments
-            )
+            online = wandb.Settings(**options, finish_timeout=settings["timeout_s"])
+            return _with_axes(wandb.init(mode=mode, settings=online, **arguments))
         except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             reason, mode = f"the server did not take this run ({_first_line(error)})", "offline"
             # The service still holds the id of the run that did not start.
             _stop_service()
     else:
         reason = "no API key" if settings["mode"] == "auto" and "WANDB_MODE" not in os.environ else "as asked"
-    run = wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments)
+    run = _with_axes(wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments))
     if mode == "offline":
         print(f"W&B: {reason}, so this run is offline. Upload it with: wandb sync {run.sync_dir}", flush=True)
     return run
+
+
+def _with_axes(run: Any) -> Any:
+    """Draws the curves over epochs: runs of different batch sizes are comparable there, and steps are not.
+
+    No ``summary="max,last"``: it makes ``val/acc`` a number in a finished run and ``{"max", "last"}`` in one that was
+    stopped, and a sweep or a plot that reads ``val/acc`` would leave out one of the two. Here it is a number always:
+    the latest one while training, at the end that of the checkpoint that was tested.
+    """
+    run.define_metric("epoch", hidden=True)
+    for curves in ("train/*", "val/*"):
+        run.define_metric(curves, step_metric="epoch", step_sync=True)
+    return run
+
+
+VALUES = ("model", "variant", "conv", "between", "act", "init", "data", "hardware", "optim")
+NUMBERS = {"phi": "phi", "depth": "depth", "width": "width", "resolution": "resolution", "match": "match="}
+NUMBERS |= {"groups": "groups", "group_size": "groupsize", "init_rank": "rank", "lr": "lr", "weight_decay": "wd"}
+
+
+def run_name(cell: dict[str, Any]) -> str:
+    """The choices of a cell in one line, the seed last: jobs of a sweep over any of them have different names."""
+    left_out = {"depth", "width", "resolution"} if "phi" in cell else set()
+    left_out |= {"init"} if cell.get("init") == "random" else set()
+    parts = []
+    for key, value in cell.items():
+        if (key in VALUES or key in NUMBERS) and key not in left_out:
+            parts.append(NUMBERS.get(key, "") + (f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return "-".join([*parts, f"seed{cell['seed']}"])
+
+
+def _cell_name(cell: dict[str, Any]) -> str:
+    """Backbone, convolution and activation as one column, by which repeats can be grouped."""
+    return " ".join(str(cell[key]) for key in ("model", "variant", "conv", "act") if key in cell)
 
 
 def run_id(cell: dict[str, Any], folder: Path) -> str:

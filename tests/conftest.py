@@ -46,3 +46,16 @@ def cell_config(*overrides: str) -> dict:
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+@pytest.fixture(scope="session")
+def logged(tmp_path_factory):
+    """The folder of a run of two epochs, with what it logged in W&B's offline file."""
+    from lightning_modules import run_cell
+
+    folder = tmp_path_factory.mktemp("logged")
+    config = cell_config("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", *QUICK)
+    config["trainer"]["max_epochs"] = 2
+    config["logger"]["mode"] = "offline"
+    run_cell(config, folder, "")
+    return folder

@@ -52,16 +52,6 @@ def test_a_sweep_is_a_run_a_job_and_a_table_at_the_end(train, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failed_job_does_not_stop_the_others(train, tmp_path):
-    """data.batch_size=-1 fails in the job; the driver says so at once and again at the end."""
-    overrides = [o for o in NET if not o.startswith("data.batch_size")]
-    done = train("-m", *overrides, *QUICK, "logger=none", "data.batch_size=-1,8", "hydra.sweep.dir=sweep")
-    assert done.returncode != 0
-    assert "1 of 2 jobs did not complete" in done.stderr and "data.batch_size=-1" in done.stderr
-    assert "a whole number from 1" in done.stdout
-    assert len(list((tmp_path / "sweep").glob("*/best.ckpt"))) == 1
-
-
 WRONG = [
     (["model=resent"], "Did you mean model=resnet"),
     (["conv=seperable"], "Did you mean conv=separable"),
@@ -150,8 +140,7 @@ def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(clean_env, tmp_path):
         text=True,
         start_new_session=True,
     )
-    logs = [tmp_path / "sweep" / f"{i}-mobilenet-native-native" / "log.txt" for i in range(2)]
-    while not all(log.exists() and "epoch 1/" in log.read_text() for log in logs):
+    while len(list((tmp_path / "sweep").glob("*/epochs.jsonl"))) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
@@ -163,7 +152,8 @@ def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(clean_env, tmp_path):
 
 
 def test_answers_come_without_importing_torch(clean_env, tmp_path):
-    code = "import sys, zoo.report, zoo.families, hydra_plugins.convzoo.local_launcher; print('torch' in sys.modules)"
+    code = "import sys, zoo.report, zoo.families, hydra_plugins.convzoo.local_launcher, lightning_modules.sweep.driver"
+    code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_env, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 

@@ -216,6 +216,19 @@ def test_what_has_no_closed_form_is_refused_and_left_alone(name, conv, match):
     assert list(after) == list(before) and all(torch.equal(after[k], v) for k, v in before.items())
 
 
+@pytest.mark.parametrize(("built", "conv", "between"), list(itertools.product(KINDS, KINDS, ("none", "bn_act"))))
+def test_a_network_of_factors_is_kept_or_refused_and_left_alone(built, conv, between):
+    net = zoo.build("resnet10t", built, num_classes=2, conv_options={"between": between})
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    if built == conv:
+        report = zoo.convert(net, conv)
+        assert not report.rewritten and f"{conv} already" in {e.reason for e in report.kept}
+    else:
+        with pytest.raises(zoo.ConvzooError, match=rf"layer1.0.conv1 is {built} already.*Type conv={built}"):
+            zoo.convert(net, conv)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
 def test_a_kernel_without_values_is_refused():
     with torch.device("meta"):
         net = zoo.build("resnet18", num_classes=2)
@@ -289,7 +302,7 @@ def test_the_batchnorms_are_reestimated_on_training_images(dense, tmp_path):
     net = zoo.load(run_cell(config, tmp_path, COMMAND)["checkpoint"])
     from lightning_modules import make_data
 
-    data = make_data(config["data"], 32)
+    data = make_data(config["data"])
     data.setup("fit")
     expected = zoo.load(dense)
     zoo.reestimate_batchnorm(expected, [data.prepare(x, training=True) for x, _ in data.train_dataloader()])

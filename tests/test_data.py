@@ -46,7 +46,7 @@ def write_idx(path, array):
 
 
 def loaders(data, seed=0):
-    module = make_data(data, 224, seed)
+    module = make_data(data, seed)
     module.prepare_data()
     module.setup("fit")
     return module, module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
@@ -67,7 +67,7 @@ def test_digits_are_split_once_and_stratified():
         assert (shares - 0.1).abs().max() < 0.01
     rows = [tuple(i.flatten().tolist()) for split in module._splits for i in split.images]
     assert len(set(rows)) == len({*rows}) and module._splits.train.images.shape[1:] == (1, 32, 32)
-    again = make_data(data, 224, seed=5)
+    again = make_data(data, seed=5)
     again.setup()
     assert torch.equal(again._splits.test.images, module._splits.test.images), (
         "the split must not follow the run's seed"
@@ -124,7 +124,6 @@ def test_imagefolder(tmp_path):
     assert (count(train), count(val), count(test)) == (8, 10, 10)
     images, labels = next(iter(train))
     assert images.shape == (4, 3, 24, 24) and images.dtype == torch.uint8 and labels.dtype == torch.int64
-    assert make_data(data, 260).data["image_size"] == 260, "without a size of its own: the network's"
     make_folder(tmp_path, splits=("test",), n=3)
     assert count(module.test_dataloader()) == 6
 
@@ -148,7 +147,7 @@ def test_imagefolder_mistakes_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
 def test_a_missing_data_set_says_what_to_type(tmp_path, name):
-    module = make_data(cell_config(f"data={name}", f"data.root={tmp_path}")["data"], 224)
+    module = make_data(cell_config(f"data={name}", f"data.root={tmp_path}")["data"])
     with pytest.raises(ConvzooError, match=r"data\.download=true"):
         module.setup("fit")
 
@@ -199,7 +198,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
     class FakeTrainer:
         global_rank, world_size, training = 0, 3, True
 
-    module = make_data(cell_config("data=digits")["data"], 32)
+    module = make_data(cell_config("data=digits")["data"])
     module.trainer = FakeTrainer()
     module.setup("fit")
     with pytest.raises(ConvzooError, match=r"data\.batch_size=33"):

@@ -25,6 +25,8 @@ FEW = [
     ("efficientnet_b0", "standard", "swish"),
     ("mobilenetv2_100", "spatial", "relu"),
     ("mobilenetv1_100", "native", "swish"),
+    ("resnet18", "spatial", "prelu"),
+    ("mobilenetv2_100", "native", "swish_beta"),
 ]
 CELLS = [*FEW, *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in FEW)]
 

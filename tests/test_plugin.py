@@ -68,6 +68,10 @@ def run(fresh, tmp_path, clean_env):
     return script
 
 
+def test_the_page_of_the_report_is_in_the_package(run):
+    assert "Pareto" in run("from zoo.report import page; print(page.render({}))")
+
+
 THEIRS = """
 import json, sys, torch
 from torch import nn

@@ -247,3 +247,72 @@ def test_between_the_factors(kind):
     assert not any(isinstance(m, nn.ReLU) for m in swapped.modules())
     with pytest.raises(zoo.ConvzooError, match="no factors"):
         zoo.build("resnet18", "standard", conv_options={"between": "bn_act"})
+
+
+FACTORED = ["separable", "blueprint", "spatial"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "between"), [c for c in itertools.product(FACTORED, KINDS, ("none", "bn_act")) if c[0] != c[1]]
+)
+def test_a_rewritten_network_can_be_rewritten_again_as_if_it_were_native(first, then, between):
+    """What stands there is one logical convolution still, of any rank and with anything between its factors."""
+    net = zoo.build("resnet18", first, num_classes=5, conv_options={"between": between})
+    report = zoo.rewrite(net, then, **options(then))
+    assert len(report.rewritten) == 16
+    once = zoo.build("resnet18", then, num_classes=5, conv_options=options(then))
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in once.state_dict().items()}
+
+
+@pytest.mark.parametrize(("name", "kind"), list(itertools.product(["mobilenetv1_100", "mobilenetv2_050"], FACTORED)))
+def test_a_converted_unit_of_higher_rank_is_one_convolution(name, kind):
+    net = zoo.build(name, "standard", num_classes=5)
+    converted = zoo.convert(net, kind, rank=2)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    same = zoo.rewrite(net, kind)
+    assert not same.rewritten and {e.reason for e in same.kept} == {"stem", f"{kind} already"}
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    again = zoo.rewrite(net, "standard")
+    assert [e.name for e in again.rewritten] == [e.name for e in converted.rewritten]
+    assert {e.was.split()[0] for e in again.rewritten} == {kind.capitalize()}
+    zoo.build(name, "standard", num_classes=5).load_state_dict(net.state_dict())
+
+
+def test_a_unit_is_rewritten_where_and_in_what_its_weights_are_now():
+    net = zoo.build("resnet18", "blueprint", num_classes=2).to("meta", torch.half)
+    zoo.rewrite(net, "spatial", between="bn_act")
+    assert {(p.device.type, p.dtype) for p in net.parameters()} == {("meta", torch.half)}
+
+
+@pytest.mark.parametrize("act", ["prelu", "swish_beta"])
+def test_between_takes_an_activation_with_a_parameter_of_its_own(act):
+    net = zoo.build("resnet18", act=act, num_classes=5)
+    zoo.rewrite(net, "spatial", between="bn_act")
+    parameters = [next(m.between.act.parameters()) for m in net.modules() if isinstance(m, KINDS["spatial"])]
+    assert len({id(p) for p in parameters}) == 16 and {type(m.act) for m in net.modules() if hasattr(m, "act")} == {
+        zoo.ACTS[act]
+    }
+    clone = zoo.build("resnet18", "spatial", act, num_classes=5, conv_options={"between": "bn_act"})
+    clone.load_state_dict(net.state_dict())
+
+
+def test_a_grouped_network_gets_its_groups_back_from_any_kind():
+    net = timm.create_model("resnext50_32x4d", num_classes=2)
+    zoo.rewrite(net, "separable")
+    report = zoo.rewrite(net, "grouped", groups=32)
+    assert len(report.rewritten) == 16, "a separable unit of a grouped network is not grouped already"
+    timm.create_model("resnext50_32x4d", num_classes=2).load_state_dict(net.state_dict())
+
+
+def test_one_group_is_a_dense_convolution_in_mbconv_too():
+    net = zoo.build("mobilenetv2_050", num_classes=2)
+    assert len(zoo.rewrite(net, "grouped", groups=1).rewritten) == 17
+    zoo.build("mobilenetv2_050", "standard", num_classes=2).load_state_dict(net.state_dict())
+
+
+def test_a_stem_of_factors_is_a_stem():
+    net = nn.Sequential(
+        KINDS["separable"](ConvSpec(3, 8, (3, 3), padding=(1, 1))), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+    )
+    report = zoo.rewrite(net, "spatial")
+    assert [(e.name, e.reason) for e in report.entries] == [("0", "stem"), ("2", None)]

@@ -75,7 +75,7 @@ def test_a_trained_network_comes_back_from_its_checkpoint(tmp_path):
     net = zoo.load(result["checkpoint"])
     from lightning_modules import make_data
 
-    data = make_data(config["data"], 32)
+    data = make_data(config["data"])
     data.setup("test")
     images, labels = data._splits.test
     with torch.no_grad():

@@ -182,15 +182,15 @@ def test_for_people_budget_and_refusals_are_accounted_for(run, form):
     code, out, _ = run(*CELLS, "--format", form, "--max-macs", "1.5G", "--sort", "params")
     assert code == 0
     assert "11.7 M" not in out and "7.77 M" in out
-    assert "vit_tiny_patch16_224 × spatial refused: VisionTransformer has no convolution" in out
+    assert "vit_tiny_patch16_224 × spatial × native refused: VisionTransformer has no convolution" in out
     assert "2 cells shown, 1 over budget, 1 refused" in out
 
 
 @pytest.mark.parametrize(("budget", "over"), [("macs:60M", "width"), ("params:2M", "width"), ("native", "phi")])
 def test_matched_cells_are_what_matching_one_by_one_gives(budget, over):
     images = zoo.Images(64, num_classes=10)
-    cells = zoo.tabulate(["mobilenet:v2"], ["native", "spatial"], ["relu", "swish"], images, match=budget, over=over)
-    assert [(c.conv, c.act) for c in cells] == [(c, a) for c in ("native", "spatial") for a in ("relu", "swish")]
+    cells = zoo.tabulate(["mobilenet:v2"], ["native", "spatial"], ["relu", "prelu"], images, match=budget, over=over)
+    assert [(c.conv, c.act) for c in cells] == [(c, a) for c in ("native", "spatial") for a in ("relu", "prelu")]
     for cell in cells:
         found = match_text(budget, 64, cell.model, cell.conv, cell.act, 3, over=over, num_classes=10, stem="small")
         assert cell.match == found and cell.cost == found.cost

@@ -36,13 +36,14 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The one run below a folder: its ``id``, ``config``, ``history`` (a list of rows), ``summary``, ``exit_code``."""
+    """The one run below a folder: its ``id``, ``config``, ``history`` (a list of rows), ``summary``, ``exit_code`` …"""
     (path,) = folder.rglob("run-*.wandb")
-    run: dict[str, Any] = {"id": None, "group": None, "config": {}, "history": [], "summary": {}, "exit_code": None}
+    run: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "metrics": [], "exit_code": None}
     for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            run["id"], run["group"] = record.run.run_id, record.run.run_group
+            run |= {"id": record.run.run_id, "group": record.run.run_group}
+            run |= {"name": record.run.display_name, "job_type": record.run.job_type}
             run["config"] |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
         elif kind == "config":
             run["config"] |= {i.key: json.loads(i.value_json) for i in record.config.update}
@@ -54,6 +55,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         elif kind == "summary":
             updates = {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in record.summary.update}
             run["summary"] |= updates
+        elif kind == "metric":
+            run["metrics"].append(record.metric)
         elif kind == "exit":
             run["exit_code"] = record.exit.exit_code
     return run

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
 
 from zoo import table_command
 from zoo.errors import ConvzooError
+from zoo.report import command as report_command
+
+OTHER_ROOMS = {"dashboard": ("lightning_modules.dashboard", "save a W&B workspace that compares the runs of a project")}
+"""Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,10 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     report = verbs.add_parser("report", help="compare the runs in or below some folders")
-    report.add_argument("folders", nargs="+", metavar="FOLDER")
-    report.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as Markdown too")
-    report.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy against cost (.svg, .png, .pdf)")
-    report.set_defaults(run=_report)
+    report_command.add_options(report)
+    report.set_defaults(run=report_command.run)
     table = verbs.add_parser("table", help="what cells cost, without training one")
     table_command.add_options(table)
     table.set_defaults(run=table_command.run)
@@ -32,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
     export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
     export.set_defaults(run=_export)
+    for verb, (module, text) in OTHER_ROOMS.items():
+        other = verbs.add_parser(verb, help=text)
+        importlib.import_module(module).add_options(other)
+        other.set_defaults(run=importlib.import_module(module).run)
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0
@@ -44,17 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ConvzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _report(given: argparse.Namespace) -> None:
-    from zoo import report
-
-    results = report.load_results(given.folders)
-    report.print_table(results)
-    if given.markdown:
-        given.markdown.write_text(report.markdown(results))
-    if given.plot:
-        report.plot(results, given.plot)
 
 
 def _golden(given: argparse.Namespace) -> int:

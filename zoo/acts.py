@@ -4,54 +4,93 @@ from __future__ import annotations
 
 import timm.layers.activations as timm_acts
 import timm.layers.activations_me as timm_acts_me
+import torch
+from timm.models import metaformer
 from torch import nn
 
+from zoo.act_ops import check_complete
 from zoo.errors import ConvzooError, choose
+
+
+class SwishBeta(nn.Module):
+    """Swish with its trainable β: x·sigmoid(βx), one β per module, 1 at first.
+
+    With β = 1 it is SiLU, with β = 0 half the identity, and towards β = ∞ ReLU. Source: Ramachandran et al. 2017,
+    which calls this Swish, and Swish-1 what is fixed at β = 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a scalar: FSDP takes none. timm's weight decay leaves out all of one dimension and below.
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, the same out."""
+        # Under autocast x may be of lower precision, and should stay so.
+        return x * torch.sigmoid(self.beta.to(x.dtype) * x)
+
 
 ACTS = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "swish": nn.SiLU,
+    "swish_beta": SwishBeta,
     "hard_swish": nn.Hardswish,
     "gelu": nn.GELU,
     "mish": nn.Mish,
     "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
     "elu": nn.ELU,
     "selu": nn.SELU,
 }
 """Activation → module. ``native`` is not here: it leaves a network alone. Swish (Ramachandran et al. 2017) with β = 1
-is SiLU (Elfwing et al. 2017)."""
+is SiLU (Elfwing et al. 2017). PReLU has one slope per module, 0.25 at first: the channel-shared variant of He et al.
+2015, which adds a parameter a layer and fits any number of channels. Weight decay leaves out slopes and β."""
 
 # Sigmoid, hard-sigmoid and tanh are missing on purpose: in a ConvNet they are gates (squeeze-excite), not activations.
-_NAMES = "ReLU ReLU6 SiLU Swish Hardswish HardSwish GELU GELUTanh QuickGELU Mish HardMish LeakyReLU PReLU ELU SELU CELU"
-_MODULES = (nn, timm_acts, timm_acts_me)
-SWAPPED = tuple(
-    {getattr(m, n + end) for m in _MODULES for n in _NAMES.split() for end in ("", "Me") if hasattr(m, n + end)}
+_NAMES = (
+    "ReLU ReLU6 SiLU Swish Hardswish HardSwish GELU GELUTanh QuickGELU Mish HardMish "
+    "LeakyReLU PReLU RReLU ELU SELU CELU StarReLU SquaredReLU"
+)
+_MODULES = (nn, timm_acts, timm_acts_me, metaformer)
+SWAPPED = (
+    SwishBeta,
+    *{getattr(m, n + end) for m in _MODULES for n in _NAMES.split() for end in ("", "Me") if hasattr(m, n + end)},
 )
 
 
-def swap_activations(net: nn.Module, act: str) -> int:
+def swap_activations(net: nn.Module, act: str, image_size: int | tuple[int, int] | None = None) -> int:
     """Gives every activation of a network the form ``act``, in place; gates are left alone.
+
+    All of them or none: a run on the meta device shows whether the network computes an activation elsewhere than in a
+    module of its own (``F.relu`` in a ``forward``), see `zoo.act_ops`.
 
     Args:
         net: Any network whose activations are modules.
         act: ``native`` (leaves everything alone) or a key of `ACTS`.
+        image_size: H = W, or (H, W), of images that the network takes; None to find one that it takes.
 
     Returns:
         The number of modules swapped. A module used in several places is swapped once and stays shared.
 
     Raises:
-        ConvzooError: An unknown activation, or a network without an activation module.
+        ConvzooError: An unknown activation; a network without an activation module, or with activations that are no
+            modules. The network is as it was.
     """
     act = choose("act", act, ["native", *ACTS])
     if act == "native":
         return 0
+    check_complete(net, SWAPPED, image_size)
+    return replace_activations(net, act)
+
+
+def replace_activations(net: nn.Module, act: str) -> int:
+    """`swap_activations` for a network that has been checked: for several activations in turn."""
     found = activations(net)
     if not found:
-        raise ConvzooError(
-            f"{type(net).__name__} has no activation module to swap (functional calls cannot be seen). Use act=native."
-        )
-    swapped = {id(module): _make(act, module) for module in found.values()}
+        raise ConvzooError(f"{type(net).__name__} has no activation to swap. Use act=native.")
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    swapped = {id(module): _make(act, module).to(like.device, like.dtype) for module in found.values()}
     for name, module in found.items():
         net.set_submodule(name, swapped[id(module)])
     return len(swapped)
@@ -59,7 +98,12 @@ def swap_activations(net: nn.Module, act: str) -> int:
 
 def activations(net: nn.Module) -> dict[str, nn.Module]:
     """Every place in a network where an activation module stands; a shared one under each of its names."""
-    return {name: module for name, module in net.named_modules(remove_duplicate=False) if type(module) in SWAPPED}
+    found: dict[str, nn.Module] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        # StarReLU is made of a ReLU, which is no activation of its own.
+        if name and type(module) in SWAPPED and not (found and name.startswith(f"{next(reversed(found))}.")):
+            found[name] = module
+    return found
 
 
 def _make(act: str, old: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from zoo.convs import KINDS
+from zoo.convs import KINDS, Factored
 from zoo.errors import ConvzooError, choose
 from zoo.factors import FORMS, Rank, check_rank, factorise
 from zoo.rewriter import ALIASES, Entry, Report, params_of
@@ -109,12 +109,19 @@ def choose_form(conv: str) -> str:
 
 
 def _check_site(site: Site | Kept, conv: str) -> None:
-    if isinstance(site, Site) and conv not in site.forms and not isinstance(site.module, nn.Conv2d):
+    if isinstance(site, Kept) or conv in site.forms or isinstance(site.module, nn.Conv2d):
+        return
+    if isinstance(site.module, Factored):
+        has = next(iter(site.forms))
         raise ConvzooError(
-            f"{site.name} is a {type(site.module).__name__}: between its pointwise and its depthwise convolution stand "
-            f"a BatchNorm and an activation, so no factors of its kernels make it conv={conv}. Type conv=native or "
-            "conv=separable, which it is already; or start from a dense network (conv=standard, trained)."
+            f"{site.name} is {has} already: it has factors, and no k×k kernel that conv={conv} could be made of. "
+            f"Type conv={has}, or start from a dense network (conv=standard, trained)."
         )
+    raise ConvzooError(
+        f"{site.name} is a {type(site.module).__name__}: between its pointwise and its depthwise convolution stand "
+        f"a BatchNorm and an activation, so no factors of its kernels make it conv={conv}. Type conv=native or "
+        "conv=separable, which it is already; or start from a dense network (conv=standard, trained)."
+    )
 
 
 def _factorise(site: Site | Kept, conv: str, rank: Rank) -> tuple[Converted, nn.Module | None]:

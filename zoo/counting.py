@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from zoo.errors import choose
+from zoo.meta import run_on_meta, structure, watching
 from zoo.products import ProductCounter
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -105,20 +102,11 @@ def layer_costs(net: nn.Module, image_size: int | tuple[int, int] = 224, in_chan
     Returns:
         The modules that have parameters of their own or compute products, in the order in which the network has them.
     """
-    net = _structure(net)
+    net = structure(net)
     layers = {module: LayerCost(name, _kind(module)) for name, module in net.named_modules()}
     _add_params(layers)
     _run_on_meta(net, layers, image_size, in_chans)
     return [layer for layer in layers.values() if layer.params or layer.macs]
-
-
-def _structure(net: nn.Module) -> nn.Module:
-    """A copy of a network's modules that shares its tensors: what a forward pass leaves behind stays in the copy."""
-    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
-    try:
-        return copy.deepcopy(net, shared)
-    except Exception:  # Not everything that a module of somebody's holds can be copied.
-        return net
 
 
 def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
@@ -151,22 +139,9 @@ def _run_on_meta(
         layer.train_macs += train_macs
         layer.activations += activations
 
-    height, width = _pair(image_size)
-    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
-    with _eval_mode(net), _watching(enter, leave), torch.inference_mode(False), torch.enable_grad():
-        tensors = _on_meta(net)
-        image = torch.empty(1, in_chans, height, width, device="meta", dtype=dtype)
-        with ProductCounter(count):
-            torch.func.functional_call(net, tensors, (image,))
-
-
-def _on_meta(net: nn.Module) -> dict[str, torch.Tensor]:
-    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    return {
-        name: t if t.is_meta else torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
-        for name, t in tensors.items()
-    }
+    with watching(enter, leave), torch.inference_mode(False), torch.enable_grad():
+        run_on_meta(net, (1, in_chans, *_pair(image_size)), ProductCounter(count))
 
 
 def _kind(module: nn.Module) -> str:
@@ -185,26 +160,3 @@ def _kind(module: nn.Module) -> str:
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height, width
-
-
-@contextmanager
-def _watching(enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
-    # Two hooks on all modules there are, because two on each of a thousand take a tenth of the time of counting.
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
-    """Eval mode, module by module, and back: a network may be partly frozen."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -11,6 +11,11 @@ class ConvzooError(ValueError):
     """A mistake of the user's. Its text is complete: what was wrong, what is allowed, what to type instead."""
 
 
+class UnfitError(ConvzooError):
+    """A combination that makes no sense though each of its choices exists: a conv kind that cannot be had in a network,
+    a budget that no width meets. A sweep leaves it out and goes on."""
+
+
 def closest(value: object, allowed: Iterable[object]) -> str | None:
     """The allowed value that looks most like ``value``, or None."""
     matches = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=1, cutoff=0.5)

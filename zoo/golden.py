@@ -91,14 +91,14 @@ def page(costs: Costs) -> str:
     entries = [e for network in costs.values() for e in network["costs"].values()]
     acts = list(dict.fromkeys(act for e in entries for act in e.get("params_by_act", {})))
     numbers = ["params", "macs", "activations", "train_macs"]
-    header = ["model", "image", "conv", "params", "MACs", "activations", "train MACs", *(f"params ({a})" for a in acts)]
+    header = ["model", "image", "conv", "params", "MACs", "activations", "train MACs", *(f"{a} adds" for a in acts)]
     body = []
     for model, network in costs.items():
         for conv, entry in network["costs"].items():
             by_act = entry.get("params_by_act", {})
-            counts = [entry.get(key) for key in numbers] + [by_act.get(act, entry.get("params")) for act in acts]
-            shown = ["–" if n is None else render.short(n) for n in counts]
-            body.append([model, str(network["image_size"]), conv, *shown])
+            shown = ["–" if entry.get(key) is None else render.short(entry[key]) for key in numbers]
+            added = [str(by_act[act] - entry["params"]) if act in by_act else "–" for act in acts]
+            body.append([model, str(network["image_size"]), conv, *shown, *added])
     return _INTRODUCTION + render.markdown(header, body, ("model", "conv"))
 
 
@@ -107,7 +107,8 @@ _INTRODUCTION = """# The zoo, counted
 Every network of the families with every kind of convolution, for one image of the published size and 1000 classes.
 MACs are multiply-adds of the forward pass (FLOPs are twice that), train MACs those of forward and backward; activations
 are the output elements of all convolutions and linear layers. An activation function changes none of these, unless it
-has parameters of its own. All digits are in [golden_costs.json](../zoo/golden_costs.json), which tests compare with.
+has parameters of its own: the last columns say how many it adds, one for each activation module. All digits are in
+[golden_costs.json](../zoo/golden_costs.json), which tests compare with.
 
 `python -m zoo golden` makes this page; do not edit it. `python -m zoo table` counts any other cell.
 

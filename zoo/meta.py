@@ -1,11 +1,15 @@
-"""Networks without weights: on the meta device a network has shapes and nothing else."""
+"""Networks on the meta device: there a network has shapes and nothing else, and runs without computing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -32,3 +36,70 @@ class _SkipInitialisation(TorchDispatchMode):
         if func.overloadpacket in _FILLS and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def structure(net: nn.Module) -> nn.Module:
+    """A copy of a network's modules that shares its tensors: what a forward pass leaves behind stays in the copy."""
+    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    try:
+        return copy.deepcopy(net, shared)
+    except Exception:  # Not everything that a module of somebody's holds can be copied.
+        return net
+
+
+def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode, training: bool = False) -> None:
+    """Runs a network on one input of a shape, on the meta device; its tensors and its mode are as before.
+
+    Args:
+        watch: Sees every operation.
+        training: Whether the network is in training mode meanwhile.
+    """
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    with _mode(net, training):
+        tensors = _on_meta(net)
+        image = torch.empty(shape, device="meta", dtype=dtype)
+        with watch:
+            torch.func.functional_call(net, tensors, (image,))
+
+
+def _on_meta(net: nn.Module) -> dict[str, torch.Tensor]:
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {
+        name: t if t.is_meta else torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
+        for name, t in tensors.items()
+    }
+
+
+@contextmanager
+def _mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """A mode, module by module, and back: a network may be partly frozen."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, was in modes:
+            module.training = was
+
+
+def shapes_only(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation, for a `TorchDispatchMode`: on the meta device without what takes most of its time there."""
+    if args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+        # torch composes these of many operations in Python.
+        if func.overloadpacket is aten.native_batch_norm:
+            return args[0].new_empty(args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
+        if torch.Tag.inplace in func.tags and torch.Tag.pointwise in func.tags:
+            return args[0]
+    return func(*args, **kwargs)
+
+
+@contextmanager
+def watching(enter: Callable[..., None], leave: Callable[..., None]) -> Iterator[None]:
+    """Calls ``enter(module, args)`` before and ``leave(module, args, output)`` after every module that runs."""
+    # Two hooks on all modules there are, because two on each of a thousand take a tenth of the time of counting.
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

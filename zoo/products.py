@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo.meta import shapes_only
+
 aten = torch.ops.aten
 
 Operands = tuple[torch.Tensor, ...]
@@ -62,13 +64,7 @@ class ProductCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         op = func.overloadpacket
-        if args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
-            # torch composes these of many operations in Python, which would take most of the time of counting.
-            if op is aten.native_batch_norm:
-                return args[0].new_empty(args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
-            if torch.Tag.inplace in func.tags and torch.Tag.pointwise in func.tags:
-                return args[0]
-        out = func(*args, **(kwargs or {}))
+        out = shapes_only(func, args, kwargs or {})
         if rule := PRODUCTS.get(op):
             macs, operands = rule(args, out)
             gradients = sum(operand.requires_grad for operand in operands)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def short(value: float) -> str:
@@ -25,12 +26,12 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]], texts: Collec
 def terminal(
     header: Sequence[str], body: Sequence[Sequence[str]], texts: Collection[str], title: str | None = None
 ) -> Table:
-    """The same for the terminal."""
-    table = Table(title=title, title_justify="left")
+    """The same for the terminal. Brackets are text, not rich's mark-up."""
+    table = Table(title=title and Text(title), title_justify="left")
     for name in header:
-        table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if name in texts else "right", no_wrap=True)
     for row in body:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

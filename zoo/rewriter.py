@@ -124,11 +124,11 @@ def _rewrite_one(net: nn.Module, site: Site | Kept, conv: str, kind: Callable[[C
     was += f" g={spec.groups}" if spec.groups > 1 else ""
     if conv in site.forms:
         return Entry(site.name, was, None, f"{conv} already", before, before)
-    new = kind(spec)
+    new = kind(spec).to(spec.device, spec.dtype)
     became = conv
     if conv == "grouped":
         became = f"grouped g={new.groups}"
-        if new.groups == spec.groups:
+        if new.groups == spec.groups and isinstance(site.module, nn.Conv2d):
             return Entry(site.name, was, None, f"{became} already", before, before)
     for place, module in site.changes(new.train(site.module.training)).items():
         net.set_submodule(f"{site.name}.{place}".strip("."), module)

@@ -9,7 +9,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from zoo.blocks import Changes, halves, is_depthwise
-from zoo.convs import ConvSpec
+from zoo.convs import FACTORED, KINDS, ConvSpec, Factored
 from zoo.errors import ConvzooError
 from zoo.stem import stem_convs
 
@@ -57,7 +57,10 @@ def find_sites(net: nn.Module) -> Iterator[Site | Kept]:
         if any(name == part or name.startswith(part + ".") for part in done):
             continue
         _refuse(name, module)
-        if half := halves(module):
+        if isinstance(module, Factored):
+            done.add(name)
+            yield _factored(name, module, stem)
+        elif half := halves(module):
             done |= {f"{name}.{part}".lstrip(".") for part in half.parts}
             yield Site(name, module, half.spec, half.forms, half.changes)
         elif _is_convolution(module) and max(module.kernel_size) > 1:
@@ -66,6 +69,15 @@ def find_sites(net: nn.Module) -> Iterator[Site | Kept]:
                 yield Kept(name, module, reason)
             else:
                 yield Site(name, module, ConvSpec.of(module), _forms(module), lambda conv: {"": conv})
+
+
+def _factored(name: str, module: Factored, stem: set[str]) -> Site | Kept:
+    """What stands there from an earlier rewriting."""
+    reason = _reason_by_name(name, stem)
+    if reason:
+        return Kept(name, module, reason)
+    forms = frozenset(kind for kind in FACTORED if type(module) is KINDS[kind])
+    return Site(name, module, module.spec, forms, lambda conv: {"": conv})
 
 
 def _refuse(name: str, module: nn.Module) -> None:
@@ -87,12 +99,16 @@ def _is_convolution(module: nn.Module) -> bool:
     return has_weights and isinstance(getattr(module, "kernel_size", None), tuple)
 
 
+def _reason_by_name(name: str, stem: set[str]) -> str | None:
+    if any(f"{conv}.".startswith(f"{name}.") for conv in stem):
+        return "stem"
+    return "head" if HEADS & set(name.split(".")) else None
+
+
 def _reason_to_keep(name: str, conv: nn.Module, stem: set[str]) -> str | None:
     """Why a convolution is never rewritten; None where it is a site."""
-    if name in stem:
-        return "stem"
-    if HEADS & set(name.split(".")):
-        return "head"
+    if reason := _reason_by_name(name, stem):
+        return reason
     if isinstance(conv, (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd)):
         return "not a 2-D convolution" if not isinstance(conv, nn.ConvTranspose2d) else "transposed"
     if conv.kernel_size == conv.stride and conv.padding in (0, (0, 0), "valid"):

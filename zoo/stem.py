@@ -30,7 +30,7 @@ def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
 def first_conv(net: nn.Module) -> str:
     """The name of the convolution that sees the image: timm's record of it, else the first one registered."""
     recorded = (getattr(net, "pretrained_cfg", None) or {}).get("first_conv")
-    name = recorded[0] if isinstance(recorded, (tuple, list)) else recorded
+    name = next(iter(recorded), None) if isinstance(recorded, (tuple, list)) else recorded
     convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
     return name if name in convs else next(iter(convs), "")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
+import timm
 from torch import nn
 from tqdm import tqdm
 
-from zoo.acts import ACTS, swap_activations
+from zoo.act_ops import check_complete
+from zoo.acts import ACTS, SWAPPED, replace_activations, swap_activations
 from zoo.budget import parse_budget
 from zoo.builder import build
 from zoo.convs import KINDS
@@ -149,8 +151,9 @@ def _count(
         return
     for act in acts:
         try:
-            with weightless():
-                swap_activations(net, act)
+            if act != "native":
+                _need_complete(name)
+                replace_activations(net, act)
         except ConvzooError as error:
             yield CellCost(name, conv, act, refused=_reason(error))
             continue
@@ -171,6 +174,23 @@ def _meet(
             yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
         else:
             yield from _count(network, conv, group, images, found)
+
+
+def _need_complete(backbone: str) -> None:
+    """Once per network: rewriting its convolutions changes nothing about its activations."""
+    if reason := _why_incomplete(backbone):
+        raise ConvzooError(reason)
+
+
+@cache
+def _why_incomplete(backbone: str) -> str | None:
+    with weightless():
+        net = timm.create_model(backbone)
+    try:
+        check_complete(net, SWAPPED)
+    except ConvzooError as error:
+        return str(error)
+    return None
 
 
 def _with_params_of(net: nn.Module, cost: Cost) -> Cost:

@@ -33,12 +33,13 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
             row |= _matched_text(cell, over) if view is _cell_text else _matched(cell, over)
     _print(rows, form)
     if form in ("terminal", "markdown"):
-        convs: dict[tuple[str, str], dict[str, None]] = {}
+        refusals: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
         for cell in cells:
             if cell.refused:
-                convs.setdefault((cell.model, cell.refused), {})[cell.conv] = None
-        for (model, reason), names in convs.items():
-            print(f"{model} × {', '.join(names)} refused: {reason}\n")
+                convs, acts = refusals.setdefault((cell.model, cell.refused), ({}, {}))
+                convs[cell.conv] = acts[cell.act] = None
+        for (model, reason), (convs, acts) in refusals.items():
+            print(f"{model} × {', '.join(convs)} × {', '.join(acts)} refused: {reason}\n")
         refused = sum(not c.cost for c in cells)
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 

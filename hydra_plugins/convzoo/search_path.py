@@ -1,9 +1,15 @@
-"""Puts convzoo's configuration groups on the search path of every Hydra application, under ``convzoo/``."""
+"""Puts convzoo's configuration groups on the search path of every Hydra application, under ``convzoo/``.
 
+Hydra imports this at every start, so what its configurations interpolate is registered here too.
+"""
+
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 
 class ConvzooSearchPath(SearchPathPlugin):
@@ -19,3 +25,16 @@ def _is_ours(folder: str) -> bool:
     """Whether the application is train.py itself, which has these groups at its root."""
     ours = Path(__file__).resolve().parents[2] / "conf"
     return bool(folder) and Path(folder).resolve() == ours
+
+
+def sweep_name(given: str | None, overrides: Sequence[str]) -> str:
+    """The name of a sweep's folder; none given: made of the command, so that the same command finds its sweep again."""
+    if given:
+        return given
+    matters = sorted(o for o in overrides if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint.")))
+    swept = [o.partition("=")[0].lstrip("+") for o in matters if "," in o.partition("=")[2] or "(" in o]
+    code = hashlib.sha256("\n".join(matters).encode()).hexdigest()[:7]
+    return "-".join(["sweep", *swept])[:80] + f"-s{code}"
+
+
+OmegaConf.register_new_resolver("convzoo_sweep", sweep_name, replace=True)

@@ -56,6 +56,10 @@ class SpeedLogger(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._reset()
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        # A run that goes on in the middle of an epoch has no start of it.
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._open(pl_module.device)
         self._batch_end = self._start

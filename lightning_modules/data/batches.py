@@ -17,11 +17,23 @@ class ShardedBatches:
     Args:
         n: Number of images.
         batch_size: Images per batch over all ranks together.
+        done: Epoch, and batches of it, that were trained before the run was stopped: they are left out.
     """
 
-    def __init__(self, n: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        done: tuple[int, int] = (0, 0),
+    ) -> None:
         self.n, self.batch_size, self.shuffle = n, min(batch_size, n) if shuffle else batch_size, shuffle
-        self.seed, self.rank, self.world, self.epoch = seed, rank, world, 0
+        self.seed, self.rank, self.world, self.done = seed, rank, world, done
+        # Lightning's worker processes fetch ahead before they are told the epoch.
+        self.epoch = done[0]
 
     @property
     def sampler(self) -> ShardedBatches:
@@ -45,7 +57,8 @@ class ShardedBatches:
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.n, generator=generator).tolist()
-            for start in range(0, len(self) * self.batch_size, self.batch_size):
+            first = self.done[1] if self.epoch == self.done[0] else 0
+            for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
                 yield order[start : start + self.batch_size][self.rank :: self.world]
         else:
             mine = range(self.rank, self.n, self.world)

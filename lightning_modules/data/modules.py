@@ -27,6 +27,17 @@ class _Data(LightningDataModule):
         # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
         self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
         self.data, self.seed = data, seed
+        self._done = (0, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come: the epoch, and the batches of it."""
+        loop = self.trainer.fit_loop.epoch_loop.batch_progress
+        if loop.is_last_batch:
+            return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
+        return {"epoch": self.trainer.current_epoch, "batches": loop.current.ready}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._done = state["epoch"], state["batches"]
 
     def _batches(self, n: int, training: bool) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -38,7 +49,7 @@ class _Data(LightningDataModule):
             )
         # Evaluation needs no gradients: larger batches, same result.
         size = batch_size if training else max(batch_size, 128 * world)
-        return ShardedBatches(n, size, training, self.seed, rank, world)
+        return ShardedBatches(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
@@ -70,6 +81,16 @@ class ImageData(_Data):
             if classes > self.data["num_classes"]:
                 raise ConvzooError(f"{self.data['name']} has {classes} classes: type data.num_classes={classes}.")
 
+    def size(self, split: str) -> int:
+        """How many images ``train``, ``val`` or ``test`` has; reads the data set.
+
+        Raises:
+            ConvzooError: The data set is not there, or not what the configuration says.
+        """
+        self.prepare_data()
+        self.setup()
+        return len(getattr(self._splits, split)[1])
+
     def _loader(self, split: str) -> TensorLoader:
         images, labels = getattr(self._splits, split)
         return TensorLoader(images, labels, self._batches(len(labels), split == "train"))
@@ -91,11 +112,23 @@ class FolderData(_Data):
         super().__init__(data, seed)
         self.prepare = Prepare(data["image_size"], data["mean"], data["std"])
 
-    def _loader(self, split: str) -> DataLoader:
+    def size(self, split: str) -> int:
+        """How many images ``train`` or ``val`` has.
+
+        Raises:
+            ConvzooError: The folder does not have the layout.
+        """
+        return len(self._images(split))
+
+    def _images(self, split: str) -> Any:
         from lightning_modules.data.folder import image_folder
 
+        data = self.data
+        return image_folder(data["root"], split, data["image_size"], data["augment"], split == "train")
+
+    def _loader(self, split: str) -> DataLoader:
         training = split == "train"
-        images = image_folder(self.data["root"], split, self.data["image_size"], self.data["augment"], training)
+        images = self._images(split)
         batches = self._batches(len(images), training)
         workers = self.data["workers"]
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -105,6 +138,8 @@ class FolderData(_Data):
             num_workers=workers,
             persistent_workers=training and workers > 0,
             pin_memory=torch.accelerator.is_available(),
+            # Its own: the workers' seeds must not change what the rest of the run draws.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -119,19 +154,18 @@ class FolderData(_Data):
         return self._loader("test" if has_test else "val")
 
 
-def make_data(data: dict[str, Any], image_size: int, seed: int = 0) -> ImageData | FolderData:
+def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
     """Makes the data module of a configuration.
 
     Args:
-        data: The data group. Values that are None there (``image_size``, ``num_classes``) are filled in.
-        image_size: The network's own resolution, for a data set that has none.
+        data: The data group, with ``image_size`` resolved (`lightning_modules.scaling.image_sizes`). ``num_classes``
+            may be None for an image folder: it is counted.
         seed: Of the order of the training images.
 
     Raises:
         ConvzooError: A data set that does not exist, or files that are missing.
     """
     name = choose("data", data["name"], [*SOURCES, "imagefolder"])
-    data = {**data, "image_size": data["image_size"] or image_size}
     if name in SOURCES:
         return ImageData(data, seed)
     from lightning_modules.data.folder import classes

@@ -2,6 +2,7 @@
 
 from zoo.convs.between import Between, bn_act, nothing
 from zoo.convs.blueprint import Blueprint
+from zoo.convs.factored import Factored
 from zoo.convs.grouped import grouped, possible_groups
 from zoo.convs.separable import Separable
 from zoo.convs.separable_spatial import SeparableSpatial
@@ -28,6 +29,7 @@ __all__ = [
     "Between",
     "Blueprint",
     "ConvSpec",
+    "Factored",
     "Separable",
     "SeparableSpatial",
     "Spatial",

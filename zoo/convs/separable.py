@@ -1,13 +1,13 @@
 """Separable: a depthwise convolution, then a pointwise one."""
 
 import torch
-from torch import nn
 
 from zoo.convs.between import Between, nothing
+from zoo.convs.factored import Factored
 from zoo.convs.spec import ConvSpec
 
 
-class Separable(nn.Module):
+class Separable(Factored):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 
     Parameters: r·(k²·C + C·C′). With nothing between the two factors the pair is a k×k convolution of rank r = 1 per
@@ -20,12 +20,11 @@ class Separable(nn.Module):
     """
 
     def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:
-        super().__init__()
+        super().__init__(spec)
         middle = spec.in_channels * rank
         self.depthwise = spec.but(out_channels=middle, groups=spec.in_channels, bias=False).conv()
         self.between = between(middle)
         self.pointwise = spec.pointwise(in_channels=middle).conv()
-        self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""

@@ -1,13 +1,13 @@
 """Spatial: a vertical convolution, then a horizontal one."""
 
 import torch
-from torch import nn
 
 from zoo.convs.between import Between, nothing
+from zoo.convs.factored import Factored
 from zoo.convs.spec import ConvSpec
 
 
-class Spatial(nn.Module):
+class Spatial(Factored):
     """Spatially separable convolution: k×1 to m channels, then 1×k to C′.
 
     Parameters: (k·C·m + k·m·C′)/g with m = min(C, C′), the largest rank that saves weights wherever C ≠ C′
@@ -20,12 +20,11 @@ class Spatial(nn.Module):
     """
 
     def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int | None = None) -> None:
-        super().__init__()
+        super().__init__(spec)
         middle = min(spec.in_channels, spec.out_channels) if rank is None else rank * spec.groups
         self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()
         self.between = between(middle)
         self.horizontal = spec.axis(1, in_channels=middle).conv()
-        self.in_channels, self.out_channels = spec.in_channels, spec.out_channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""

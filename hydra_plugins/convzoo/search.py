@@ -1,0 +1,149 @@
+"""Search with Optuna: ``python train.py -m hydra/sweeper=search 'optim.lr=tag(log,interval(1e-4,1e-2))' …``.
+
+A sweeper of our own: Hydra 1.3's Optuna plugin needs Optuna 2.10 and its storages an SQLAlchemy of before 2023.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.convzoo._space import parse_space
+from hydra_plugins.convzoo._study import SAMPLERS, Trials
+from zoo.errors import ConvzooError, choose, need_packages
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+GAINS = ("val/acc", "test/acc")
+PRICES = ("cost/params", "cost/macs", "cost/activations", "speed/latency_ms", "time/fit_s")
+
+
+@dataclass
+class SearchSweeperConf:
+    """Attributes:
+    trials: How many in all, those of earlier starts included.
+    batch: How many at a time; the next ones learn from them.
+    maximize: A metric of result.json. Not test/acc: who selects by it has no test set left.
+    minimize: The second objective; null: none.
+    sampler: tpe, random or nsga2.
+    seed: The sampler's.
+    """
+
+    _target_: str = "hydra_plugins.convzoo.search.SearchSweeper"
+    trials: int = 20
+    batch: int = 4
+    maximize: str = "val/acc"
+    minimize: str | None = "cost/macs"
+    sampler: str = "tpe"
+    seed: int = 0
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchSweeperConf, provider="convzoo")
+
+
+class SearchSweeper(Sweeper):
+    """Asks Optuna for cells, runs them in batches with the configured launcher, and tells Optuna what they reached.
+
+    The study lies beside the jobs' folders, and trial N is job N. The same command goes on with it: what has finished
+    stays, what was running when the search was stopped runs again in its folder.
+    """
+
+    def __init__(self, trials: int, batch: int, maximize: str, minimize: str | None, sampler: str, seed: int) -> None:
+        self.trials, self.batch, self.sampler, self.seed = trials, batch, sampler, seed
+        self.objectives = [maximize] + ([minimize] if minimize else [])
+
+    def check(self) -> None:
+        """Checks the sweeper's own settings. Not in ``__init__``: Hydra wraps what is raised there.
+
+        Raises:
+            ConvzooError: The first one that is wrong, or Optuna is not installed.
+        """
+        need_packages("search", "optuna")
+        for name, number in (("trials", self.trials), ("batch", self.batch)):
+            if number < 1:
+                raise ConvzooError(f"hydra.sweeper.{name}={number} is not allowed. Allowed: a whole number from 1.")
+        choose("hydra.sweeper.maximize", self.objectives[0], GAINS)
+        for price in self.objectives[1:]:
+            choose("hydra.sweeper.minimize", price, [*PRICES, "null"])
+        choose("hydra.sweeper.sampler", self.sampler, SAMPLERS)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        # A trial that fails is an answer too.
+        self.launcher.raise_on_failure = False
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs what is missing of the search, and prints the trials that no other one beats in both objectives.
+
+        Raises:
+            ConvzooError: A space that is none, a folder that holds another search, or no trial that completed.
+        """
+        self.check()
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        space = parse_space(parser.parse_overrides(arguments))
+        # A wrong name anywhere is told before the first job, and before there is a study.
+        self.validate_batch_is_legal(space.corners())
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The import is here because Hydra imports this file at every start.
+        from lightning_modules.lock import Lock
+
+        with Lock(folder / "search.lock", "a search"):
+            trials = Trials(folder, space, self.objectives, self.sampler, self.seed)
+            waiting = trials.unfinished()
+            print(
+                f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
+                f"{' against '.join(self.objectives)}, in {folder}",
+                flush=True,
+            )
+            while True:
+                while len(waiting) < self.batch and trials.tried < self.trials:
+                    waiting += trials.ask()
+                if not waiting:
+                    break
+                batch, waiting = waiting[: self.batch], waiting[self.batch :]
+                for jobs in _consecutive(batch):
+                    self._run(trials, jobs)
+            if not trials.completed:
+                raise ConvzooError(f"none of {trials.tried} trials completed; {folder} has their logs.")
+            from zoo import render
+
+            render.console(200).print(trials.best())
+            print(
+                f"{trials.completed} of {trials.tried} trials completed. Go on: the same command with "
+                f"hydra.sweeper.trials={2 * trials.tried}"
+            )
+
+    def _run(self, trials: Trials, jobs: list["FrozenTrial"]) -> None:
+        """Runs trials with consecutive numbers."""
+        overrides = [trials.space.overrides(job.params) for job in jobs]
+        try:
+            returns = self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
+        except ConvzooError:
+            # Not again at the next start: that would stop at the same place.
+            trials.fail(jobs)
+            raise
+        for job, returned in zip(jobs, returns, strict=True):
+            trials.tell(job, returned)
+
+
+def _consecutive(trials: Sequence["FrozenTrial"]) -> list[list["FrozenTrial"]]:
+    """Runs of trials whose numbers follow each other: a launcher numbers its jobs from the first one on."""
+    groups: list[list[FrozenTrial]] = []
+    for trial in trials:
+        if groups and trial.number == groups[-1][-1].number + 1:
+            groups[-1].append(trial)
+        else:
+            groups.append([trial])
+    return groups

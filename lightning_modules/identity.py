@@ -1,0 +1,65 @@
+"""What makes a run the run it is: the identity of a cell, and the recipe it shares with others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+WHERE = (
+    "logger.",
+    "sweep.",
+    "checkpoint.",
+    "hardware.threads",
+    "data.download",
+    "data.workers",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+"""Says where and how a run takes place, and does not change its result."""
+
+CHOICES = ("model.", "scale.", "conv.", "act.", "init.", "hardware.", "seed")
+"""The axes of the zoo: what runs of one recipe may differ in."""
+
+DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark")
+
+
+def cell_id(config: dict[str, Any]) -> str:
+    """A short name for a resolved configuration: the same for two runs that must have the same result.
+
+    Starts with a letter: all digits and one ``e`` would be read as a float.
+    """
+    return "c" + digest(dict(_result_matters(config)))[:11]
+
+
+def recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """Data, optimizer, epochs and whatever else runs must share to be ranked against each other; flat."""
+    return {
+        key: value
+        for key, value in _result_matters(config)
+        if not key.startswith((*CHOICES, *DEVICES)) and key != "data.image_size"
+    }
+
+
+def digest(value: Any) -> str:
+    """A hash of a plain value, the same in every process."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration as the user types it, with its value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _result_matters(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in leaves(config):
+        # A folder is where a data set lies, but for one's own images it is the data set.
+        elsewhere = key == "data.root" and config["data"]["name"] != "imagefolder"
+        if not key.startswith(WHERE) and not elsewhere:
+            yield key, value

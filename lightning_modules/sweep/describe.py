@@ -1,0 +1,124 @@
+"""Says what each cell of a sweep is, without training one: ``python -m lightning_modules.sweep.describe``.
+
+A process of its own, so that whoever plans a sweep stays small and needs no torch. Reads
+``{"configs": […], "here": true, "measure": false}`` from stdin and writes one JSON object a line and configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+import zoo
+from lightning_modules.config import check
+from lightning_modules.hardware import Hardware, resolve_hardware
+from lightning_modules.identity import digest, leaves
+from lightning_modules.spec import Spec, find_spec
+from lightning_modules.sweep.estimate import Stopwatch
+from zoo.errors import ConvzooError, UnfitError
+from zoo.fingerprint import fingerprint
+
+CHOICES = ("model", "scale", "conv", "act")
+"""The groups whose values need not be equal for two networks to be the same."""
+
+
+class Describer:
+    """Describes configurations; what several of them share is done once.
+
+    Args:
+        here: Whether the jobs run on this machine, which then must have their hardware and data.
+        measure: Whether to time a few steps of each network.
+    """
+
+    def __init__(self, here: bool = True, measure: bool = False) -> None:
+        self.here, self.stopwatch = here, Stopwatch() if measure else None
+        self._networks: dict[str, dict[str, Any]] = {}
+        self._images: dict[str, tuple[int, int]] = {}
+
+    def describe(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What a cell is: see `lightning_modules.sweep.jobs.Job`, with ``same`` equal for the same network and recipe.
+
+        ``excluded`` where the combination makes no sense though each choice exists.
+
+        Raises:
+            ConvzooError: A wrong value.
+        """
+        check(config)
+        hardware = resolve_hardware(config["hardware"], config["trainer"], here=self.here)
+        shape = {
+            "processes": hardware.world_size,
+            "nodes": hardware.num_nodes,
+            "gpus": hardware.devices if hardware.accelerator in ("gpu", "cuda") else 0,
+        }
+        try:
+            spec = find_spec(config, hardware.name)
+            self._check_data(config, spec)
+            network = self._find_network(spec)
+        except UnfitError as error:
+            cell = {k: config[k]["name"] for k in CHOICES if k != "scale"} | {"seed": config["seed"]}
+            return {**shape, "cell": cell, "excluded": str(error)}
+        return {
+            **shape,
+            "cell": spec.choices,
+            "cost": network["cost"],
+            "same": self._same(config, spec, network["fingerprint"]),
+            "estimate_s": self._estimate(config, spec, hardware),
+        }
+
+    def _check_data(self, config: dict[str, Any], spec: Spec) -> None:
+        """Reads each data set once: what is missing or wrong is told before the first job starts."""
+        key = digest({k: v for k, v in config["data"].items() if k not in ("image_size", "batch_size", "augment")})
+        if self.here and key not in self._images:
+            self._images[key] = spec.data.size("train"), spec.data.size("val")
+        self._train_val = self._images.get(key)
+
+    def _find_network(self, spec: Spec) -> dict[str, Any]:
+        key = digest([spec.network, spec.image_size])
+        if key not in self._networks:
+            with torch.random.fork_rng(devices=[]), zoo.weightless():
+                net = zoo.build(**{**spec.network, "pretrained": False})
+            cost = zoo.cost(net, spec.image_size, spec.in_chans)
+            self._networks[key] = {
+                "fingerprint": fingerprint(net),
+                "cost": {
+                    "cost/params": cost.params,
+                    "cost/macs": cost.macs,
+                    "cost/activations": cost.activations,
+                },
+            }
+        return self._networks[key]
+
+    @staticmethod
+    def _same(config: dict[str, Any], spec: Spec, network: str) -> str:
+        rest = {k: v for k, v in leaves(config) if k.partition(".")[0] not in (*CHOICES, "logger", "sweep")}
+        # Weights that come from elsewhere depend on the names, not on the structure alone.
+        given = config["init"]["name"] != "random" or spec.network["pretrained"]
+        return digest([network, spec.image_size, rest, spec.network if given else None])
+
+    def _estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware) -> float | None:
+        if self.stopwatch is None or self._train_val is None:
+            return None
+        return self.stopwatch.estimate(config, spec, hardware, *self._train_val)
+
+
+def main() -> int:
+    """Answers on stdout, a line a configuration; a wrong value ends it, as ``{"error": …}``."""
+    job = json.load(sys.stdin)
+    # What libraries print must not stand between the answers.
+    out, sys.stdout = sys.stdout, sys.stderr
+    describer = Describer(job["here"], job["measure"])
+    for config in job["configs"]:
+        try:
+            answer = describer.describe(config)
+        except ConvzooError as error:
+            answer = {"error": str(error)}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

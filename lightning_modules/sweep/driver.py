@@ -1,0 +1,141 @@
+"""Runs a sweep from plan to table, wherever its jobs run. Read it from the top."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning_modules.identity import recipe
+from lightning_modules.lock import Lock
+from lightning_modules.result import write_result
+from lightning_modules.sweep.jobs import Job, reproduce
+from lightning_modules.sweep.live import View, duration
+from lightning_modules.sweep.plan import make_plan, write_plan
+from lightning_modules.sweep.show import show_plan
+
+LOCK = "sweep.lock"
+
+
+class Engine(Protocol):
+    """Where jobs run.
+
+    Attributes:
+        here: Whether on this machine.
+        threads: That each job gets.
+        running: The jobs that run now.
+    """
+
+    here: bool
+    threads: int
+    running: list[Job]
+
+    def at_once(self, jobs: Sequence[Job]) -> int: ...
+
+    def run(self, jobs: Sequence[Job], ended: Callable[[Job, int | None], None], tick: Callable[[], None]) -> None: ...
+
+    def stop(self, wait: bool = False) -> None: ...
+
+
+def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path) -> None:
+    """Plans and runs; completed jobs are left alone, interrupted and failed ones go on.
+
+    Args:
+        jobs: All of the sweep's.
+        engine: Where they run.
+        sweep: The sweep group of the configuration.
+        folder: Where the sweep's files go.
+
+    Raises:
+        ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
+        SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
+    """
+    make_plan(jobs, sweep, engine.here, engine.threads)
+    if sweep["plan"]:
+        show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder / LOCK, "a sweep"):
+        write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
+        todo = [job for job in jobs if job.runs and job.status() != "completed"]
+        print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
+        if todo:
+            _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep["fail_fast"])
+
+
+def summary(jobs: Sequence[Job], todo: Sequence[Job], at_once: int, folder: Path) -> str:
+    """The sweep in a line."""
+    runs = [job for job in jobs if job.runs]
+    parts = [f"{len(jobs)} jobs"]
+    parts += [f"{n} done already"] if (n := len(runs) - len(todo)) else []
+    parts += [f"{n} the same as another"] if (n := sum(job.same_as is not None for job in jobs)) else []
+    parts += [f"{n} left out"] if (n := sum(job.excluded is not None for job in jobs)) else []
+    return f"sweep: {', '.join(parts)}; {len(todo)} to run, {at_once} at a time, in {folder}"
+
+
+def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
+    def terminated(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    with View(todo, done) as view:
+
+        def ended(job: Job, code: int | None) -> None:
+            status = _settle(job, code)
+            view.ended(job, status)
+            view.say(_line(job, status))
+            if fail_fast and status == "failed" and not engine.stopping:
+                view.say("sweep.fail_fast: the others are stopped")
+                engine.stop()
+
+        try:
+            engine.run(todo, ended, lambda: view.tick(engine.running))
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            code = stopped.code if isinstance(stopped, SystemExit) else 130
+            view.say("sweep: stopped. The same command goes on where it was.")
+            raise SystemExit(code) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _settle(job: Job, code: int | None) -> str:
+    """How a job that ended stands; one that could not say so itself gets a result that does."""
+    result = job.result()
+    if "status" not in result:
+        name = signal.Signals(-code).name if code is not None and code < 0 else None
+        why = f"killed by {name}" if name else f"ended with exit code {code}" if code is not None else "vanished"
+        if name == "SIGKILL":
+            why += ": out of memory, or somebody's kill -9"
+        told = job.last_words(3)
+        result = {
+            "status": "failed",
+            "id": job.id,
+            "cell": job.cell,
+            "metrics": {},
+            "environment": {},
+            "wandb": {"id": None, "mode": None, "dir": None},
+            "checkpoint": None,
+            "command": reproduce(job),
+            "recipe": recipe(job.config),
+            "error": why + (f" ({told[-1]})" if told and not name else ""),
+        }
+        write_result(job.folder, result)
+    return result["status"]
+
+
+def _line(job: Job, status: str) -> str:
+    result = job.result()
+    accuracy, seconds = (result.get("metrics", {}).get(key) for key in ("test/acc", "time/fit_s"))
+    if status == "completed":
+        found = f"test acc {accuracy:.4f}" if accuracy is not None else "completed"
+        return f"  {job.name}: {found}, {duration(seconds or 0)}"
+    words = "\n".join(f"      {line}" for line in job.last_words())
+    return f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      all of it: {job.folder / 'log.txt'}"
+
+
+def not_completed(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that should have completed and have not."""
+    return [job for job in jobs if job.runs and job.status() != "completed"]

@@ -1,0 +1,118 @@
+"""One job of a sweep, and how it stands. Needs neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.identity import cell_id
+from lightning_modules.lock import is_locked
+
+RESULT, LOG, LOCK, EPOCHS = "result.json", "log.txt", "job.lock", "epochs.jsonl"
+
+
+@dataclass
+class Job:
+    """One job: what it was given, where its files go, and what the plan says of it.
+
+    Attributes:
+        number: Its place in the sweep.
+        overrides: What it was given on the command line.
+        config: The resolved configuration.
+        folder: Where its files go.
+        label: Those of its overrides that tell it apart from the other jobs.
+        same_as: Number of the job that runs in its place: the same network, the same recipe.
+        excluded: Why it is not run.
+        cell: Its choices, flat.
+        cost: ``cost/params``, ``cost/macs``, ``cost/activations``.
+        estimate_s: About how long it takes.
+        processes: How many it consists of (devices × nodes).
+        nodes: Machines it needs.
+        gpus: GPUs it needs.
+    """
+
+    number: int
+    overrides: list[str]
+    config: dict[str, Any]
+    folder: Path
+    label: str = ""
+    same_as: int | None = None
+    excluded: str | None = None
+    cell: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, int] | None = None
+    estimate_s: float | None = None
+    processes: int = 1
+    nodes: int = 1
+    gpus: int = 0
+
+    @property
+    def id(self) -> str:
+        return cell_id(self.config)
+
+    @property
+    def name(self) -> str:
+        return f"#{self.number} {self.label or ' '.join(self.overrides)}"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a job of its own: neither excluded nor the same as another."""
+        return self.excluded is None and self.same_as is None
+
+    def result(self) -> dict[str, Any]:
+        """Its ``result.json``; empty where there is none, or none that can be read, or another cell's."""
+        try:
+            result = json.loads((self.folder / RESULT).read_text())
+        except (OSError, ValueError):
+            return {}
+        return result if isinstance(result, dict) and result.get("id", self.id) == self.id else {}
+
+    def status(self) -> str:
+        """``completed``, ``failed``, ``interrupted``; without a result ``running``, ``lost`` or ``waiting``."""
+        if is_locked(self.folder / LOCK):
+            return "running"
+        found = self.result().get("status")
+        return found or ("lost" if (self.folder / LOG).exists() else "waiting")
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epochs it has finished; a line that is being written is left out."""
+        try:
+            lines = (self.folder / EPOCHS).read_text().splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def last_words(self, lines: int = 5) -> list[str]:
+        """The end of its log."""
+        try:
+            return (self.folder / LOG).read_text(errors="replace").strip().splitlines()[-lines:]
+        except OSError:
+            return []
+
+
+def command(job: Job, config_name: str) -> list[str]:
+    """What runs a job in a process of its own."""
+    quoted = str(job.folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [
+        sys.executable,
+        os.path.abspath(sys.argv[0]),
+        f"--config-name={config_name}",
+        *job.overrides,
+        "hydra.mode=RUN",
+        f"hydra.run.dir='{quoted}'",
+    ]
+
+
+def reproduce(job: Job) -> str:
+    """The command a person types to run a job by itself."""
+    return shlex.join(["python", "train.py", *job.overrides])

@@ -1,0 +1,102 @@
+"""What a person sees while a sweep runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lightning_modules.sweep.jobs import Job
+
+REFRESH_S = 1.0
+
+
+class View:
+    """In a terminal: how many are done, what runs and how well, the time left. Elsewhere: a line a job.
+
+    Args:
+        jobs: Those that run in this start.
+        done: How many of the sweep were done before.
+    """
+
+    def __init__(self, jobs: Sequence[Job], done: int) -> None:
+        self.jobs, self.done, self.counts = list(jobs), done, Counter()
+        self.console = Console()
+        self.start, self._drawn = time.monotonic(), 0.0
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        # Those that were stopped have a part behind them already.
+        self._before = {job.number: _share(job) for job in self.jobs}
+        self._ended: set[int] = set()
+
+    def __enter__(self) -> View:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the view."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def ended(self, job: Job, status: str) -> None:
+        self.counts[status] += 1
+        self._ended.add(job.number)
+
+    def tick(self, running: Sequence[Job]) -> None:
+        """Draws the view again, once a second."""
+        if self.console.is_terminal and time.monotonic() - self._drawn >= REFRESH_S:
+            self._drawn = time.monotonic()
+            self._live.update(self._draw(running), refresh=True)
+
+    def _draw(self, running: Sequence[Job]) -> Group:
+        rows = Table.grid(padding=(0, 2))
+        for job in running:
+            epochs = job.epochs()
+            last = epochs[-1] if epochs else {}
+            accuracy = f"val acc {last['val/acc']:.4f}" if last.get("val/acc") is not None else "starting"
+            rows.add_row(f"  {job.name}", ProgressBar(1.0, _share(job), width=20), accuracy)
+        completed = self.done + self.counts["completed"]
+        failed = sum(self.counts.values()) - self.counts["completed"]
+        waiting = len(self.jobs) - len(self._ended) - len(running)
+        left = self.left_s(running)
+        status = f"{completed} done, {len(running)} running, {waiting} waiting, {failed} failed"
+        return Group(Text(status + (f", about {duration(left)} left" if left is not None else "")), rows)
+
+    def left_s(self, running: Sequence[Job]) -> float | None:
+        """Seconds to go, from the work done so far: jobs are weighted by what predicts their time best."""
+        shares = {job.number: _share(job) for job in running} | dict.fromkeys(self._ended, 1.0)
+        weight = {job.number: weight_of(job) for job in self.jobs}
+        done = sum(weight[n] * max(0.0, share - self._before[n]) for n, share in shares.items())
+        total = sum(weight[n] * (1 - self._before[n]) for n in weight)
+        seconds = time.monotonic() - self.start
+        return (total - done) * seconds / done if done > 0 else None
+
+
+def weight_of(job: Job) -> float:
+    """How much work a job is, next to others: its estimated time, else its images times its activations."""
+    if job.estimate_s:
+        return job.estimate_s
+    epochs = max(1, job.config["trainer"]["max_epochs"])
+    return epochs * (job.cost["cost/activations"] + job.cost["cost/macs"] / 50 if job.cost else 1)
+
+
+def _share(job: Job) -> float:
+    epochs = job.epochs()
+    total = job.config["trainer"]["max_epochs"]
+    return min(1.0, (epochs[-1]["epoch"] + 1) / total) if epochs and total > 0 else 0.0
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,108 @@
+"""Plans a sweep: what runs, what is done already, what is the same as another job, what is left out and why."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.identity import recipe
+from lightning_modules.sweep.jobs import Job
+from zoo.budget import parse_amount
+from zoo.errors import ConvzooError
+from zoo.render import short
+
+FILE = "sweep.json"
+LIMITS = {"max_params": "cost/params", "max_macs": "cost/macs"}
+KEPT = ("same_as", "excluded", "cell", "cost", "estimate_s")
+
+
+def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], here: bool, threads: int = 1) -> None:
+    """Fills in what each job is: its cell, its cost, whether it runs.
+
+    Args:
+        jobs: All of the sweep's, with their configurations.
+        sweep: The sweep group of the configuration.
+        here: Whether the jobs run on this machine.
+        threads: That each job gets, for the estimate of its time.
+
+    Raises:
+        ConvzooError: A wrong value in any of them: nothing has started yet.
+    """
+    limits = {key: parse_amount(str(sweep[name])) for name, key in LIMITS.items() if sweep[name] is not None}
+    seen: dict[str, int] = {}
+    for job, answer in zip(jobs, _describe(jobs, here, sweep["plan"], threads), strict=True):
+        same = answer.pop("same", None)
+        for key, value in answer.items():
+            setattr(job, key, value)
+        for key, limit in limits.items():
+            if job.cost and job.cost[key] > limit:
+                job.excluded = f"{short(job.cost[key])} {key.removeprefix('cost/')}, more than {short(limit)}"
+        if job.excluded is None and same is not None:
+            first = seen.setdefault(same, job.number)
+            job.same_as = first if first != job.number else None
+    if jobs and all(job.excluded for job in jobs):
+        raise ConvzooError("every job is left out:\n" + "\n".join(f"  {j.name}: {j.excluded}" for j in jobs[:10]))
+
+
+def _describe(jobs: Sequence[Job], here: bool, measure: bool, threads: int) -> list[dict[str, Any]]:
+    """What `lightning_modules.sweep.describe` says, from a process that has torch."""
+    from tqdm import tqdm
+
+    question = {"configs": [job.config for job in jobs], "here": here, "measure": measure}
+    with subprocess.Popen(
+        [sys.executable, "-m", "lightning_modules.sweep.describe"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+    ) as process:
+        process.stdin.write(json.dumps(question))
+        process.stdin.close()
+        lines = tqdm(process.stdout, "plan", len(jobs), leave=False, disable=not sys.stderr.isatty(), unit="job")
+        answers = []
+        for job, line in zip(jobs, lines, strict=False):
+            answers.append(json.loads(line))
+            if error := answers[-1].get("error"):
+                process.kill()
+                raise ConvzooError(f"{job.name}: {error}")
+    if process.returncode or len(answers) < len(jobs):
+        raise RuntimeError(f"planning the sweep failed with exit code {process.returncode}")
+    return answers
+
+
+def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
+    """Writes ``sweep.json``, whole or not at all. Jobs of an earlier start that are not among these stay listed."""
+    records = [
+        {
+            "number": job.number,
+            "id": job.id,
+            "overrides": job.overrides,
+            "folder": job.folder.name,
+            "recipe": recipe(job.config),
+            **{key: getattr(job, key) for key in KEPT},
+        }
+        for job in jobs
+    ]
+    ids, numbers = {r["id"] for r in records}, {r["number"] for r in records}
+    earlier = [r for r in read_plan(folder) if r["id"] not in ids and (folder / r["folder"]).exists()]
+    free = itertools.count(max(numbers, default=-1) + 1)
+    for record in earlier:
+        if record["number"] in numbers:
+            record["number"] = next(n for n in free if n not in {r["number"] for r in earlier})
+    temporary = folder / f"{FILE}.tmp"
+    temporary.write_text(json.dumps({"command": command, "jobs": records + earlier}, indent=1) + "\n")
+    temporary.replace(folder / FILE)
+
+
+def read_plan(folder: Path) -> list[dict[str, Any]]:
+    """The jobs of ``sweep.json``; empty where there is none."""
+    try:
+        return json.loads((folder / FILE).read_text())["jobs"]
+    except (OSError, ValueError, KeyError):
+        return []

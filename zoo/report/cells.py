@@ -1,0 +1,174 @@
+"""A cell is one combination of choices with all its seeds; a group is the cells of one recipe, which compare."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from zoo.report.intervals import Difference, Estimate, estimate, paired
+from zoo.report.metrics import ACCURACY, CONDITIONS, Metric
+from zoo.report.runs import STATUSES, Run, Value
+
+SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "image_size")
+CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware")
+BASE_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay")
+"""Keys of ``cell`` that stand for the recipe of a result that has none."""
+
+
+@dataclass
+class Cell:
+    """One combination of choices, with all its seeds.
+
+    Attributes:
+        choices: Without the seed.
+        runs: In the order of their seeds.
+    """
+
+    choices: dict[str, Value]
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """``completed`` where one seed is; else what comes first in `STATUSES` of what the runs are."""
+        return min((run.status for run in self.runs), key=list(STATUSES).index)
+
+    @property
+    def same_as(self) -> str | None:
+        """Folder of the run shown here, where none was trained for this cell itself."""
+        return self.runs[0].same_as if all(run.same_as for run in self.runs) else None
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...] | None:
+        """What measured figures hold for, one text a condition in `CONDITIONS`; None where the seeds differ in it."""
+        found = {conditions_of(run) for run in self.completed}
+        return found.pop() if len(found) == 1 else None
+
+    @cached_property
+    def completed(self) -> list[Run]:
+        return [run for run in self.runs if run.status == "completed"]
+
+    def values(self, key: str) -> dict[Value | None, float]:
+        """A metric by seed, over the completed runs. Runs that repeat a seed are averaged: they are not independent."""
+        repeats = defaultdict(list)
+        for run in self.completed:
+            if key in run.metrics:
+                repeats[run.seed].append(run.metrics[key])
+        return {seed: estimate(values).mean for seed, values in repeats.items()}
+
+    def estimate(self, metric: Metric, key: str | None = None) -> Estimate | None:
+        """Mean, spread and number of seeds of a metric.
+
+        Exact counts of a cell that did not complete are taken from its plan. A measured figure of seeds that ran under
+        different conditions is None: no mean of them means anything.
+        """
+        key = key or metric.key
+        values = list(self.values(key).values())
+        if not values and key.startswith("cost/"):
+            values = [run.metrics[key] for run in self.runs if key in run.metrics][:1]
+        return None if metric.measured and self.conditions is None else estimate(values)
+
+    def mean(self, metric: Metric) -> float | None:
+        found = self.estimate(metric)
+        return found and found.mean
+
+    def note(self) -> str:
+        """What became of the runs that did not complete: ``1 failed, 2 running``; empty where all completed."""
+        counts = Counter(run.status for run in self.runs)
+        return ", ".join(f"{counts[status]} {status}" for status in list(STATUSES)[1:] if counts[status])
+
+
+@dataclass
+class Group:
+    """Cells of one recipe.
+
+    Attributes:
+        recipe: What they have in common.
+        cells: Best accuracy first, what did not complete last.
+        title: What tells the recipe from the other groups'.
+    """
+
+    recipe: dict[str, Value]
+    cells: list[Cell]
+    title: str = ""
+
+    @cached_property
+    def best(self) -> Cell | None:
+        """The cell that the others are compared with: the highest mean accuracy of those with several seeds."""
+        several = [c for c in self.cells if (e := c.estimate(ACCURACY)) and e.n > 1 and not c.same_as]
+        return max(several, key=lambda c: c.mean(ACCURACY), default=None)
+
+    def against_best(self, cell: Cell) -> Difference | None:
+        """The cell's accuracy less the best one's, seed by seed; None for the best and for what has no accuracy."""
+        if self.best is None or cell is self.best or cell.mean(ACCURACY) is None:
+            return None
+        return paired(cell.values(ACCURACY.key), self.best.values(ACCURACY.key))
+
+    def rank(self, cell: Cell) -> int | None:
+        """1 + the number of cells with a higher mean accuracy, each network counted once; None without an accuracy."""
+        mean = cell.mean(ACCURACY)
+        return None if mean is None else 1 + len(self._means) - bisect_right(self._means, mean)
+
+    @cached_property
+    def _means(self) -> list[float]:
+        return sorted(m for c in self.cells if not c.same_as and (m := c.mean(ACCURACY)) is not None)
+
+    @cached_property
+    def conditions(self) -> list[tuple[str, ...]]:
+        """Every set of conditions under which runs were measured, the most frequent first."""
+        counts = Counter(conditions_of(run) for cell in self.cells for run in cell.completed)
+        return [conditions for conditions, _ in counts.most_common()]
+
+
+def conditions_of(run: Run) -> tuple[str, ...]:
+    """What a run's measured figures hold for."""
+    return tuple(str(run.environment.get(key, "–")) for key in CONDITIONS)
+
+
+def sort_cells(cells: Any, metric: Metric) -> list[Cell]:
+    """The best first in a metric; what has no value last, by status and then by its choices."""
+
+    def order(cell: Cell) -> tuple[Any, ...]:
+        mean = cell.mean(metric) if cell.completed else None
+        value = 0 if mean is None else -mean if metric.higher else mean
+        names = tuple(natural(cell.choices.get(key)) for key in CHOICES)
+        return mean is None, value, list(STATUSES).index(cell.status), names
+
+    return sorted(cells, key=order)
+
+
+def natural(value: Value | None) -> tuple[bool, float, str]:
+    """Numbers in their order and before texts."""
+    number = isinstance(value, (int, float))
+    return not number, value if number else 0, "" if value is None else str(value)
+
+
+def varying(cells: Sequence[Cell]) -> list[str]:
+    """The choices that tell these cells apart; model, conv and act always.
+
+    Left out are the recipe's, and those that follow from the ones before (as the stem follows from the image size).
+    """
+    done = [cell for cell in cells if cell.completed]
+
+    def differs(key: str) -> bool:
+        found = {str(cell.choices[key]) for cell in cells if key in cell.choices}
+        return len(found) > 1 or 0 < sum(key in cell.choices for cell in done) < len(done)
+
+    shown = [key for key in CHOICES if key in ("model", "conv", "act") or differs(key)]
+    for key in dict.fromkeys(key for cell in done for key in cell.choices):
+        if key not in (*CHOICES, *BASE_RECIPE, "match_miss") and not determined(done, shown, key):
+            shown.append(key)
+    return shown
+
+
+def determined(cells: Sequence[Cell], by: Sequence[str], key: str) -> bool:
+    """Whether a choice follows from some others in these cells."""
+    values: dict[tuple[str, ...], str] = {}
+    for cell in cells:
+        known = tuple(str(cell.choices.get(b)) for b in by)
+        if values.setdefault(known, str(cell.choices.get(key))) != str(cell.choices.get(key)):
+            return False
+    return True

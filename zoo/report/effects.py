@@ -1,0 +1,211 @@
+"""Which choice matters: main effects and interactions in one group of cells.
+
+A *factor* is a choice with several levels (model, conv, act and whatever else varies); a *context* is one combination
+of the other factors. Only contexts in which every level has a completed cell are used, so that all levels are
+compared under the same circumstances, however unbalanced the whole is. Where no context has every level, the level
+with the fewest cells is left out, again and again, and named.
+
+With y(level, context) and means over levels (y.c), the *main effect* of a level is the mean over contexts of
+y(l, c) − y.c. The *interaction* of level a of one factor with level b of another is the mean over the contexts of
+the rest of y_ab − y_a. − y_.b + y_.. . Accuracies are subtracted as they are; all other metrics as logarithms, and
+shown as ratios (1.2: a fifth above the geometric mean).
+
+Intervals: where seeds allow, each effect is computed for each seed, and its interval is the t interval of their mean:
+the noise of training. The seeds are those that at least half of the contexts have for every level, and the contexts
+those that have all of these seeds. With fewer than two such seeds, or contexts for less than half of all, y is the
+mean over a cell's own seeds, and the interval is that of the mean over contexts: how much the effect depends on the
+rest. An interaction that has one context then has none.
+
+The *size* of a choice is the root mean square of its effects; *noise* is the same of their standard errors
+over seeds. A size that is not well above its noise is nothing that was seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zoo.report.cells import Cell, Group, determined, varying
+from zoo.report.intervals import ROUNDING, Estimate, estimate
+from zoo.report.metrics import Metric
+
+Levels = tuple[str, ...]
+Block = dict[Levels, dict[object, float]]
+"""One context: a metric by levels and seed."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far one level, or one pair of levels, lies from the mean over all of them.
+
+    Attributes:
+        levels: One of each factor.
+        estimate: The mean with its spread; of logarithms, unless the metric is an accuracy.
+    """
+
+    levels: Levels
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effects of one factor, or of two together.
+
+    Attributes:
+        factors: One name, or two.
+        effects: One a combination of levels.
+        over: What the intervals are taken over: ``seeds`` or ``contexts``.
+        contexts: How many were used.
+        all_contexts: How many there are with at least one cell.
+        left_out: Levels that no context could be found for.
+    """
+
+    factors: tuple[str, ...]
+    effects: list[Effect]
+    over: str
+    contexts: int
+    all_contexts: int
+    left_out: list[str]
+
+    @property
+    def size(self) -> float:
+        return _rms([effect.estimate.mean for effect in self.effects])
+
+    @property
+    def noise(self) -> float | None:
+        """None where the cells do not share several seeds."""
+        if self.over != "seeds":
+            return None
+        return _rms([effect.estimate.sd / math.sqrt(effect.estimate.n) for effect in self.effects])
+
+
+def find_factors(cells: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
+    """The choices with several levels, and how to read a cell's level. A variant belongs to its model."""
+
+    def model(cell: Cell) -> str:
+        return " ".join(str(cell.choices[key]) for key in ("model", "variant") if key in cell.choices)
+
+    def choice(key: str) -> Callable[[Cell], str]:
+        return lambda cell: str(cell.choices.get(key, "–"))
+
+    first = ["model", "variant", "conv", "act"]
+    factors = {"model": model, "conv": choice("conv"), "act": choice("act")}
+    for key in varying(cells):
+        if key not in first and not determined(cells, first, key):
+            first.append(key)
+            factors[key] = choice(key)
+    return {name: level for name, level in factors.items() if len({level(cell) for cell in cells}) > 1}
+
+
+def find_effects(group: Group, metric: Metric) -> list[Effects] | str:
+    """Main effects of every factor and interactions of every two, or why there are none."""
+    cells = [cell for cell in group.cells if cell.completed and cell.mean(metric) is not None]
+    if not metric.difference:
+        cells = [cell for cell in cells if all(v > 0 for v in cell.values(metric.key).values())]
+    if metric.measured and len({cell.conditions for cell in cells}) > 1:
+        return "measured under different conditions, so not compared"
+    factors = find_factors(cells)
+    if not factors:
+        return "no choice has two levels with a completed cell"
+    table: dict[Levels, Cell] = {}
+    for cell in cells:
+        # Of two cells with equal levels (the same network, shown twice) the one that was trained stands.
+        table.setdefault(tuple(level(cell) for level in factors.values()), cell)
+    names = list(factors)
+    found = [_effects(table, names, chosen, metric) for n in (1, 2) for chosen in itertools.combinations(names, n)]
+    return [effects for effects in found if effects] or "no choice has two levels in the same circumstances"
+
+
+def _effects(
+    table: Mapping[Levels, Cell], names: Sequence[str], chosen: tuple[str, ...], metric: Metric
+) -> Effects | None:
+    positions = [names.index(name) for name in chosen]
+    contexts: dict[Levels, dict[Levels, Cell]] = {}
+    for levels, cell in table.items():
+        rest = tuple(level for i, level in enumerate(levels) if i not in positions)
+        contexts.setdefault(rest, {})[tuple(levels[i] for i in positions)] = cell
+    combinations, left_out = _complete(contexts)
+    if not combinations:
+        return None
+    blocks = [c for c in contexts.values() if all(levels in c for levels in combinations)]
+    values = [{levels: _values(block[levels], metric) for levels in combinations} for block in blocks]
+    seeds, complete = _common_seeds(values)
+    if seeds:
+        values = complete
+        samples = [
+            _average([_deviations({levels: v[seed] for levels, v in block.items()}) for block in values])
+            for seed in seeds
+        ]
+    else:
+        samples = [_deviations({levels: _mean(v.values()) for levels, v in block.items()}) for block in values]
+    effects = [Effect(levels, estimate([sample[levels] for sample in samples])) for levels in combinations]
+    return Effects(chosen, effects, "seeds" if seeds else "contexts", len(values), len(contexts), left_out)
+
+
+def _common_seeds(blocks: Sequence[Block]) -> tuple[list[object], list[Block]]:
+    """Several seeds that at least half of the contexts have, and the contexts with all of them; nothing if too few."""
+    owned = [set.intersection(*map(set, block.values())) for block in blocks]
+    counts = Counter(seed for seeds in owned for seed in seeds)
+    seeds = {seed for seed, count in counts.items() if 2 * count >= len(blocks)}
+    complete = [block for block, own in zip(blocks, owned, strict=True) if own >= seeds]
+    enough = len(seeds) > 1 and 2 * len(complete) >= len(blocks)
+    return (sorted(seeds, key=str), complete) if enough else ([], [])
+
+
+def _complete(contexts: Mapping[Levels, Mapping[Levels, Cell]]) -> tuple[list[Levels], list[str]]:
+    """The combinations of levels that some context has all of, and the levels left out to get there."""
+    factors = len(next(iter(next(iter(contexts.values())))))
+    present = [{levels[i] for block in contexts.values() for levels in block} for i in range(factors)]
+    left_out: list[str] = []
+    while all(len(levels) > 1 for levels in present):
+        combinations = list(itertools.product(*map(sorted, present)))
+        for block in contexts.values():
+            if len(block) >= len(combinations) and block.keys() >= set(combinations):
+                return combinations, left_out
+        counts = Counter((i, level) for block in contexts.values() for pair in block for i, level in enumerate(pair))
+        # A factor with two levels keeps them as long as another one can give.
+        fewest = min(
+            ((i, level) for i, levels in enumerate(present) for level in levels),
+            key=lambda key: (len(present[key[0]]) == 2, counts[key], key),
+        )
+        present[fewest[0]].remove(fewest[1])
+        left_out.append(fewest[1])
+    return [], left_out
+
+
+def _values(cell: Cell, metric: Metric) -> dict[object, float]:
+    values = cell.values(metric.key)
+    return values if metric.difference else {seed: math.log(v) for seed, v in values.items()}
+
+
+def _deviations(block: Mapping[Levels, float]) -> dict[Levels, float]:
+    """y_l − y. with one factor; y_ab − y_a. − y_.b + y_.. with two. What is rounding of the values is 0."""
+    mean, least = _mean(block.values()), ROUNDING * max(map(abs, block.values()))
+
+    def exact(deviation: float) -> float:
+        return deviation if abs(deviation) > least else 0.0
+
+    if len(next(iter(block))) == 1:
+        return {levels: exact(y - mean) for levels, y in block.items()}
+    margins: dict[tuple[int, str], list[float]] = {}
+    for levels, y in block.items():
+        for position, level in enumerate(levels):
+            margins.setdefault((position, level), []).append(y)
+    means = {margin: _mean(found) for margin, found in margins.items()}
+    return {(a, b): exact(y - means[0, a] - means[1, b] + mean) for (a, b), y in block.items()}
+
+
+def _average(blocks: Sequence[Mapping[Levels, float]]) -> dict[Levels, float]:
+    return {levels: _mean(block[levels] for block in blocks) for levels in blocks[0]}
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(_mean(v * v for v in values))

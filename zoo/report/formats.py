@@ -1,0 +1,111 @@
+"""The comparison as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from zoo import render
+from zoo.report.cells import Cell, Group, sort_cells, varying
+from zoo.report.metrics import ACCURACY, METRICS, Metric
+from zoo.report.tables import conditions_text, header_and_rows, note, reasons
+
+
+def markdown(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
+    """A Markdown table a group."""
+    tables = []
+    for group in groups:
+        header, rows, texts = header_and_rows(group, sort)
+        body = [[_markdown(value) for value in row] for row in rows]
+        table = render.markdown([_markdown(name) for name in header], body, texts)
+        tables.append(f"**{_markdown(group.title)}**\n\n{table}" if len(groups) > 1 else table)
+    return "\n".join(tables)
+
+
+def _markdown(text: str) -> str:
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escaped)
+
+
+_LATEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    **{"±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "–": "--", "…": r"\dots{}", "\n": " "},
+}
+
+
+def latex(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
+    """A ``tabular`` a group, with the rules of the package booktabs."""
+    tables = ["% needs \\usepackage{booktabs}\n"]
+    for group in groups:
+        header, rows, texts = header_and_rows(group, sort)
+        lines = [" & ".join(_latex(value) for value in row) + r" \\" for row in [header, *rows]]
+        columns = "".join("l" if name in texts else "r" for name in header)
+        if len(groups) > 1:
+            tables.append(f"% {_latex(group.title)}\n")
+        tables.append(
+            "\n".join(
+                [
+                    rf"\begin{{tabular}}{{{columns}}}",
+                    r"\toprule",
+                    lines[0],
+                    r"\midrule",
+                    *lines[1:],
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    "",
+                ]
+            )
+        )
+    return "\n".join(tables)
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def to_csv(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
+    """One row a cell with all digits: the mean, sd and n of each metric, what did not complete, and the commands."""
+    cells = [cell for group in groups for cell in group.cells]
+    choices = list(dict.fromkeys([*varying(cells), *(key for cell in cells for key in cell.choices)]))
+    records = []
+    for group in groups:
+        for cell in sort_cells(group.cells, sort):
+            record: dict[str, object] = {"recipe": group.title, **{key: cell.choices.get(key) for key in choices}}
+            record |= {
+                "status": cell.status,
+                "note": "; ".join([note(group, cell), *reasons(cell)]).strip("; "),
+                "rank": group.rank(cell),
+            }
+            for metric in METRICS:
+                found = cell.estimate(metric)
+                record[metric.key] = found and found.mean
+                record[f"{metric.key}_sd"] = found and found.sd
+                record[f"{metric.key}_n"] = found and found.n
+                if metric.measured and metric.key.startswith("speed/"):
+                    iqr = cell.estimate(metric, f"{metric.key}_iqr")
+                    record[f"{metric.key}_iqr"] = iqr and iqr.mean
+            against = group.against_best(cell)
+            record |= {"vs best": against and against.verdict}
+            record |= {"measured on": conditions_text(cell.conditions) if cell.conditions else None}
+            record |= {"command": commands(cell), "folder": "\n".join(run.folder for run in cell.runs)}
+            records.append(record)
+    out = io.StringIO()
+    header = list(records[0])
+    csv.writer(out, lineterminator="\n").writerows(
+        [header, *([_spreadsheet(record[name]) for name in header] for record in records)]
+    )
+    return out.getvalue()
+
+
+def commands(cell: Cell) -> str:
+    """What reproduces a cell: a line a seed."""
+    return "\n".join(dict.fromkeys(run.command for run in cell.runs if run.command))
+
+
+def _spreadsheet(value: object) -> object:
+    """A text that begins like a formula would be computed by a spreadsheet; an apostrophe makes it a text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

@@ -1,0 +1,108 @@
+"""Means over seeds, their spread, and t intervals.
+
+Throughout: mean = Σx/n; sd = √(Σ(x − mean)²/(n − 1)); the 95 % interval of a mean is
+mean ± t(0.975, n − 1) · sd/√n, with Student's t. With one value there is neither spread nor interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+LEVEL = 0.95
+"""The confidence of every interval. It holds for one comparison at a time: none is corrected for their number."""
+ROUNDING = 1e-12
+"""Values that differ by a smaller share are equal: floats that are equal on paper differ by 1e-16."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n independent values.
+
+    Attributes:
+        mean: Of the values.
+        sd: Their standard deviation, n − 1 in the denominator; None for one value.
+        n: How many.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the mean's interval; None for one value."""
+        return None if self.sd is None else t_quantile(self.n - 1) * self.sd / math.sqrt(self.n)
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean, spread and number of some values; None for no value."""
+    n = len(values)
+    if not n:
+        return None
+    # Equal values, as exact counts are over seeds, keep all their digits.
+    equal = max(values) - min(values) <= ROUNDING * max(map(abs, values))
+    mean = values[0] if equal else math.fsum(values) / n
+    sd = 0.0 if equal else math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return Estimate(mean, None if n == 1 else sd, n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What one cell has more than another, over the seeds that both have.
+
+    Attributes:
+        estimate: Of the differences, one a seed; None where they share no seed.
+        verdict: ``higher`` or ``lower`` (0 is outside of the interval), ``within noise`` (it is inside),
+            ``one seed`` or ``no common seed`` (noise is unknown), ``no spread`` (every seed gave the same difference,
+            other than 0: an interval without width claims more than a few rounded accuracies can).
+    """
+
+    estimate: Estimate | None
+    verdict: str
+
+
+def paired(values: Mapping[object, float], others: Mapping[object, float]) -> Difference:
+    """Compares two cells seed by seed.
+
+    Args:
+        values: Of one cell, by seed.
+        others: Of the other one.
+    """
+    found = estimate([values[seed] - others[seed] for seed in values if seed in others])
+    if found is None:
+        return Difference(None, "no common seed")
+    if found.sd is None:
+        return Difference(found, "one seed")
+    if found.sd == 0:
+        return Difference(found, "no spread" if abs(found.mean) > ROUNDING else "within noise")
+    if abs(found.mean) <= found.half_width:
+        return Difference(found, "within noise")
+    return Difference(found, "higher" if found.mean > 0 else "lower")
+
+
+@cache
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """The t with P(|T| ≤ t) = level for Student's T with a whole number of degrees of freedom."""
+    low, high = 0.0, 1.0
+    while _within(high, freedom) < level:
+        high *= 2
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
+    return high
+
+
+def _within(t: float, freedom: int) -> float:
+    """P(|T| ≤ t), the finite series of Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for k in range(2 + odd, freedom, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

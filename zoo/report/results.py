@@ -1,0 +1,55 @@
+"""Finds the runs in or below some folders, finished or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from zoo.errors import ConvzooError
+from zoo.report.runs import Run, read_run
+from zoo.report.sweep import read_sweep
+
+SKIPPED = ("wandb", "__pycache__")
+
+
+def load_results(folders: Iterable[str | Path]) -> list[Run]:
+    """Reads every run in or below the folders: each ``result.json``, and each job of a ``sweep.json`` without one.
+
+    A file that cannot be used becomes a run that is ``unreadable`` and says why; none stops the others.
+
+    Raises:
+        ConvzooError: A folder that does not exist, or no run in any of them.
+    """
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConvzooError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}.")
+    # By folder and number: a folder may be given twice, and several jobs may have none of their own.
+    runs: dict[tuple[str, int | None], Run] = {}
+    results: list[Path] = []
+    for folder in folders:
+        sweeps, found = _find(folder)
+        results += found
+        for sweep in sweeps:
+            for run in read_sweep(sweep):
+                runs.setdefault((os.path.realpath(run.folder), run.number), run)
+    planned = {where for where, _ in runs}
+    for folder in results:
+        if (where := os.path.realpath(folder)) not in planned:
+            runs.setdefault((where, None), read_run(folder))
+    if not runs:
+        raise ConvzooError("no result.json and no sweep.json in or below " + ", ".join(map(str, folders)) + ".")
+    return list(runs.values())
+
+
+def _find(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Folders with a sweep.json, and folders with a result.json."""
+    sweeps, results = [], []
+    for where, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)
+        if "sweep.json" in files:
+            sweeps.append(Path(where))
+        if "result.json" in files:
+            results.append(Path(where))
+    return sweeps, results

@@ -1,0 +1,117 @@
+"""The comparison, and one run, in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from zoo import render
+from zoo.report import tables
+from zoo.report.files import clean
+from zoo.report.groups import compare
+from zoo.report.metrics import ACCURACY, METRICS, Metric, human
+from zoo.report.runs import STATUSES, Run
+
+MOST_LINES = 20
+"""Of errors, and of problems with files, that are printed."""
+WIDEST = 1000
+"""Characters of a line in a file or a pipe: nothing is left out there."""
+LEFT_OUT_FIRST = (
+    "fit s",
+    "infer img/s",
+    "latency ms",
+    "activations",
+    "train img/s",
+    "MACs",
+    "note",
+    "params",
+    "vs best",
+)
+
+
+def print_table(results: Sequence[Run], title: str | None = None, sort: Metric = ACCURACY) -> None:
+    """Prints a table for each recipe; below, why runs did not complete, and how many there are of each status."""
+    console = render.console(WIDEST)
+    groups = compare(results)
+    for group in groups:
+        heading = " · ".join(text for text in (title, group.title if len(groups) > 1 else None) if text)
+        header, rows, texts = tables.header_and_rows(group, sort)
+        header, rows, gone = _fit(header, rows, console.width)
+        console.print(render.terminal(header, rows, texts, heading or None))
+        if gone:
+            print(f"This terminal has no room for {', '.join(gone)}: make it wider, or write --html or --csv FILE.")
+        if len(group.conditions) > 1:
+            print("Speeds, latency and time were measured under different conditions: compare equal letters only.")
+            for number, conditions in enumerate(group.conditions):
+                print(f"  {tables.letter(number)}: {tables.conditions_text(conditions)}")
+    if len(groups) > 1:
+        print(f"{len(groups)} recipes: rows of different tables are not ranked against each other.")
+    cells = [cell for group in groups for cell in group.cells]
+    if not any(len(cell.values(ACCURACY.key)) > 1 for cell in cells):
+        print("One seed a cell: which differences are noise is unknown. Type seed=0,1,2 to see it.")
+    _print_lines([f"{tables.name(cell)}: {reason}" for cell in cells for reason in tables.reasons(cell)])
+    problems = [f"{run.folder}: {problem}" for run in results for problem in run.problems]
+    _print_lines(problems, f"{len(problems)} problems with files:")
+    print(legend(results))
+
+
+def _print_lines(lines: Sequence[str], heading: str = "") -> None:
+    if lines:
+        print("\n".join([*([heading] if heading else []), *(f"  {line}" for line in lines[:MOST_LINES])]))
+    if len(lines) > MOST_LINES:
+        print(f"  and {len(lines) - MOST_LINES} more (--json FILE has all)")
+
+
+def _fit(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]], list[str]]:
+    """Leaves out columns until the table fits."""
+    widths = {name: max(len(name), *(len(row[i]) for row in rows)) + 3 for i, name in enumerate(header)}
+    gone: list[str] = []
+    for column in LEFT_OUT_FIRST:
+        if sum(widths.values()) + 1 > width and column in widths:
+            del widths[column]
+            gone.append(column)
+    kept = [i for i, column in enumerate(header) if column in widths]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows], gone
+
+
+def legend(results: Sequence[Run]) -> str:
+    """One line: how many runs, and how many of each status."""
+    counts = tables.status_counts(results)
+    parts = [f"{counts[name]} {name}" for name in (*STATUSES, "same as another") if name in counts]
+    return f"{len(results)} runs: {', '.join(parts)}."
+
+
+def print_result(result: dict[str, Any], folder: str | Path) -> None:
+    """Prints one run: its cell, its metrics with their spread, where it lies and how to repeat it.
+
+    Args:
+        result: What stands in its ``result.json``.
+        folder: Where that is.
+    """
+    cell, metrics, environment = result["cell"], result["metrics"], result["environment"]
+    rows = [("cell", "  ".join(f"{k}={v}" for k, v in cell.items()))]
+    for name, key in (("test accuracy", "test/acc"), ("validation accuracy", "val/acc")):
+        if key in metrics:
+            rows.append((name, human(metrics[key], key)))
+    for metric in METRICS:
+        if metric.key.startswith("cost/") and metric.key in metrics:
+            rows.append((metric.label, f"{metrics[metric.key]:,} ({metric.text})"))
+        if metric.key.startswith("speed/") and metric.key in metrics:
+            spread = human(metrics.get(f"{metric.key}_iqr"), metric.key)
+            rows.append((metric.label, f"{human(metrics[metric.key], metric.key)} ({metric.text}; IQR {spread})"))
+    if "time/fit_s" in metrics:
+        rows.append(("time to fit", f"{metrics['time/fit_s']:.1f} s"))
+    measured = (f"{k} {environment[k]}" for k in ("device", "devices", "dtype", "threads") if k in environment)
+    rows += [("measured on", ", ".join(measured)), ("run", str(folder)), ("again", result["command"])]
+    title = f"{cell['model']} · {cell['conv']} · {cell['act']}: {result['status']}"
+    table = Table(title=Text(clean(title)), show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        # Text: brackets in a command (logger.tags=[a]) are no mark-up.
+        table.add_row(name, Text(clean(value)))
+    render.console(120).print(table)
