@@ -215,7 +215,7 @@ def test_a_matched_table_in_every_format(run):
     for form in ("terminal", "markdown"):
         out = tables[form][1]
         assert "width" in out and f"{rows[0]['miss']:+.1%}" in out
-        assert "xception41 × native, spatial refused: xception41 has no width and depth" in out
+        assert "xception41 × native, spatial × native refused: xception41 has no width and depth" in out
         assert "2 cells shown, 0 over budget, 4 refused" in out
 
 
