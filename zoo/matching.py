@@ -20,7 +20,7 @@ from zoo.families import ALPHA, BETA, GAMMA, Scale
 from zoo.meta import weightless
 from zoo.nearest import nearest
 from zoo.rewriter import params_of
-from zoo.scaling import check_scalable
+from zoo.scaling import SCALABLE
 
 STEP = 1000
 """Both are searched in thousandths, short to type. Up to width 4 that passes over one network in fifty at most: where
@@ -98,7 +98,7 @@ def match(
             a width.
     """
     choose("over", over, OVERS)
-    check_scalable(backbone)
+    check_matchable(backbone)
     given = {what: amount for what, amount in (("params", params), ("macs", macs)) if amount is not None}
     if len(given) != 1 or not all(amount >= 1 for amount in given.values()):
         raise ConvzooError("match needs one budget, above 0: params=5e6 or macs=600e6.")
@@ -144,6 +144,14 @@ def match(
             f"{getattr(found.cost, what):,}. Type a {'larger' if found.miss > 0 else 'smaller'} budget."
         )
     return found
+
+
+def check_matchable(backbone: str) -> None:
+    """Raises ConvzooError where a network's width and depth cannot be changed."""
+    if backbone not in SCALABLE:
+        raise ConvzooError(
+            f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
+        )
 
 
 class _MacsByWidth:
