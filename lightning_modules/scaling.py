@@ -7,7 +7,7 @@ from typing import Any
 from zoo.budget import parse_budget
 from zoo.errors import ConvzooError, choose
 from zoo.families import Network, Scale, resolve
-from zoo.matching import Match
+from zoo.matching import Match, check_matchable
 from zoo.scaling import check_factor, check_scalable
 
 AXES = ("depth", "width", "resolution")
@@ -31,7 +31,7 @@ def check_scaling(config: dict[str, Any]) -> None:
         check_scalable(backbone)
     if model["match"] is not None:
         parse_budget(model["match"], "model.match")
-        check_scalable(backbone)
+        check_matchable(backbone)
         _check_match(model, config["scale"]["name"], scale)
     elif model["match_over"] != "width":
         raise ConvzooError(
@@ -114,5 +114,5 @@ def scale_columns(config: dict[str, Any]) -> dict[str, str | float]:
         return {}
     phi = {"phi": config["scale"]["phi"]} if name == "compound" else {}
     factors = vars(find_scale(config)).items()
-    texts = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in factors if v != 1}
+    texts = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else round(v, 4) for k, v in factors if v != 1}
     return {"scale": name, **phi, **texts}

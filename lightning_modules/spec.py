@@ -46,10 +46,11 @@ def find_spec(config: dict[str, Any], hardware: str) -> Spec:
     Raises:
         ConvzooError: A budget that cannot be met, a data set that is not there.
     """
-    config, found = meet_budget(config)
-    image_size = image_sizes(config)[1]
+    settled, found = meet_budget(config)
+    image_size = image_sizes(settled)[1]
     data = make_data({**config["data"], "image_size": image_size}, config["seed"])
-    network = network_spec(config, data.data)
+    network = network_spec(settled, data.data)
+    # As chosen, and what was found: a run that fails before it has found anything is told by the same choices.
     choices = describe_cell(config, hardware) | {"image_size": image_size, "stem": network["stem"]}
     if found is None:
         return Spec(network, data, choices, image_size)

@@ -125,7 +125,7 @@ def test_matching_leaves_the_random_numbers_alone():
         ({"backbone": "resnet18", "macs": 1e9, "params": 1e6}, "one budget"),
         ({"backbone": "resnet18", "macs": -5}, "above 0"),
         ({"backbone": "resnet18", "macs": 1e9, "over": "depth"}, "Allowed: width, phi"),
-        ({"backbone": "convnext_atto", "macs": 1e9}, "no depth and width"),
+        ({"backbone": "convnext_atto", "macs": 1e9}, "no width and depth"),
     ],
     ids=str,
 )

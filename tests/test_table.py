@@ -189,8 +189,8 @@ def test_for_people_budget_and_refusals_are_accounted_for(run, form):
 @pytest.mark.parametrize(("budget", "over"), [("macs:60M", "width"), ("params:2M", "width"), ("native", "phi")])
 def test_matched_cells_are_what_matching_one_by_one_gives(budget, over):
     images = zoo.Images(64, num_classes=10)
-    cells = zoo.tabulate(["mobilenet:v2"], ["native", "spatial"], ["relu", "swish"], images, match=budget, over=over)
-    assert [(c.conv, c.act) for c in cells] == [(c, a) for c in ("native", "spatial") for a in ("relu", "swish")]
+    cells = zoo.tabulate(["mobilenet:v2"], ["native", "spatial"], ["relu", "prelu"], images, match=budget, over=over)
+    assert [(c.conv, c.act) for c in cells] == [(c, a) for c in ("native", "spatial") for a in ("relu", "prelu")]
     for cell in cells:
         found = match_text(budget, 64, cell.model, cell.conv, cell.act, 3, over=over, num_classes=10, stem="small")
         assert cell.match == found and cell.cost == found.cost
@@ -215,7 +215,7 @@ def test_a_matched_table_in_every_format(run):
     for form in ("terminal", "markdown"):
         out = tables[form][1]
         assert "width" in out and f"{rows[0]['miss']:+.1%}" in out
-        assert "xception41 × native, spatial refused: xception41 has no width" in out
+        assert "xception41 × native, spatial × native refused: xception41 has no width and depth" in out
         assert "2 cells shown, 0 over budget, 4 refused" in out
 
 

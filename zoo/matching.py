@@ -15,12 +15,12 @@ from torch import nn
 from zoo.budget import parse_budget
 from zoo.builder import build
 from zoo.counting import Cost, cost, layer_costs
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, UnfitError, choose
 from zoo.families import ALPHA, BETA, GAMMA, Scale
 from zoo.meta import weightless
 from zoo.nearest import nearest
 from zoo.rewriter import params_of
-from zoo.scaling import check_scalable
+from zoo.scaling import SCALABLE
 
 STEP = 1000
 """Both are searched in thousandths, short to type. Up to width 4 that passes over one network in fifty at most: where
@@ -98,7 +98,7 @@ def match(
             a width.
     """
     choose("over", over, OVERS)
-    check_scalable(backbone)
+    check_matchable(backbone)
     given = {what: amount for what, amount in (("params", params), ("macs", macs)) if amount is not None}
     if len(given) != 1 or not all(amount >= 1 for amount in given.values()):
         raise ConvzooError("match needs one budget, above 0: params=5e6 or macs=600e6.")
@@ -139,11 +139,19 @@ def match(
     at = nearest(count, budget, candidates, start, distance, around if conv == "grouped" else lambda at: ())
     found = Match(over, at / STEP, cost(network(at), image(at), in_chans), what, round(budget))
     if (at == candidates[0] and found.miss > 0) or (at == candidates[-1] and found.miss < 0):
-        raise ConvzooError(
+        raise UnfitError(
             f"{backbone} with conv={conv} cannot have {budget:,.0f} {what}: at {over} {found.value:g} it has "
             f"{getattr(found.cost, what):,}. Type a {'larger' if found.miss > 0 else 'smaller'} budget."
         )
     return found
+
+
+def check_matchable(backbone: str) -> None:
+    """Raises ConvzooError where a network's width and depth cannot be changed."""
+    if backbone not in SCALABLE:
+        raise ConvzooError(
+            f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
+        )
 
 
 class _MacsByWidth:

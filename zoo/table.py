@@ -23,7 +23,6 @@ from zoo.matching import OVERS, Match, match_text
 from zoo.meta import weightless
 from zoo.networks import find_networks, published_size
 from zoo.rewriter import ALIASES
-from zoo.scaling import SCALABLE
 from zoo.stem import STEMS, stem_for
 
 CONVS = ("native", *KINDS)
@@ -145,7 +144,7 @@ def _count(
     name = network.backbone
     try:
         net, size = _build(network, conv, images, found)
-        native = cost(net, size, images.in_chans)
+        native = found.cost if found else cost(net, size, images.in_chans)
     # A network of timm's may fail in its own way (an image too small, say); the other cells should not fall with it.
     except Exception as error:
         yield from (CellCost(name, conv, act, refused=_reason(error)) for act in acts)
@@ -170,8 +169,6 @@ def _meet(
     by_macs = parse_budget(budget, "match")[0] == "macs"
     for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
         try:
-            if name not in SCALABLE:
-                raise ConvzooError(f"{name} has no width to meet a budget with. resnet, mobilenet and effnet have one.")
             found = match_text(budget, size, name, conv, act, over=over, key="match", **_settings(images, size))
         except Exception as error:
             yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
