@@ -18,6 +18,12 @@ from zoo.errors import ConvzooError
 
 POLL_S = 0.5
 
+STOP_FILE = "ray.stop"
+"""In the sweep's folder: the jobs shall save and end. Ray's own way does not reach a task's child."""
+
+GRACE_S = 20
+"""Seconds that they have."""
+
 
 class RayEngine:
     """A Ray cluster, for `lightning_modules.sweep.driver`.
@@ -89,6 +95,7 @@ class RayEngine:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConvzooError(f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}") from None
         waiting = list(jobs)
+        (self.folder / STOP_FILE).unlink(missing_ok=True)
         try:
             while waiting or self._tasks:
                 while waiting and not self.stopping and len(self._tasks) < self.at_once(jobs):
@@ -109,12 +116,9 @@ class RayEngine:
     def stop(self, wait: bool = False) -> None:
         """Starts no further job; those that run save and end."""
         self.stopping = True
-        for task in self._tasks:
-            self.ray.cancel(task)
-        if wait:
-            end = time.monotonic() + 20
-            while self.running and time.monotonic() < end:
-                time.sleep(POLL_S)
+        (self.folder / STOP_FILE).touch()
+        if wait and self._tasks:
+            self.ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE_S)
 
     def _start(self, job: Job) -> Any:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -122,8 +126,9 @@ class RayEngine:
         variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
+        stop = str((self.folder / STOP_FILE).resolve())
         words, log = command(job, self.config_name), str((job.folder / LOG).resolve())
-        return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, variables)
+        return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, stop, variables)
 
     def _outcome(self, task: Any) -> int | str:
         try:
@@ -132,8 +137,10 @@ class RayEngine:
             return str(error).strip().splitlines()[0]
 
 
-def _run(words: list[str], directory: str, log: str, variables: dict[str, str]) -> int:
-    """Runs a job's command on a node and returns its exit code; a cancelled task passes SIGINT on to it."""
+def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int:
+    """Runs a job's command on a node and returns its exit code; it is told to end when the file ``stop`` appears."""
+    if os.path.exists(stop):
+        return 128 + signal.SIGTERM
     with open(log, "ab") as out:
         child = subprocess.Popen(
             words,
@@ -144,12 +151,9 @@ def _run(words: list[str], directory: str, log: str, variables: dict[str, str]) 
             env=os.environ | variables,
             start_new_session=True,
         )
-        try:
-            # Ray interrupts Python code only, not a wait for the operating system.
-            while child.poll() is None:
-                time.sleep(POLL_S)
-            return child.returncode
-        except BaseException:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
+        told = False
+        while child.poll() is None:
+            if not told and (told := os.path.exists(stop)):
+                child.terminate()  # Ray blocks SIGINT in all of its children
+            time.sleep(POLL_S)
+        return child.returncode
