@@ -77,12 +77,15 @@ class RayEngine:
         try:
             # Workers import this module from where it lies here.
             paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            terminated = signal.getsignal(signal.SIGTERM)
             self.ray.init(
                 self.address,
                 log_to_driver=False,
                 logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
             )
+            # Ray's own handler would abort the process.
+            signal.signal(signal.SIGTERM, terminated)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConvzooError(f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}") from None
         waiting = list(jobs)
@@ -142,7 +145,10 @@ def _run(words: list[str], directory: str, log: str, variables: dict[str, str]) 
             start_new_session=True,
         )
         try:
-            return child.wait()
+            # Ray interrupts Python code only, not a wait for the operating system.
+            while child.poll() is None:
+                time.sleep(POLL_S)
+            return child.returncode
         except BaseException:
             child.send_signal(signal.SIGINT)
             child.wait()
