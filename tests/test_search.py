@@ -264,26 +264,27 @@ def test_a_real_search_killed_and_started_again(clean_env, tmp_path):
         "optim.lr=tag(log,interval(1e-4,1e-2))",
     ]
 
-    def started(number):
-        return list((tmp_path / "s").glob(f"{number}-*/log.txt"))
+    def folder(number):
+        plan = tmp_path / "s" / "sweep.json"
+        jobs = json.loads(plan.read_text())["jobs"] if plan.exists() else []
+        return next((tmp_path / "s" / job["folder"] for job in jobs if job["number"] == number), None)
 
     first = subprocess.Popen(command, cwd=tmp_path, env=clean_env, start_new_session=True, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while not started(2):
+    while not (folder(2) and (folder(2) / "log.txt").exists()):
         assert first.poll() is None and time.monotonic() < until
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert states(tmp_path) == ["COMPLETE", "COMPLETE", "RUNNING"]
-    (done,) = (tmp_path / "s").glob("0-*/result.json")
+    done = folder(0) / "result.json"
     before, left = done.stat().st_mtime_ns, trials(tmp_path)[2].params
     again = subprocess.run(command, cwd=tmp_path, env=clean_env, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr
     assert "3 trials (2 done, 1 to be run again)" in again.stdout and "3 of 3 trials completed" in again.stdout
     assert done.stat().st_mtime_ns == before and trials(tmp_path)[2].params == left
     for trial in trials(tmp_path):
-        (path,) = (tmp_path / "s").glob(f"{trial.number}-*/result.json")
-        result = json.loads(path.read_text())
+        result = json.loads((folder(trial.number) / "result.json").read_text())
         assert trial.values == [result["metrics"]["val/acc"], result["metrics"]["cost/macs"]]
         assert result["cell"]["lr"] == trial.params["optim.lr"]
         assert result["cell"].get("width", 1.0) == float(trial.params["scale.factor"])

@@ -16,7 +16,7 @@ from timm.layers.activations import HardSigmoid
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, UnfitError
 from zoo.meta import run_on_meta, shapes_only, structure, watching
 from zoo.stem import first_conv
 
@@ -79,7 +79,7 @@ def check_complete(
         errors.append(error)
     if places:
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        raise ConvzooError(
+        raise UnfitError(
             f"{type(net).__name__} has activations that are no modules of their own, which act could not swap: "
             f"{', '.join(places[:3])}{more}. Use act=native, or make each a module of the network (nn.ReLU, say)."
         )

@@ -9,7 +9,7 @@ from timm.models import metaformer
 from torch import nn
 
 from zoo.act_ops import check_complete
-from zoo.errors import ConvzooError, choose
+from zoo.errors import UnfitError, choose
 
 
 class SwishBeta(nn.Module):
@@ -88,7 +88,7 @@ def replace_activations(net: nn.Module, act: str) -> int:
     """`swap_activations` for a network that has been checked: for several activations in turn."""
     found = activations(net)
     if not found:
-        raise ConvzooError(f"{type(net).__name__} has no activation to swap. Use act=native.")
+        raise UnfitError(f"{type(net).__name__} has no activation to swap. Use act=native.")
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     swapped = {id(module): _make(act, module).to(like.device, like.dtype) for module in found.values()}
     for name, module in found.items():

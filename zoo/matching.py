@@ -15,7 +15,7 @@ from torch import nn
 from zoo.budget import parse_budget
 from zoo.builder import build
 from zoo.counting import Cost, cost, layer_costs
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, UnfitError, choose
 from zoo.families import ALPHA, BETA, GAMMA, Scale
 from zoo.meta import weightless
 from zoo.nearest import nearest
@@ -139,7 +139,7 @@ def match(
     at = nearest(count, budget, candidates, start, distance, around if conv == "grouped" else lambda at: ())
     found = Match(over, at / STEP, cost(network(at), image(at), in_chans), what, round(budget))
     if (at == candidates[0] and found.miss > 0) or (at == candidates[-1] and found.miss < 0):
-        raise ConvzooError(
+        raise UnfitError(
             f"{backbone} with conv={conv} cannot have {budget:,.0f} {what}: at {over} {found.value:g} it has "
             f"{getattr(found.cost, what):,}. Type a {'larger' if found.miss > 0 else 'smaller'} budget."
         )

@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo.acts import activations
 from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act, possible_groups
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, UnfitError, choose
 from zoo.sites import Kept, Site, find_sites
 
 ALIASES = {"depthwise_separable": "separable"}
@@ -95,7 +95,7 @@ def rewrite(
     possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
     found = list(find_sites(net))
     if not any(isinstance(site, Site) for site in found):
-        raise ConvzooError(
+        raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
             + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
             + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."

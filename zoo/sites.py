@@ -10,7 +10,7 @@ from torch import nn
 
 from zoo.blocks import Changes, halves, is_depthwise
 from zoo.convs import FACTORED, KINDS, ConvSpec, Factored
-from zoo.errors import ConvzooError
+from zoo.errors import UnfitError
 from zoo.stem import stem_convs
 
 HEADS = {"head", "classifier", "fc", "pre_logits"}
@@ -83,12 +83,12 @@ def _factored(name: str, module: Factored, stem: set[str]) -> Site | Kept:
 def _refuse(name: str, module: nn.Module) -> None:
     kind = type(module).__name__
     if any(callable(getattr(module, method, None)) for method in REPARAMETERISED):
-        raise ConvzooError(
+        raise UnfitError(
             f"{name or 'the network'} is a {kind}: a re-parameterised block, whose parallel branches are one "
             "convolution in the end. Rewriting each branch would make another network. Use conv=native with it."
         )
     if kind == "MixedConv2d":
-        raise ConvzooError(
+        raise UnfitError(
             f"{name} is a {kind}: several kernel sizes in one depthwise convolution, which is no k×k convolution. "
             "Use conv=native with this network."
         )
@@ -114,7 +114,7 @@ def _reason_to_keep(name: str, conv: nn.Module, stem: set[str]) -> str | None:
     if conv.kernel_size == conv.stride and conv.padding in (0, (0, 0), "valid"):
         return "patchify (kernel = stride)"
     if type(conv) not in (nn.Conv2d, Conv2dSame):
-        raise ConvzooError(
+        raise UnfitError(
             f"{name} is a {type(conv).__name__}: its weights are computed in a way that no conv kind would keep. "
             "Only nn.Conv2d and timm's Conv2dSame can be rewritten. Use conv=native with this network."
         )

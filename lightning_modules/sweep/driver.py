@@ -53,12 +53,13 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
         ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
         SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
     """
-    make_plan(jobs, sweep, engine.here, engine.threads)
     if sweep["plan"]:
+        make_plan(jobs, sweep, engine.here, engine.threads)
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, "a sweep"):
+        make_plan(jobs, sweep, engine.here, engine.threads)
         write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
         todo = [job for job in jobs if job.runs and job.status() != "completed"]
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
