@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -21,6 +24,13 @@ def main() -> None:
     run_rank(config, folder, job["command"], resolve_hardware(config["hardware"], config["trainer"]))
 
 
+def _end_with(parent: int) -> None:
+    """Without its parent nobody watches this rank, and the run's folder is free for somebody else."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _plain(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """A mistake of the user's is told once, by the parent."""
     if not issubclass(kind, ConvzooError):
@@ -29,4 +39,5 @@ def _plain(kind: type[BaseException], error: BaseException, trace: object) -> No
 
 if __name__ == "__main__":
     sys.excepthook = _plain
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     main()

@@ -1,10 +1,15 @@
 """Hardware: what a choice means, and a distributed run in two processes."""
 
 import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import cell_config
+from conftest import ROOT, cell_config
 
 from lightning_modules.hardware import check_world_size, resolve_hardware
 from zoo import ConvzooError
@@ -79,3 +84,28 @@ def test_a_rank_that_fails_takes_the_job_down_with_its_error(train, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "failed" and "data.batch_size=34" in result["error"]
     assert "data.batch_size=34" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("ps") is None or not Path("/proc").exists(), reason="needs ps and /proc")
+def test_ranks_end_with_the_process_that_started_them(clean_env, tmp_path):
+    """kill -9 of the parent frees the folder; ranks that went on would write into the next run's files."""
+    command = [sys.executable, str(ROOT / "train.py"), "hardware=ddp", "logger=none", "model=mobilenet"]
+    command += ["data.image_size=16", "trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]
+    parent = subprocess.Popen(command, env=clean_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "epochs.jsonl").exists():
+        assert parent.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+    ranks = _children(parent.pid)
+    assert len(ranks) >= 2
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def _children(parent: int) -> list[int]:
+    shown = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in shown.splitlines() if "lightning_modules.rank" in line]

@@ -76,7 +76,7 @@ def summary(jobs: Sequence[Job], todo: Sequence[Job], at_once: int, folder: Path
     parts += [f"{n} done already"] if (n := len(runs) - len(todo)) else []
     parts += [f"{n} the same as another"] if (n := sum(job.same_as is not None for job in jobs)) else []
     parts += [f"{n} left out"] if (n := sum(job.excluded is not None for job in jobs)) else []
-    return f"sweep: {', '.join(parts)}; {len(todo)} to run, {at_once} at a time, in {folder}"
+    return f"sweep: {', '.join(parts)}; {len(todo)} to run, up to {at_once} at a time, in {folder}"
 
 
 def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:

@@ -56,9 +56,9 @@ class LocalEngine:
         self._running: list[_Running] = []
 
     def at_once(self, jobs: Sequence[Job]) -> int:
-        """How many of these run at a time."""
-        each = max((min(job.processes, self.slots) for job in jobs), default=1)
-        wanted = max((job.gpus for job in jobs), default=0)
+        """How many of these run at a time, at most."""
+        each = min((min(job.processes, self.slots) for job in jobs), default=1)
+        wanted = min((job.gpus for job in jobs), default=0)
         fit = self.slots // each if not wanted else min(self.slots // each, len(self.gpus) // wanted)
         return max(1, min(fit, len(jobs)))
 
