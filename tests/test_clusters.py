@@ -37,7 +37,7 @@ def test_hardware_of_a_clusters_node(name, devices, node_gpus, shape):
 
 
 def test_more_gpus_than_a_node_has():
-    with pytest.raises(ConvzooError, match="hydra.launcher.gpus_per_node=0"):
+    with pytest.raises(ConvzooError, match="gpus_per_node=0"):
         resolve_hardware({"name": "gpu", "devices": 1, "num_nodes": 1}, {}, 0)
     with pytest.raises(ConvzooError, match="8 GPUs were asked for"):
         resolve_hardware({"name": "ddp", "devices": 8, "num_nodes": 1}, {}, 4)
