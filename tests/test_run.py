@@ -99,7 +99,8 @@ def test_csv_and_no_logger(tmp_path):
     assert "test/acc" in text.splitlines()[0] and "speed/infer_images_per_s" in text.splitlines()[0]
     assert result["wandb"] == {"id": None, "mode": None, "dir": None}
     run_cell(cell_config("model=mobilenet", "logger=none", *QUICK), tmp_path / "none", COMMAND)
-    assert {p.name for p in (tmp_path / "none").iterdir()} == {"best.ckpt", "result.json"}
+    names = {p.name for p in (tmp_path / "none").iterdir()}
+    assert names == {"best.ckpt", "result.json", "epochs.jsonl", "job.lock"}
 
 
 @pytest.mark.parametrize(
