@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "result.json"
+LOCK = "job.lock"
+"""Held while a run goes on: two runs in one folder would overwrite each other's files."""
+EPOCHS = "epochs.jsonl"
 STATUSES = ("completed", "failed", "interrupted")
 PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
 

@@ -18,16 +18,13 @@ from lightning_modules.config import check, describe_cell
 from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
-from lightning_modules.result import FILE, environment, write_result
+from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.signals import Stopped, StopSignals
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
 JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration and the command."""
-
-LOCK_FILE = "job.lock"
-"""Held while a run goes on: two runs in one folder would overwrite each other's files."""
 
 
 def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) -> dict[str, Any]:
@@ -53,7 +50,7 @@ def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) ->
     check_ranks(hardware)
     if global_rank() > 0:
         return run_rank(config, folder, command, hardware)
-    with Lock(folder / LOCK_FILE, "a run"):
+    with Lock(folder / LOCK, "a run"):
         if hardware.world_size > 1 and not inside_a_rank():
             return _run_ranks(config, folder, command, hardware)
         return run_rank(config, folder, command, hardware)

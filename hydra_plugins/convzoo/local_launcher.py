@@ -58,7 +58,8 @@ class SweepLauncher(Launcher):
                 complete (after all have ended).
         """
         # The import is here because Hydra imports this file at every start.
-        from lightning_modules.sweep.driver import not_completed, run_sweep
+        from lightning_modules.sweep.driver import run_sweep
+        from lightning_modules.sweep.jobs import not_completed
 
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir))

@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
-FILE = "epochs.jsonl"
+from lightning_modules.result import EPOCHS
+
 KEYS = ("train/loss", "val/loss", "val/acc", "train/lr")
 
 
@@ -25,7 +26,7 @@ class EpochLines(Checkpoint):
     """
 
     def __init__(self, folder: Path, seconds: Callable[[], float]) -> None:
-        self.path, self.seconds = folder / FILE, seconds
+        self.path, self.seconds = folder / EPOCHS, seconds
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -14,7 +14,7 @@ import torch
 
 import zoo
 from lightning_modules.config import check
-from lightning_modules.hardware import Hardware, resolve_hardware
+from lightning_modules.hardware import resolve_hardware
 from lightning_modules.identity import digest, leaves
 from lightning_modules.spec import Spec, find_spec
 from lightning_modules.sweep.estimate import Stopwatch
@@ -57,7 +57,7 @@ class Describer:
         }
         try:
             spec = find_spec(config, hardware.name)
-            self._check_data(config, spec)
+            sizes = self._data_sizes(config, spec)
             network = self._find_network(spec)
         except UnfitError as error:
             cell = {k: config[k]["name"] for k in CHOICES if k != "scale"} | {"seed": config["seed"]}
@@ -67,15 +67,18 @@ class Describer:
             "cell": spec.choices,
             "cost": network["cost"],
             "same": self._same(config, spec, network["fingerprint"]),
-            "estimate_s": self._estimate(config, spec, hardware),
+            "estimate_s": self.stopwatch and sizes and self.stopwatch.estimate(config, spec, hardware, *sizes),
         }
 
-    def _check_data(self, config: dict[str, Any], spec: Spec) -> None:
-        """Reads each data set once: what is missing or wrong is told before the first job starts."""
+    def _data_sizes(self, config: dict[str, Any], spec: Spec) -> tuple[int, int] | None:
+        """Images for training and validation; None where the data is elsewhere.
+
+        Reads each data set, once: what is missing or wrong is told before the first job starts.
+        """
         key = digest({k: v for k, v in config["data"].items() if k not in ("image_size", "batch_size", "augment")})
         if self.here and key not in self._images:
             self._images[key] = spec.data.size("train"), spec.data.size("val")
-        self._train_val = self._images.get(key)
+        return self._images.get(key)
 
     def _find_network(self, spec: Spec) -> dict[str, Any]:
         key = digest([spec.network, spec.image_size])
@@ -99,11 +102,6 @@ class Describer:
         # Weights that come from elsewhere depend on the names, not on the structure alone.
         given = config["init"]["name"] != "random" or spec.network["pretrained"]
         return digest([network, spec.image_size, rest, spec.network if given else None])
-
-    def _estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware) -> float | None:
-        if self.stopwatch is None or self._train_val is None:
-            return None
-        return self.stopwatch.estimate(config, spec, hardware, *self._train_val)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
-from lightning_modules.sweep.jobs import Job, reproduce
+from lightning_modules.sweep.jobs import Job, not_completed, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
 from lightning_modules.sweep.show import show_plan
@@ -63,7 +63,7 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
     with Lock(folder / LOCK, "a sweep"):
         make_plan(jobs, sweep, engine.node_gpus, engine.threads)
         write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
-        todo = [job for job in jobs if job.runs and job.status() != "completed"]
+        todo = not_completed(jobs)
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
         if todo:
             _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep["fail_fast"])
@@ -143,8 +143,3 @@ def _line(job: Job, status: str) -> str:
         return f"  {job.name}: {found}, {duration(seconds or 0)}"
     words = "\n".join(f"      {line}" for line in job.last_words())
     return f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      all of it: {job.folder / 'log.txt'}"
-
-
-def not_completed(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that should have completed and have not."""
-    return [job for job in jobs if job.runs and job.status() != "completed"]

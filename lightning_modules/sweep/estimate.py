@@ -34,8 +34,7 @@ class Stopwatch:
         """Seconds for all epochs, validation, test and start-up.
 
         ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
-        without loss, and
-        data to be there in time.
+        without loss, and data to be there in time.
         """
         trainer, batch = config["trainer"], config["data"]["batch_size"]
         batches = max(1, _limited(train // batch, trainer["limit_train_batches"]))

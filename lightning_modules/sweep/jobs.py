@@ -6,14 +6,18 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.identity import cell_id
 from lightning_modules.lock import is_locked
+from lightning_modules.result import EPOCHS, LOCK
+from lightning_modules.result import FILE as RESULT
 
-RESULT, LOG, LOCK, EPOCHS = "result.json", "log.txt", "job.lock", "epochs.jsonl"
+LOG = "log.txt"
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Job:
     nodes: int = 1
     gpus: int = 0
 
-    @property
+    @cached_property
     def id(self) -> str:
         return cell_id(self.config)
 
@@ -98,6 +102,11 @@ class Job:
             return (self.folder / LOG).read_text(errors="replace").strip().splitlines()[-lines:]
         except OSError:
             return []
+
+
+def not_completed(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that should have completed and have not."""
+    return [job for job in jobs if job.runs and job.status() != "completed"]
 
 
 def command(job: Job, config_name: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_modules.sweep.jobs import LOG, Job, command
+from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
 from zoo.errors import ConvzooError
 
 GRACE_S = 20
@@ -133,7 +133,7 @@ class LocalEngine:
             self._running.append(_Running(job, None, []))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "result.json").unlink(missing_ok=True)
+        (job.folder / RESULT).unlink(missing_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.sweep}
         mine = self._free(job.gpus) if job.gpus else []
         if mine:

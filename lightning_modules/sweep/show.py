@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.sweep.jobs import Job
+from lightning_modules.sweep.jobs import Job, not_completed
 from lightning_modules.sweep.live import duration
 from zoo import render
 
@@ -25,7 +25,7 @@ def show_plan(jobs: Sequence[Job], at_once: int, folder: Path) -> None:
     table = render.terminal(HEADER, rows, ("job", "state"))
     table.columns[-1].no_wrap = False
     render.console(200).print(table)
-    todo = [job for job in jobs if job.runs and job.status() != "completed"]
+    todo = not_completed(jobs)
     left = sum(job.estimate_s or 0 for job in todo) / max(1, at_once)
     print(
         f"{len(todo)} of {len(jobs)} jobs would run, {at_once} at a time, in {folder}: about {duration(left)} "
