@@ -1,0 +1,42 @@
+"""Calls a compiled kernel with tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+
+from zoo.kernels import library
+
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of the data; weights, statistics and sums are float32."""
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The same values, channels last in memory; nothing is copied where they are already."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def call(name: str, data: torch.Tensor, *arguments: Any) -> None:
+    """Runs a kernel; it is told whether ``data`` is bfloat16, the arguments, and how many threads it has.
+
+    Args:
+        name: The function's.
+        data: Its first tensor.
+        *arguments: Tensors (their addresses are passed), structures (by reference), whole numbers and None.
+    """
+    passed = [_passed(a) for a in arguments]
+    getattr(library.load(), name)(
+        ctypes.c_int(data.dtype == torch.bfloat16), *passed, ctypes.c_int(torch.get_num_threads())
+    )
+
+
+def _passed(argument: Any) -> Any:
+    if argument is None:
+        return None
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, ctypes.Structure):
+        return ctypes.byref(argument)
+    return ctypes.c_long(argument)

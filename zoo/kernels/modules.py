@@ -1,0 +1,164 @@
+"""The modules of a network whose work our own kernels do, swapped in place and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from timm.models._efficientnet_blocks import SqueezeExcite
+from torch import nn
+
+from zoo.kernels.call import DTYPES, call, channels_last
+from zoo.kernels.depthwise import depthwise_conv2d
+from zoo.kernels.gate import excite, squeeze
+from zoo.kernels.library import load
+from zoo.kernels.norm import ACTIVATIONS, batch_norm_act
+
+
+def _cast(x: torch.Tensor) -> torch.Tensor:
+    """The dtype that autocast would give a convolution's input."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def _takes(x: torch.Tensor, *weights: torch.Tensor | None) -> bool:
+    return x.device.type == "cpu" and x.dtype in DTYPES and all(w is None or w.dtype == torch.float32 for w in weights)
+
+
+class FastDepthwise(nn.Conv2d):
+    """One filter a channel, with our kernels."""
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        one_each = conv.groups == conv.in_channels == conv.out_channels > 1
+        return one_each and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _cast(x) if x.ndim == 4 and x.device.type == "cpu" else x
+        if x.ndim != 4 or not _takes(x, self.weight) or not x.numel():
+            return super().forward(x)
+        out = depthwise_conv2d(x, self.weight, self.stride, self.padding, self.dilation)
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
+
+
+class FastPointwise(nn.Conv2d):
+    """A 1×1 convolution as the matrix product that it is: convolution kernels are slow on small maps."""
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or x.device.type != "cpu":
+            return super().forward(x)
+        rows = channels_last(x).permute(0, 2, 3, 1)
+        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class FastBatchNorm(nn.BatchNorm2d):
+    """BatchNorm with our kernels."""
+
+    stock = nn.BatchNorm2d
+    activation = 0
+
+    @staticmethod
+    def fits(norm: nn.BatchNorm2d) -> bool:
+        return norm.momentum is not None and norm.track_running_stats
+
+    def _fast(self, x: torch.Tensor, activation: int) -> torch.Tensor | None:
+        """None where the kernels cannot."""
+        if x.ndim != 4 or not _takes(x, self.weight, self.bias, self.running_mean):
+            return None
+        if self.training:
+            if x.numel() <= x.shape[1]:
+                return None  # one value a channel: PyTorch has the words for that
+            self.num_batches_tracked.add_(1)
+            kept = (self.running_mean, self.running_var)
+            return batch_norm_act(x, self.weight, self.bias, *kept, self.momentum, self.eps, activation)
+        if torch.is_grad_enabled():
+            return None
+        scale = (self.running_var + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - self.running_mean * scale
+        x = channels_last(x)
+        out = torch.empty_like(x)
+        call("norm_apply", x, activation, x, out, torch.stack([scale, shift]), x.numel() // x.shape[1], x.shape[1])
+        return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self._fast(x, 0)
+        return super().forward(x) if out is None else out
+
+
+class FastBatchNormAct(BatchNormAct2d, FastBatchNorm):
+    """timm's BatchNorm with an activation, in one."""
+
+    stock = BatchNormAct2d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activation = ACTIVATIONS.get(type(self.act))
+        if type(self.drop) is not nn.Identity or self.act._forward_hooks:
+            return BatchNormAct2d.forward(self, x)
+        out = self._fast(x, activation or 0)
+        if out is None:
+            return BatchNormAct2d.forward(self, x)
+        return out if activation is not None else self.act(out)
+
+
+class FastSqueezeExcite(SqueezeExcite):
+    """The squeeze-and-excitation of timm's MBConv blocks."""
+
+    stock = SqueezeExcite
+
+    @staticmethod
+    def fits(module: SqueezeExcite) -> bool:
+        return True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or not _takes(x) or not x.numel():
+            return super().forward(x)
+        means, x, link = squeeze(x)
+        return excite(x, self.gate(self.conv_expand(self.act1(self.conv_reduce(means)))), link)
+
+
+class FloatDepthwise(FastDepthwise):
+    """One filter a channel in float32 whatever autocast says: for machines without a compiler."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return nn.Conv2d.forward(self, x)
+        with torch.autocast("cpu", enabled=False):
+            out = nn.Conv2d.forward(self, x.float())
+        return _cast(out)
+
+
+COMPILED = (FastSqueezeExcite, FastDepthwise, FastPointwise, FastBatchNorm, FastBatchNormAct)
+UNCOMPILED = (FloatDepthwise, FastPointwise)
+"""What needs no compiler."""
+
+
+def speed_up(net: nn.Module) -> int:
+    """Gives our kernels the work of every module that they can do, in place.
+
+    Parameters, buffers, names and hooks stay: the state_dict is the same. On another device than the CPU, and for what the
+    kernels cannot do, such a module computes what it did before.
+
+    Returns:
+        How many modules there are.
+    """
+    found, usable = 0, UNCOMPILED if load() is None else COMPILED
+    for module in net.modules():
+        fast = next((f for f in usable if type(module) is f.stock and f.fits(module)), None)
+        if fast is not None:
+            module.__class__ = fast
+            found += 1
+    return found
+
+
+def restore(net: nn.Module) -> None:
+    """Takes them out again."""
+    for module in net.modules():
+        if type(module) in (*COMPILED, *UNCOMPILED):
+            module.__class__ = type(module).stock

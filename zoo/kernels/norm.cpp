@@ -1,0 +1,232 @@
+// BatchNorm and the activation behind it in one, on channels-last data seen as (rows, channels).
+//
+// Two passes over the data forward (statistics; normalise and activate) and two backward. Statistics are float sums of a
+// few hundred rows, relative to a value of the channel, added up in double: in a fixed order, whatever the number of
+// threads.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+// KEEP: the slope is dear, and what it makes of the gradient is kept between the two passes.
+struct Identity {
+    static constexpr bool KEEP = false;
+    static vec value(vec z) { return z; }
+    static vec slope(vec) { return all(1.0f); }
+};
+
+struct Relu {
+    static constexpr bool KEEP = false;
+    static vec value(vec z) { return maximum(z, all(0.0f)); }
+    static vec slope(vec z) { return select(z > 0.0f, all(1.0f), all(0.0f)); }
+};
+
+struct Relu6 {
+    static constexpr bool KEEP = false;
+    static vec value(vec z) { return minimum(maximum(z, all(0.0f)), all(6.0f)); }
+    static vec slope(vec z) { return select((z > 0.0f) & (z < 6.0f), all(1.0f), all(0.0f)); }
+};
+
+struct Swish {
+    static constexpr bool KEEP = true;
+    static vec gate(vec z) { return reciprocal(1.0f + exponential(-z)); }
+    static vec value(vec z) { return z * gate(z); }
+    static vec slope(vec z) {
+        vec s = gate(z);
+        return s + z * s * (1.0f - s);
+    }
+};
+
+struct HardSwish {
+    static constexpr bool KEEP = false;
+    static vec value(vec z) { return z * minimum(maximum(z + 3.0f, all(0.0f)), all(6.0f)) * (1.0f / 6.0f); }
+    static vec slope(vec z) {
+        vec middle = z * (1.0f / 3.0f) + 0.5f;
+        return select(z > -3.0f, select(z < 3.0f, middle, all(1.0f)), all(0.0f));
+    }
+};
+
+constexpr int BLOCK = 4;  // vectors of channels that are summed side by side
+constexpr long CHUNK = 512;  // rows of one float sum
+
+struct Channels {
+    long at;
+    int vectors, last;  // lanes of the last vector
+    int lanes(int i) const { return i == vectors - 1 ? last : LANES; }
+};
+
+// Calls f(channels, first row, last row) for every block of channels and chunk of rows, in parallel.
+template <class F>
+void tiles(long rows, long channels, int threads, F f) {
+    long width = BLOCK * LANES, blocks = (channels + width - 1) / width, chunks = (rows + CHUNK - 1) / CHUNK;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (long tile = 0; tile < blocks * chunks; tile++) {
+        long chunk = tile / blocks, at = tile % blocks * width, count = std::min(width, channels - at);
+        int vectors = (int)((count + LANES - 1) / LANES);
+        f(Channels{at, vectors, (int)(count - (vectors - 1) * LANES)}, chunk, chunk * CHUNK,
+          std::min(rows, (chunk + 1) * CHUNK));
+    }
+}
+
+// Calls f(offset, lanes, coefficients, i) for every vector of a tile; coefficients[i] are those of its channels.
+template <int N, class F>
+void walk(Channels c, long begin, long end, long channels, const float* const (&given)[N], F f) {
+    vec coefficients[BLOCK][N];
+    for (int i = 0; i < c.vectors; i++)
+        for (int n = 0; n < N; n++) coefficients[i][n] = load(given[n] + c.at + i * LANES, c.lanes(i));
+    if (c.vectors == BLOCK && c.last == LANES) {
+        for (long r = begin; r < end; r++)
+            for (int i = 0; i < BLOCK; i++) f(r * channels + c.at + i * LANES, LANES, coefficients[i], i);
+    } else {
+        for (long r = begin; r < end; r++)
+            for (int i = 0; i < c.vectors; i++) f(r * channels + c.at + i * LANES, c.lanes(i), coefficients[i], i);
+    }
+}
+
+// Two sums a channel over all rows; f(offset, lanes, coefficients, first, second) adds to them.
+template <int N, class F>
+void sums(long rows, long channels, int threads, const float* const (&given)[N], double* first, double* second, F f) {
+    long chunks = (rows + CHUNK - 1) / CHUNK;
+    std::vector<float> partial(chunks * 2 * channels);
+    tiles(rows, channels, threads, [&](Channels c, long chunk, long begin, long end) {
+        vec a[BLOCK] = {}, b[BLOCK] = {};
+        walk(c, begin, end, channels, given,
+             [&](long at, int lanes, const vec* k, int i) __attribute__((always_inline)) { f(at, lanes, k, a[i], b[i]); });
+        float* to = partial.data() + chunk * 2 * channels + c.at;
+        for (int i = 0; i < c.vectors; i++) {
+            store(to + i * LANES, a[i], c.lanes(i));
+            store(to + channels + i * LANES, b[i], c.lanes(i));
+        }
+    });
+    for (long c = 0; c < channels; c++) first[c] = second[c] = 0;
+    for (long chunk = 0; chunk < chunks; chunk++)
+        for (long c = 0; c < channels; c++) {
+            first[c] += partial[chunk * 2 * channels + c];
+            second[c] += partial[(chunk * 2 + 1) * channels + c];
+        }
+}
+
+// Calls f(offset, lanes, coefficients) for all data.
+template <int N, class F>
+void each(long rows, long channels, int threads, const float* const (&given)[N], F f) {
+    tiles(rows, channels, threads, [&](Channels c, long, long begin, long end) {
+        walk(c, begin, end, channels, given,
+             [&](long at, int lanes, const vec* k, int) __attribute__((always_inline)) { f(at, lanes, k); });
+    });
+}
+
+template <class T, class A>
+void apply(const T* x, T* y, const float* scale, const float* shift, long rows, long channels, int threads) {
+    each<2>(rows, channels, threads, {scale, shift}, [=](long at, int lanes, const vec* k) {
+        store(y + at, A::value(load(x + at, lanes) * k[0] + k[1]), lanes);
+    });
+}
+
+// dx of y = A(x · scale + shift), where scale and shift come from the batch's own mean and variance.
+template <class T, class A>
+void backward(const T* x, const T* dy, T* dx, const float* found, float* dweight, float* dbias, long rows,
+              long channels, int threads) {
+    const float *scale = found, *shift = found + channels, *mean = shift + channels, *invstd = mean + channels;
+    std::vector<double> plain(channels), centred(channels);
+    sums<3>(rows, channels, threads, {scale, shift, mean}, plain.data(), centred.data(),
+            [=](long at, int lanes, const vec* k, vec& a, vec& b) __attribute__((always_inline)) {
+                vec value = load(x + at, lanes), dz = load(dy + at, lanes) * A::slope(value * k[0] + k[1]);
+                if (A::KEEP) store(dx + at, dz, lanes);
+                a += dz;
+                b += dz * (value - k[2]);
+            });
+    std::vector<float> constant(channels), slope(channels);
+    for (long c = 0; c < channels; c++) {
+        dbias[c] = (float)plain[c];
+        dweight[c] = (float)(centred[c] * invstd[c]);
+        // dx = scale · (dz − mean(dz) − (x − mean) · invstd² · mean(dz · (x − mean)))
+        double k = centred[c] * invstd[c] * invstd[c] / rows;
+        slope[c] = (float)(-k * scale[c]);
+        constant[c] = (float)((k * mean[c] - plain[c] / rows) * scale[c]);
+    }
+    each<4>(rows, channels, threads, {scale, shift, slope.data(), constant.data()},
+            [=](long at, int lanes, const vec* k) __attribute__((always_inline)) {
+                vec value = load(x + at, lanes), dz;
+                if (A::KEEP) dz = load(dx + at, lanes);
+                else dz = load(dy + at, lanes) * A::slope(value * k[0] + k[1]);
+                store(dx + at, dz * k[0] + (value * k[2] + k[3]), lanes);
+            });
+}
+
+// What a BatchNorm of a batch is: y = x · scale + shift. `found` holds scale, shift, mean, 1 / standard deviation.
+struct Norm {
+    const float *weight, *bias;  // null: 1 and 0
+    float *running_mean, *running_variance;  // null: not kept
+    double momentum, epsilon;
+};
+
+template <class T>
+void statistics(const T* x, const Norm& norm, float* found, long rows, long channels, int threads) {
+    std::vector<float> origin(channels);
+    for (long c = 0; c < channels; c += LANES) {
+        int lanes = (int)std::min((long)LANES, channels - c);
+        store(origin.data() + c, load(x + c, lanes), lanes);
+    }
+    std::vector<double> first(channels), second(channels);
+    const float* zero = origin.data();
+    sums<1>(rows, channels, threads, {origin.data()}, first.data(), second.data(),
+            [=](long at, int lanes, const vec* k, vec& a, vec& b) __attribute__((always_inline)) {
+                vec value = load(x + at, lanes) - k[0];
+                a += value;
+                b += value * value;
+            });
+    for (long c = 0; c < channels; c++) {
+        double offset = first[c] / rows, mean = zero[c] + offset, variance = second[c] / rows - offset * offset;
+        if (variance < 0) variance = 0;  // a NaN stays
+        double invstd = 1 / std::sqrt(variance + norm.epsilon), scale = invstd * (norm.weight ? norm.weight[c] : 1);
+        found[c] = (float)scale;
+        found[channels + c] = (float)((norm.bias ? norm.bias[c] : 0) - mean * scale);
+        found[2 * channels + c] = (float)mean;
+        found[3 * channels + c] = (float)invstd;
+        if (norm.running_mean) {
+            double unbiased = variance * rows / (rows - 1), m = norm.momentum;
+            norm.running_mean[c] = (float)((1 - m) * norm.running_mean[c] + m * mean);
+            norm.running_variance[c] = (float)((1 - m) * norm.running_variance[c] + m * unbiased);
+        }
+    }
+}
+
+template <class T>
+using Apply = void (*)(const T*, T*, const float*, const float*, long, long, int);
+template <class T>
+using Backward = void (*)(const T*, const T*, T*, const float*, float*, float*, long, long, int);
+
+// In the order of ACTIVATIONS in norm.py.
+template <class T>
+constexpr Apply<T> APPLY[] = {apply<T, Identity>, apply<T, Relu>, apply<T, Relu6>, apply<T, Swish>,
+                              apply<T, HardSwish>};
+template <class T>
+constexpr Backward<T> BACKWARD[] = {backward<T, Identity>, backward<T, Relu>, backward<T, Relu6>, backward<T, Swish>,
+                                    backward<T, HardSwish>};
+
+}  // namespace
+
+extern "C" {
+
+void norm_statistics(int half, const void* x, const Norm* norm, float* found, long rows, long channels, int threads) {
+    half ? statistics((const bf16*)x, *norm, found, rows, channels, threads)
+         : statistics((const float*)x, *norm, found, rows, channels, threads);
+}
+
+void norm_apply(int half, int activation, const void* x, void* y, const float* found, long rows, long channels,
+                int threads) {
+    half ? APPLY<bf16>[activation]((const bf16*)x, (bf16*)y, found, found + channels, rows, channels, threads)
+         : APPLY<float>[activation]((const float*)x, (float*)y, found, found + channels, rows, channels, threads);
+}
+
+void norm_backward(int half, int activation, const void* x, const void* dy, void* dx, const float* found,
+                   float* dweight, float* dbias, long rows, long channels, int threads) {
+    half ? BACKWARD<bf16>[activation]((const bf16*)x, (const bf16*)dy, (bf16*)dx, found, dweight, dbias, rows, channels,
+                                      threads)
+         : BACKWARD<float>[activation]((const float*)x, (const float*)dy, (float*)dx, found, dweight, dbias, rows,
+                                       channels, threads);
+}
+}

@@ -1,0 +1,172 @@
+"""Execution plans: how a network is computed, not what. Precision, memory format, kernels, compilation."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo import kernels
+from zoo.errors import ConvzooError, choose
+from zoo.timing import Spread, compare
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way of computing a network.
+
+    Attributes:
+        name: How the configuration calls it.
+        what: In words.
+        bf16: Convolutions and matrix products in bfloat16 (autocast); weights and their updates stay float32.
+        channels_last: The memory format of the network and its images.
+        own_kernels: `zoo.kernels`; on the CPU only.
+        compiled: torch.compile; with CUDA graphs on a GPU. It takes minutes before the first step.
+    """
+
+    name: str
+    what: str
+    bf16: bool = False
+    channels_last: bool = True
+    own_kernels: bool = False
+    compiled: bool = False
+
+    def apply(self, net: nn.Module) -> nn.Module:
+        """Makes a network follow the plan, in place; it keeps its parameters, their names and its state_dict."""
+        kernels.restore(net)
+        net.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        if self.own_kernels:
+            kernels.speed_up(net)
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        if device.type == "cuda":
+            # What stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape.
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        if self.compiled:
+            net.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+        return net
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """The context that forward passes run in."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        Plan("plain", "float32, contiguous: PyTorch as it comes", channels_last=False),
+        Plan("fp32", "float32 (TF32 on a GPU), channels last"),
+        Plan("fp32_fast", "float32, channels last, own kernels", own_kernels=True),
+        Plan("fp32_compiled", "float32 (TF32 on a GPU), channels last, torch.compile", compiled=True),
+        Plan("bf16", "bfloat16, channels last", bf16=True),
+        Plan("bf16_fast", "bfloat16, channels last, own kernels", bf16=True, own_kernels=True),
+        Plan("bf16_compiled", "bfloat16, channels last, torch.compile", bf16=True, compiled=True),
+    )
+}
+
+CPU = ("bf16_fast", "fp32_fast", "fp32")
+"""What may be chosen on a CPU, the usual winner first. bf16 without own kernels loses in every separable network."""
+
+CUDA = ("bf16", "fp32")
+COMPILED = {"bf16": "bf16_compiled", "fp32": "fp32_compiled"}
+
+COMPILE_S = 1200.0
+"""A run on a GPU that would take this many seconds is worth compiling for."""
+
+
+def find_plan(name: str) -> Plan:
+    """A plan by its name.
+
+    Raises:
+        ConvzooError: There is no such plan.
+    """
+    return PLANS[choose("hardware.plan", name, ("auto", *PLANS))]
+
+
+def candidates(device: torch.device, bf16: bool | None = None, seconds: float = 0.0) -> list[Plan]:
+    """The plans worth trying on a device, the usual winner first.
+
+    Args:
+        device: Where the network runs.
+        bf16: Only plans in bfloat16, or only those in float32; None: both, bfloat16 where the processor computes in it.
+        seconds: How long the run takes, about: a long one on a GPU is compiled too.
+    """
+    names = CUDA if device.type == "cuda" else CPU
+    allowed = bf16 if bf16 is not None else None if has_bf16(device) else False
+    found = [PLANS[name] for name in names if allowed is None or PLANS[name].bf16 == allowed]
+    if device.type == "cuda" and seconds >= COMPILE_S:
+        found = [PLANS[COMPILED[plan.name]] for plan in found[:1]] + found
+    return found
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself: emulated, it is far slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not info.exists():
+        return False
+    flags = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "").split()
+    wanted = ("bf16",) if platform.machine() == "aarch64" else ("avx512_bf16", "amx_bf16")
+    return any(flag in flags for flag in wanted)
+
+
+def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int):
+    """A step of a copy of the network under a plan: forward, loss and backward, on images that are there.
+
+    Returns:
+        A function without arguments.
+    """
+    device = images.device
+    net = plan.apply(copy.deepcopy(net).to(device)).train()
+    images = images.contiguous(memory_format=torch.channels_last if plan.channels_last else torch.contiguous_format)
+    labels = torch.arange(len(images), device=device) % classes
+
+    def step() -> None:
+        with plan.autocast(device):
+            loss = F.cross_entropy(net(images).float(), labels)
+        loss.backward()
+        net.zero_grad()
+
+    return step
+
+
+def fastest(
+    net: nn.Module, plans: Sequence[Plan], images: torch.Tensor, classes: int, seconds: float
+) -> tuple[Plan, dict[str, Spread]]:
+    """Measures a few steps of each plan, in turn.
+
+    Args:
+        net: The network; copies of it are trained, it stays as it is.
+        plans: Candidates, at least one. One that fails (a compiler that is not there) is left out.
+        images: (N, C, H, W), as many as a batch has, on the device.
+        classes: Of the network's output.
+        seconds: How long that may take, about.
+
+    Returns:
+        The fastest plan, and the seconds a step of each.
+
+    Raises:
+        ConvzooError: None of them works.
+    """
+    steps, problems = {}, []
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for plan in plans:
+            try:
+                step = training_step(net, plan, images, classes)
+                step()
+                steps[plan.name] = step
+            except Exception as error:  # whatever a backend raises: the others are still there
+                problems.append(f"{plan.name}: {error}")
+        if not steps:
+            raise ConvzooError("no execution plan works here: " + "; ".join(problems))
+        measured = compare(steps, images.device, seconds)
+    return PLANS[min(measured, key=lambda name: measured[name].median)], measured
