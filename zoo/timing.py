@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import nn
 
 BLOCKS = 9
+
+ROUNDS = 7
+"""Blocks of each candidate that `compare` aims at."""
+
+HOPELESS = 2.0
+"""Whoever's best block takes this many times the best one's is out."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ def measure(step: Callable[[], object], device: torch.device, seconds: float = 1
     Warm-up goes on until a call takes no less than nine tenths of the best one so far twice in a row, or until a
     quarter of ``seconds`` has passed. A block holds as many calls as make `BLOCKS` blocks last about ``seconds``.
     """
-    best, steady, end = float("inf"), 0, time.perf_counter() + seconds / 4
-    while steady < 2 and (time.perf_counter() < end or best == float("inf")):
+    best, steady, end = float("inf"), 0, perf_counter() + seconds / 4
+    while steady < 2 and (perf_counter() < end or best == float("inf")):
         took = _timed(step, device, 1)
         steady = steady + 1 if took > 0.9 * best else 0
         best = min(best, took)
@@ -67,13 +73,57 @@ def measure(step: Callable[[], object], device: torch.device, seconds: float = 1
     return [_timed(step, device, calls) / calls for _ in range(BLOCKS)]
 
 
+def compare(
+    candidates: Mapping[str, Callable[[], object]], device: torch.device, seconds: float = 2.0
+) -> dict[str, Spread]:
+    """Seconds per call of several steps, run in turn, so that a drift of the machine's speed hits all of them alike.
+
+    Each is called once to warm up and twice more in turn; then blocks of calls take turns until ``seconds`` have
+    passed. One that takes more than `HOPELESS` times the best one is dropped as soon as that shows, and where one only
+    is left there is no more to compare. So at least three calls of each are made, however long they take.
+
+    Args:
+        candidates: Name → step. What a step raises is the caller's; warm-up calls are real ones.
+        device: Where the steps run: waited for once a block.
+        seconds: How long all of it may take, about.
+
+    Returns:
+        Every candidate, in the order given; one that was dropped with the few samples it has.
+    """
+    end = perf_counter() + seconds
+    for step in candidates.values():
+        _timed(step, device, 1)
+    single = {name: [_timed(step, device, 1)] for name, step in candidates.items()}
+    for name, step in candidates.items():
+        single[name].append(_timed(step, device, 1))
+    running = _hopeful(list(candidates), single)
+    blocks: dict[str, list[float]] = {name: [] for name in candidates}
+    block = max(0.0, end - perf_counter()) / ROUNDS / max(1, len(running))
+    while len(running) > 1:
+        start = perf_counter()
+        for name in running:
+            calls = max(1, round(block / min(single[name] + blocks[name])))
+            blocks[name].append(_timed(candidates[name], device, calls) / calls)
+        running = _hopeful(running, {name: single[name] + blocks[name] for name in running})
+        now = perf_counter()
+        if now + (now - start) / 2 > end:
+            break
+    return {name: Spread.of(blocks[name] or single[name]) for name in candidates}
+
+
+def _hopeful(names: Sequence[str], samples: Mapping[str, Sequence[float]]) -> list[str]:
+    best = {name: min(samples[name]) for name in names}
+    limit = HOPELESS * min(best.values(), default=0.0)
+    return [name for name in names if best[name] <= limit]
+
+
 def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
     synchronize(device)
-    start = time.perf_counter()
+    start = perf_counter()
     for _ in range(calls):
         step()
     synchronize(device)
-    return time.perf_counter() - start
+    return perf_counter() - start
 
 
 def speed(net: nn.Module, image: torch.Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
