@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -187,7 +188,7 @@ class TrainingStep:
 
             done()
             self(images, labels, done)
-            steps.append([1000 * (b - a) for a, b in zip(times, times[1:], strict=False)])
+            steps.append([1000 * (b - a) for a, b in pairwise(times)])
         return {name: Spread.of(samples) for name, samples in zip(PHASES, zip(*steps, strict=True), strict=True)}
 
 

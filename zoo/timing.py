@@ -66,15 +66,15 @@ def measure(step: Callable[[], object], device: torch.device, seconds: float = 1
     blocks, but at least `FEWEST`.
     """
     end = perf_counter() + seconds / 4
-    _timed(step, device, 1)
-    best, steady = _timed(step, device, 1), 0
+    timed(step, device)
+    best, steady = timed(step, device), 0
     while steady < 2 and perf_counter() < end:
-        took = _timed(step, device, 1)
+        took = timed(step, device)
         steady = steady + 1 if took > 0.9 * best else 0
         best = min(best, took)
     calls = max(1, round(seconds / BLOCKS / best))
     blocks = min(BLOCKS, max(FEWEST, round(seconds / best)))
-    return [_timed(step, device, calls) / calls for _ in range(blocks)]
+    return [timed(step, device, calls) / calls for _ in range(blocks)]
 
 
 def compare(
@@ -96,10 +96,10 @@ def compare(
     """
     end = perf_counter() + seconds
     for step in candidates.values():
-        _timed(step, device, 1)
-    single = {name: [_timed(step, device, 1)] for name, step in candidates.items()}
+        timed(step, device)
+    single = {name: [timed(step, device)] for name, step in candidates.items()}
     for name, step in candidates.items():
-        single[name].append(_timed(step, device, 1))
+        single[name].append(timed(step, device))
     running = _hopeful(list(candidates), single)
     blocks: dict[str, list[float]] = {name: [] for name in candidates}
     block = max(0.0, end - perf_counter()) / ROUNDS / max(1, len(running))
@@ -107,7 +107,7 @@ def compare(
         start = perf_counter()
         for name in running:
             calls = max(1, round(block / min(single[name] + blocks[name])))
-            blocks[name].append(_timed(candidates[name], device, calls) / calls)
+            blocks[name].append(timed(candidates[name], device, calls) / calls)
         running = _hopeful(running, {name: single[name] + blocks[name] for name in running})
         now = perf_counter()
         if now + (now - start) / 2 > end:
@@ -121,7 +121,8 @@ def _hopeful(names: Sequence[str], samples: Mapping[str, Sequence[float]]) -> li
     return [name for name in names if best[name] <= limit]
 
 
-def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
+def timed(step: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Seconds that some calls take together, with one synchronisation before and one after."""
     synchronize(device)
     start = perf_counter()
     for _ in range(calls):
