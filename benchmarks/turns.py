@@ -89,7 +89,7 @@ def machine() -> dict[str, Any]:
     """What a figure holds for: processor, cores, GPU, versions."""
     import torch
 
-    from lightning_modules.hardware import device_name
+    from zoo.devices import device_name
 
     cpu = device_name(torch.device("cpu"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

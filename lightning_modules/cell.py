@@ -21,16 +21,12 @@ from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
-from lightning_modules.hardware import (
-    Hardware,
-    check_world_size,
-    device_name,
-    global_rank,
-)
+from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
+from zoo.devices import device_name
 from zoo.errors import ConvzooError
 
 

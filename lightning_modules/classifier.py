@@ -7,13 +7,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from timm.optim import create_optimizer_v2, list_optimizers
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import zoo
-from zoo.errors import ConvzooError, choose
+from lightning_modules.optimizer import make_optimizer
+from zoo.errors import ConvzooError
 
 
 class Classifier(LightningModule):
@@ -83,11 +83,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim
-        choose("optim.name", optim["name"], list_optimizers())
-        fused = {"fused": True} if optim["name"] in ("adamw", "adam", "sgd") else {}
-        optimizer = create_optimizer_v2(
-            self.net, optim["name"], lr=optim["lr"], weight_decay=optim["weight_decay"], momentum=0.9, **fused
-        )
+        optimizer = make_optimizer(self.net, optim)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConvzooError("the learning rate follows one cycle, which needs an end: type trainer.max_epochs=N.")

@@ -28,6 +28,8 @@ def check(config: dict[str, Any]) -> None:
     for key in ("mean", "std"):
         if len(config["data"][key]) != channels:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
+    if config["task"] == "time" and config["hardware"]["name"] == "ddp":
+        raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
     check_scaling(config)
     check_init(config)
 
@@ -50,6 +52,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
     """
     model, data, optim, init = config["model"], config["data"], config["optim"], config["init"]
     cell = {
+        "task": _unless(config["task"], "train"),
         "model": model["name"],
         "variant": None if model["phi"] is not None else model["variant"],
         "phi": model["phi"],

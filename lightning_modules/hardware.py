@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,15 +167,3 @@ def check_world_size(trainer: Any, hardware: Hardware) -> None:
     """
     if trainer.world_size != hardware.world_size:
         raise ConvzooError(_other_number(hardware, trainer.world_size))
-
-
-def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        info = Path("/proc/cpuinfo")
-        lines = info.read_text().splitlines() if info.exists() else []
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.processor() or platform.machine()
-    return str(device)

@@ -16,10 +16,10 @@ from torch import nn
 
 import zoo
 from lightning_modules.data import FolderData, ImageData, make_data
-from lightning_modules.hardware import device_name
 from lightning_modules.result import environment
 from zoo import exporter, quantizer
 from zoo.checkpoint import read_checkpoint
+from zoo.devices import device_name
 from zoo.errors import ConvzooError
 from zoo.timing import Spread, measure
 

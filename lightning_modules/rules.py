@@ -23,6 +23,7 @@ def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
+TASKS = ("train", "time")
 LOGGERS = ("wandb", "csv", "none")
 
 
@@ -51,6 +52,7 @@ ANYTHING: Rule = (lambda v: True, "")
 
 RULES: dict[str, Rule] = {
     "seed": (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+    "task": _one_of(TASKS),
     "model.name": TEXT,
     "model.variant": _or_null(ANY_TEXT),
     "model.phi": ANYTHING,  # zoo.families

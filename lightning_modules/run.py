@@ -20,6 +20,7 @@ from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.signals import Stopped, StopSignals
+from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
@@ -28,7 +29,7 @@ JOB_FILE = "job.json"
 
 
 def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) -> dict[str, Any]:
-    """Trains and tests one cell.
+    """Trains and tests one cell; with ``task=time`` it measures the cell and trains nothing.
 
     Args:
         config: The resolved configuration (the tree of ``conf/config.yaml``) as plain values.
@@ -107,7 +108,10 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         tracking = Tracking(config["logger"], folder, cell.choices, config) if main else None
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
-        result["metrics"] = cell.train(tracking.logger if tracking else False, signals)
+        if config["task"] == "time":
+            result["metrics"] = time_cell(cell)
+        else:
+            result["metrics"] = cell.train(tracking.logger if tracking else False, signals)
         result |= {"status": "completed", "checkpoint": cell.checkpoint}
         result["environment"] |= cell.conditions
     except BaseException as error:

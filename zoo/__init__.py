@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from zoo.errors import ConvzooError
     from zoo.exporter import export
     from zoo.families import FAMILIES, Network, Scale, resolve
+    from zoo.folding import fold_batchnorm
     from zoo.matching import Match, match
     from zoo.meta import weightless
     from zoo.quantizer import lower, quantize
     from zoo.rewriter import Entry, Report, rewrite
+    from zoo.roofline import Bound, Peaks, bound, measure_peaks
+    from zoo.speeds import Speed, TrainingSpeed, speed, training_speed
     from zoo.table import CellCost, Images, tabulate
     from zoo.table_views import show_layers
-    from zoo.timing import Speed, speed
 
 _WHERE = {
     "ACTS": "acts",
@@ -58,8 +60,15 @@ _WHERE = {
     "Images": "table",
     "tabulate": "table",
     "show_layers": "table_views",
-    "Speed": "timing",
-    "speed": "timing",
+    "Speed": "speeds",
+    "TrainingSpeed": "speeds",
+    "speed": "speeds",
+    "training_speed": "speeds",
+    "Bound": "roofline",
+    "Peaks": "roofline",
+    "bound": "roofline",
+    "measure_peaks": "roofline",
+    "fold_batchnorm": "folding",
 }
 
 __version__ = "0.1.0"

@@ -69,7 +69,7 @@ def check_complete(
     """
     places = [f"that of {name} ({type(m).__name__})" for name, m in net.named_modules() if isinstance(m, MERGED)]
     errors: list[Exception] = []
-    for shape in [] if places else _shapes(net, image_size):
+    for shape in [] if places else input_shapes(net, image_size):
         strays, error = _strays(net, swapped, shape)
         # What was seen before a run failed was seen all the same.
         places = [f"{op} in {where}" for where, op in strays]
@@ -95,7 +95,7 @@ def check_complete(
     )
 
 
-def _shapes(net: nn.Module, image_size: int | tuple[int, int] | None) -> Iterator[tuple[int, ...]]:
+def input_shapes(net: nn.Module, image_size: int | tuple[int, int] | None) -> Iterator[tuple[int, ...]]:
     """Inputs that a network may take: images for its first convolution, or rows for its first linear layer."""
     first = net.get_submodule(first_conv(net))
     linear = next((m for m in net.modules() if isinstance(m, nn.Linear)), None)

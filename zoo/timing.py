@@ -1,16 +1,25 @@
-"""How fast a network is, measured: warm-up left out, one synchronisation a block, median and spread."""
+"""Timing a step: warm-up left out, one synchronisation a block, median and spread; and several steps in turn."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
-from torch import nn
+
+from zoo.noise import is_noisy
 
 BLOCKS = 9
+FEWEST = 5
+"""Blocks where a single call takes long."""
+
+ROUNDS = 7
+"""Blocks of each candidate that `compare` aims at."""
+
+HOPELESS = 2.0
+"""Whoever's best block takes this many times the best one's is out."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +37,18 @@ class Spread:
         low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(middle, high - low)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether it spreads too much to be trusted (`zoo.noise.NOISY`)."""
+        return is_noisy(self.median, self.iqr)
 
-@dataclass(frozen=True)
-class Speed:
-    """Inference speed of a network on one device.
+    def scaled(self, factor: float) -> Spread:
+        """The same quantity in another unit."""
+        return Spread(self.median * factor, self.iqr * factor)
 
-    Attributes:
-        images_per_s: Forward passes at ``batch_size``.
-        latency_ms: One image.
-        device, dtype, batch_size: What it was measured on.
-    """
-
-    images_per_s: Spread
-    latency_ms: Spread
-    device: str
-    dtype: str
-    batch_size: int
+    def metrics(self, name: str) -> dict[str, float]:
+        """As ``result.json`` has it: the median under the name, ``_iqr`` and ``_noisy`` (0 or 1) beside it."""
+        return {name: self.median, f"{name}_iqr": self.iqr, f"{name}_noisy": int(self.noisy)}
 
 
 def synchronize(device: torch.device) -> None:
@@ -56,46 +61,71 @@ def measure(step: Callable[[], object], device: torch.device, seconds: float = 1
     """Seconds per call of ``step``, one sample a block.
 
     Warm-up goes on until a call takes no less than nine tenths of the best one so far twice in a row, or until a
-    quarter of ``seconds`` has passed. A block holds as many calls as make `BLOCKS` blocks last about ``seconds``.
+    quarter of ``seconds`` has passed; its first call is not trusted to say how long one takes. A block holds as many
+    calls as make `BLOCKS` blocks last about ``seconds``; where a single call is longer than that there are fewer
+    blocks, but at least `FEWEST`.
     """
-    best, steady, end = float("inf"), 0, time.perf_counter() + seconds / 4
-    while steady < 2 and (time.perf_counter() < end or best == float("inf")):
-        took = _timed(step, device, 1)
+    end = perf_counter() + seconds / 4
+    timed(step, device)
+    best, steady = timed(step, device), 0
+    while steady < 2 and perf_counter() < end:
+        took = timed(step, device)
         steady = steady + 1 if took > 0.9 * best else 0
         best = min(best, took)
     calls = max(1, round(seconds / BLOCKS / best))
-    return [_timed(step, device, calls) / calls for _ in range(BLOCKS)]
+    blocks = min(BLOCKS, max(FEWEST, round(seconds / best)))
+    return [timed(step, device, calls) / calls for _ in range(blocks)]
 
 
-def _timed(step: Callable[[], object], device: torch.device, calls: int) -> float:
+def compare(
+    candidates: Mapping[str, Callable[[], object]], device: torch.device, seconds: float = 2.0
+) -> dict[str, Spread]:
+    """Seconds per call of several steps, run in turn, so that a drift of the machine's speed hits all of them alike.
+
+    Each is called once to warm up and twice more in turn; then blocks of calls take turns until ``seconds`` have
+    passed. One that takes more than `HOPELESS` times the best one is dropped as soon as that shows, and where one only
+    is left there is no more to compare. So at least three calls of each are made, however long they take.
+
+    Args:
+        candidates: Name → step. What a step raises is the caller's; warm-up calls are real ones.
+        device: Where the steps run: waited for once a block.
+        seconds: How long all of it may take, about.
+
+    Returns:
+        Every candidate, in the order given; one that was dropped with the few samples it has.
+    """
+    end = perf_counter() + seconds
+    for step in candidates.values():
+        timed(step, device)
+    single = {name: [timed(step, device)] for name, step in candidates.items()}
+    for name, step in candidates.items():
+        single[name].append(timed(step, device))
+    running = _hopeful(list(candidates), single)
+    blocks: dict[str, list[float]] = {name: [] for name in candidates}
+    block = max(0.0, end - perf_counter()) / ROUNDS / max(1, len(running))
+    while len(running) > 1:
+        start = perf_counter()
+        for name in running:
+            calls = max(1, round(block / min(single[name] + blocks[name])))
+            blocks[name].append(timed(candidates[name], device, calls) / calls)
+        running = _hopeful(running, {name: single[name] + blocks[name] for name in running})
+        now = perf_counter()
+        if now + (now - start) / 2 > end:
+            break
+    return {name: Spread.of(blocks[name] or single[name]) for name in candidates}
+
+
+def _hopeful(names: Sequence[str], samples: Mapping[str, Sequence[float]]) -> list[str]:
+    best = {name: min(samples[name]) for name in names}
+    limit = HOPELESS * min(best.values(), default=0.0)
+    return [name for name in names if best[name] <= limit]
+
+
+def timed(step: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Seconds that some calls take together, with one synchronisation before and one after."""
     synchronize(device)
-    start = time.perf_counter()
+    start = perf_counter()
     for _ in range(calls):
         step()
     synchronize(device)
-    return time.perf_counter() - start
-
-
-def speed(net: nn.Module, image: torch.Tensor, batch_size: int = 64, seconds: float = 1.0) -> Speed:
-    """Measures inference: the network in eval mode, the images on its device already.
-
-    Args:
-        net: A network that takes (N, C, H, W). Its mode is put back afterwards.
-        image: One image (C, H, W), on the device and in the dtype and memory format to measure.
-        batch_size: Images per forward pass for ``images_per_s``; ``latency_ms`` is always one image.
-        seconds: How long each of the two measurements takes, about.
-    """
-    device, training = image.device, net.training
-    net.eval()
-
-    def sample(n: int) -> list[float]:
-        batch = image.expand(n, *image.shape).contiguous(memory_format=torch.channels_last)
-        return measure(lambda: net(batch), device, seconds)
-
-    try:
-        with torch.inference_mode():
-            rate = Spread.of([batch_size / s for s in sample(batch_size)])
-            latency = Spread.of([1000 * s for s in sample(1)])
-    finally:
-        net.train(training)
-    return Speed(rate, latency, str(device), str(image.dtype).removeprefix("torch."), batch_size)
+    return perf_counter() - start

@@ -20,6 +20,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from zoo.errors import ConvzooError, choose, closest
 
+PLAIN_KEYS = {"seed", "task"}
+"""Keys that belong to no group."""
+
 
 def command_line() -> str:
     """The command that does the current run again."""
@@ -60,7 +63,7 @@ def check_arguments(arguments: list[str]) -> None:
     Raises:
         ConvzooError: A deletion (``~key``) or an empty group (``model=null``).
     """
-    groups = {key for key in known_keys() if "." not in key} - {"seed"}
+    groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
     for argument in arguments:
         key, _, value = argument.partition("=")
         if argument.startswith("~"):
@@ -120,7 +123,7 @@ def explain(error: Exception) -> str:
 def known_keys() -> list[str]:
     """Every group and key of the configuration, as the user types them."""
     conf = files("zoo.conf") / "convzoo"
-    keys = {"seed"}
+    keys = {*PLAIN_KEYS}
     for path in conf.glob("*/*.yaml"):
         group = path.parent.name
         keys.add(group)

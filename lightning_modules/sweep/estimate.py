@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from lightning_modules.classifier import Classifier
+import zoo
 from lightning_modules.hardware import Hardware
 from lightning_modules.spec import Spec
-from zoo.timing import measure, synchronize
+from zoo.speeds import TrainingStep
+from zoo.timing import Spread, measure, timed
 
 SECONDS = 1.0
 """Steps are timed for about this long, after a first one."""
+
+TIMING_S = 12.0
+"""What ``task=time`` takes for a cell whose steps are not longer than the blocks they are measured in."""
 
 SMALL = 8
 """Images of the first step: where even these take long, no larger batch is tried."""
@@ -31,11 +33,13 @@ class Stopwatch:
         self.start_s = time.process_time()
 
     def estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, train: int, val: int) -> float:
-        """Seconds for all epochs, validation, test and start-up.
+        """Seconds for all epochs, validation, test and start-up; with ``task=time`` for the measurements.
 
         ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
         without loss, and data to be there in time.
         """
+        if config["task"] == "time":
+            return self.start_s + TIMING_S
         trainer, batch = config["trainer"], config["data"]["batch_size"]
         batches = max(1, _limited(train // batch, trainer["limit_train_batches"]))
         steps = batches * trainer["max_epochs"] if trainer["max_epochs"] > 0 else trainer["max_steps"]
@@ -52,37 +56,25 @@ class Stopwatch:
         key = json.dumps([spec.network, spec.image_size, batch, hardware.accelerator], sort_keys=True, default=str)
         if key not in self._known:
             device = torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")
-            network = {**spec.network, "pretrained": False}
-            module = Classifier(network, {"label_smoothing": 0.0}).to(device, memory_format=torch.channels_last)
-            optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
-            shape = (spec.in_chans, spec.image_size, spec.image_size)
+            net = zoo.build(**{**spec.network, "pretrained": False}).to(device, memory_format=torch.channels_last)
+            step = TrainingStep(net)
 
-            def step(n: int) -> None:
-                images = torch.randn(n, *shape, device=device).contiguous(memory_format=torch.channels_last)
-                labels = torch.zeros(n, dtype=torch.long, device=device)
-                torch.nn.functional.cross_entropy(module(images), labels).backward()
-                optimizer.step()
-                optimizer.zero_grad()
+            def batch_of(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+                images = torch.randn(n, spec.in_chans, spec.image_size, spec.image_size, device=device)
+                images = images.contiguous(memory_format=torch.channels_last)
+                return images, torch.zeros(n, dtype=torch.long, device=device)
 
-            small = min(batch, SMALL)
-            step(small)
-            best = _timed(lambda: step(small), device) / small
+            small = batch_of(min(batch, SMALL))
+            step(*small)
+            best = timed(lambda: step(*small), device) / len(small[0])
             if best * batch < SECONDS:
-                best = statistics.median(measure(lambda: step(batch), device, SECONDS)) / batch
-            module.eval()
-            images = torch.randn(small, *shape, device=device)
+                full = batch_of(batch)
+                best = Spread.of(measure(lambda: step(*full), device, SECONDS)).median / batch
+            net.eval()
             with torch.inference_mode():
-                module(images)
-                self._known[key] = best, _timed(lambda: module(images), device) / small
+                net(small[0])
+                self._known[key] = best, timed(lambda: net(small[0]), device) / len(small[0])
         return self._known[key]
-
-
-def _timed(step: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def _limited(batches: int, limit: int | float | None) -> int:

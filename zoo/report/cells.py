@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from zoo.noise import is_noisy
 from zoo.report.intervals import Difference, Estimate, estimate, paired
 from zoo.report.metrics import ACCURACY, CONDITIONS, Metric
 from zoo.report.runs import STATUSES, Run, Value
@@ -121,6 +122,12 @@ class Group:
         """Every set of conditions under which runs were measured, the most frequent first."""
         counts = Counter(conditions_of(run) for cell in self.cells for run in cell.completed)
         return [conditions for conditions, _ in counts.most_common()]
+
+
+def noisy(cell: Cell, metric: Metric) -> bool:
+    """Whether a cell's measured figure spreads too much within its runs to be trusted."""
+    median, iqr = cell.mean(metric), cell.estimate(metric, f"{metric.key}_iqr")
+    return median is not None and iqr is not None and is_noisy(median, iqr.mean)
 
 
 def conditions_of(run: Run) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.report.cells import CHOICES, Cell, Group, sort_cells, varying
+from zoo.noise import MARK
+from zoo.report.cells import CHOICES, Cell, Group, noisy, sort_cells, varying
 from zoo.report.intervals import Difference, Estimate
 from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric, human
 from zoo.report.runs import Run
@@ -91,7 +92,8 @@ def clip(text: str, limit: int = 60) -> str:
 def _shown(cell: Cell, metric: Metric) -> str:
     if metric is ACCURACY:
         return spread(cell.estimate(metric), metric.key) if cell.completed else progress(cell)
-    return human(cell.mean(metric), metric.key)
+    value = human(cell.mean(metric), metric.key)
+    return f"{value} {MARK}" if noisy(cell, metric) else value
 
 
 def progress(cell: Cell) -> str:

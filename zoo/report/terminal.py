@@ -10,11 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo import render
+from zoo.noise import LEGEND
 from zoo.report import tables
+from zoo.report.cells import noisy
 from zoo.report.files import clean
 from zoo.report.groups import compare
 from zoo.report.metrics import ACCURACY, METRICS, Metric, human
 from zoo.report.runs import STATUSES, Run
+from zoo.report.speeds import marked, print_speeds
 
 MOST_LINES = 20
 """Of errors, and of problems with files, that are printed."""
@@ -51,7 +54,12 @@ def print_table(results: Sequence[Run], title: str | None = None, sort: Metric =
     if len(groups) > 1:
         print(f"{len(groups)} recipes: rows of different tables are not ranked against each other.")
     cells = [cell for group in groups for cell in group.cells]
-    if not any(len(cell.values(ACCURACY.key)) > 1 for cell in cells):
+    if any(cell.choices.get("task") == "time" for cell in cells):
+        print("task=time measures and trains nothing: such cells have no accuracy.")
+    if any(noisy(cell, metric) for cell in cells for metric in METRICS):
+        print(LEGEND)
+    trained = [cell for cell in cells if cell.values(ACCURACY.key)]
+    if trained and not any(len(cell.values(ACCURACY.key)) > 1 for cell in trained):
         print("One seed a cell: which differences are noise is unknown. Type seed=0,1,2 to see it.")
     _print_lines([f"{tables.name(cell)}: {reason}" for cell in cells for reason in tables.reasons(cell)])
     problems = [f"{run.folder}: {problem}" for run in results for problem in run.problems]
@@ -97,12 +105,16 @@ def print_result(result: dict[str, Any], folder: str | Path) -> None:
     for name, key in (("test accuracy", "test/acc"), ("validation accuracy", "val/acc")):
         if key in metrics:
             rows.append((name, human(metrics[key], key)))
+    timed = cell.get("task") == "time"
     for metric in METRICS:
         if metric.key.startswith("cost/") and metric.key in metrics:
             rows.append((metric.label, f"{metrics[metric.key]:,} ({metric.text})"))
-        if metric.key.startswith("speed/") and metric.key in metrics:
+        if metric.key.startswith("speed/") and metric.key in metrics and not timed:
             spread = human(metrics.get(f"{metric.key}_iqr"), metric.key)
-            rows.append((metric.label, f"{human(metrics[metric.key], metric.key)} ({metric.text}; IQR {spread})"))
+            median = marked(
+                human(metrics[metric.key], metric.key), metrics[metric.key], metrics.get(f"{metric.key}_iqr")
+            )
+            rows.append((metric.label, f"{median} ({metric.text}; IQR {spread})"))
     if "time/fit_s" in metrics:
         rows.append(("time to fit", f"{metrics['time/fit_s']:.1f} s"))
     measured = (f"{k} {environment[k]}" for k in ("device", "devices", "dtype", "threads") if k in environment)
@@ -115,3 +127,5 @@ def print_result(result: dict[str, Any], folder: str | Path) -> None:
         # Text: brackets in a command (logger.tags=[a]) are no mark-up.
         table.add_row(name, Text(clean(value)))
     render.console(120).print(table)
+    if timed:
+        print_speeds(metrics)

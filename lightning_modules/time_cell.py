@@ -1,0 +1,121 @@
+"""``task=time``: how fast one cell is on this machine, measured in some seconds; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+import zoo
+from lightning_modules.cell import Cell
+from lightning_modules.optimizer import make_optimizer
+from zoo.errors import ConvzooError
+from zoo.loop_speed import Batch, loop_speed
+from zoo.roofline import DTYPES, bound, measure_peaks
+from zoo.speeds import TrainingSpeed, TrainingStep
+
+SECONDS = 1.0
+"""Of each measurement, about; there are eight."""
+INFER_BATCH = 64
+"""Images of a forward pass for ``infer_images_per_s``; after training it is measured at the same."""
+
+MIXED = {"bf16-mixed": "bf16", "bf16": "bf16", "16-mixed": "fp16", "16": "fp16"}
+TRUE = {"32-true": "fp32", "32": "fp32", "bf16-true": "bf16", "16-true": "fp16"}
+"""Lightning's names of precisions: products in another dtype than the weights, and all in one."""
+
+
+def time_cell(cell: Cell) -> dict[str, float]:
+    """Measures a cell as it would be trained: its network, batch, optimizer, precision and data.
+
+    Returns:
+        ``cost/…`` as after training, and ``speed/…``: beside each measured one its ``_iqr`` and ``_noisy`` (0 or 1).
+        ``train_images_per_s`` is that of a plain loop with the real data, ``step_images_per_s`` that of steps whose
+        images are on the device already.
+
+    Raises:
+        ConvzooError: Data that is not there, or a precision that cannot be measured.
+    """
+    device = torch.device("cuda" if cell.hardware.accelerator in ("gpu", "cuda") else "cpu")
+    weights, products = _dtypes(cell.conditions["dtype"])
+    dtype = DTYPES[weights]
+    net = cell.module.net.to(device, dtype)
+
+    def autocast() -> AbstractContextManager:
+        return nullcontext() if products == weights else torch.autocast(device.type, DTYPES[products])
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return make_optimizer(net, cell.config["optim"])
+
+    def prepare(batch: Batch) -> Batch:
+        images, labels = (part.to(device, non_blocking=True) for part in batch)
+        return cell.data.prepare(images, True).to(dtype), labels
+
+    image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
+    batch_size = cell.config["data"]["batch_size"]
+    cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])
+    training = zoo.training_speed(net, image, batch_size, SECONDS, optimizer=optimizer, autocast=autocast)
+    inference = zoo.speed(net, image, INFER_BATCH, SECONDS, autocast=autocast)
+    net.train()
+    loop = loop_speed(TrainingStep(net, optimizer, autocast), _batches(cell), prepare, device, SECONDS)
+    peaks = measure_peaks(device, products, SECONDS)
+    cell.conditions["infer_batch_size"] = inference.batch_size
+    metrics: dict[str, float] = {
+        "cost/params": cost.params,
+        "cost/macs": cost.macs,
+        "cost/activations": cost.activations,
+        **loop.images_per_s.metrics("speed/train_images_per_s"),
+        **training.images_per_s.metrics("speed/step_images_per_s"),
+        **inference.images_per_s.metrics("speed/infer_images_per_s"),
+        **inference.latency_ms.metrics("speed/latency_ms"),
+        **_step_metrics(training),
+        **loop.data_ms.metrics("speed/data_ms"),
+        "speed/data_wait": loop.data_wait,
+        "speed/peak_memory_mb": max(training.memory.peak_mb, inference.memory.peak_mb),
+        "speed/train_memory_mb": training.memory.rise_mb,
+        "speed/infer_memory_mb": inference.memory.rise_mb,
+        "speed/peak_gmacs_per_s": peaks.macs_per_s / 1e9,
+        "speed/peak_gbytes_per_s": peaks.bytes_per_s / 1e9,
+        "speed/peak_noisy": int(peaks.noisy),
+    }
+    for name, measured, n in (
+        ("train", training.images_per_s.median, batch_size),
+        ("infer", inference.images_per_s.median, inference.batch_size),
+    ):
+        roof = bound(cost, peaks, n, training=name == "train")
+        metrics[f"speed/{name}_share_of_peak"] = roof.share_of_peak(measured)
+        metrics[f"speed/{name}_share_of_bound"] = roof.share_of_bound(measured)
+        metrics[f"speed/{name}_macs_per_byte"] = roof.intensity
+    return metrics
+
+
+def _step_metrics(training: TrainingSpeed) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, spread in training.phases_ms.items():
+        metrics |= spread.metrics(f"speed/{name}_ms")
+    return metrics | (training.step_ms.metrics("speed/train_latency_ms") if training.step_ms else {})
+
+
+def _batches(cell: Cell) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The training data as they come from the loader, epoch after epoch."""
+    cell.data.prepare_data()
+    cell.data.setup("fit")
+    loader = cell.data.train_dataloader()
+    while True:
+        yield from loader
+
+
+def _dtypes(precision: str) -> tuple[str, str]:
+    """What the weights are in, and what the products are computed in.
+
+    Raises:
+        ConvzooError: A precision that is neither.
+    """
+    known = {**{name: (dtype, dtype) for name, dtype in TRUE.items()}, **{k: ("fp32", v) for k, v in MIXED.items()}}
+    try:
+        return known[precision]
+    except KeyError:
+        raise ConvzooError(
+            f"task=time cannot measure trainer.precision={precision}. Allowed: {', '.join(known)}."
+        ) from None
