@@ -23,6 +23,7 @@ from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
+from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
@@ -52,17 +53,50 @@ class Cell:
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
         self.image_shape = (spec.in_chans, image_size, image_size)
+        self.plan = self._choose_plan()
         self.costs = CostLogger(image_size, spec.in_chans)
         self.speeds = SpeedLogger()
         self.conditions: dict[str, Any] = {
             "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),
             "devices": hardware.world_size,
-            "dtype": str(config["trainer"]["precision"] or "32-true"),
+            "dtype": self.plan.precision,
             "memory_format": "channels_last",
+            "plan": self.plan.plan.name,
+            "plan_why": self.plan.why,
             "threads": torch.get_num_threads(),
             "batch_size": config["data"]["batch_size"],
         }
         self.checkpoint: str | None = None
+
+    def _choose_plan(self) -> Choice:
+        config, hardware, network = self.config, self.hardware, self.start.network
+        device = torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")
+        found = choose_plan(
+            config["hardware"]["plan"],
+            config["trainer"]["precision"],
+            self.module.net,
+            Work(
+                (config["data"]["batch_size"] // hardware.world_size or 1, *self.image_shape),
+                network["num_classes"],
+                self._steps(),
+            ),
+            device,
+            before=read_saved(self.folder).get("plan"),
+            alone=hardware.world_size == 1,
+        )
+        if global_rank() == 0:
+            print(found, flush=True)
+        found.plan.apply(self.module.net)
+        return found
+
+    def _steps(self) -> int:
+        """How many training takes, about."""
+        trainer, data = self.config["trainer"], self.config["data"]
+        limit, batches = trainer["limit_train_batches"], self.data.size("train") // data["batch_size"]
+        if limit is not None:
+            batches = min(batches, limit) if type(limit) is int else int(limit * batches)
+        steps = [n for n in (trainer["max_epochs"] * batches, trainer["max_steps"]) if n >= 0]
+        return min(steps, default=0)
 
     def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.
@@ -99,6 +133,7 @@ class Cell:
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
+            "precision": self.plan.precision,
             **self.hardware.trainer_arguments,
             "logger": logger,
             "callbacks": callbacks,
@@ -115,9 +150,7 @@ class Cell:
     def _inference_speed(self) -> dict[str, float]:
         device = self.module.device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
-        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "bf16": torch.bfloat16, "16": torch.float16}
-        dtype = mixed.get(self.conditions["dtype"])
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with self.trainer.precision_plugin.forward_context():
             measured = zoo.speed(self.module.net, image, batch_size=64)
         self.conditions["infer_batch_size"] = measured.batch_size
         return {

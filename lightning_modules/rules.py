@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from zoo.plan import PLANS
 from zoo.stem import STEMS
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -97,6 +98,7 @@ RULES: dict[str, Rule] = {
     "hardware.devices": ANYTHING,  # lightning_modules.hardware
     "hardware.num_nodes": ANYTHING,
     "hardware.threads": _or_null(_whole(1)),
+    "hardware.plan": _one_of(("auto", *PLANS)),
     "optim.name": TEXT,
     "optim.lr": _number(0, above=True),
     "optim.weight_decay": _number(0),

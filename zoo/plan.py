@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from zoo import kernels
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError
 from zoo.timing import Spread, compare
 
 
@@ -58,10 +56,12 @@ class Plan:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
 
+PLAIN = Plan("plain", "float32, contiguous: PyTorch as it comes", channels_last=False)
+"""What the others are compared with; no run of ours uses it."""
+
 PLANS = {
     plan.name: plan
     for plan in (
-        Plan("plain", "float32, contiguous: PyTorch as it comes", channels_last=False),
         Plan("fp32", "float32 (TF32 on a GPU), channels last"),
         Plan("fp32_fast", "float32, channels last, own kernels", own_kernels=True),
         Plan("fp32_compiled", "float32 (TF32 on a GPU), channels last, torch.compile", compiled=True),
@@ -79,15 +79,6 @@ COMPILED = {"bf16": "bf16_compiled", "fp32": "fp32_compiled"}
 
 COMPILE_S = 1200.0
 """A run on a GPU that would take this many seconds is worth compiling for."""
-
-
-def find_plan(name: str) -> Plan:
-    """A plan by its name.
-
-    Raises:
-        ConvzooError: There is no such plan.
-    """
-    return PLANS[choose("hardware.plan", name, ("auto", *PLANS))]
 
 
 def candidates(device: torch.device, bf16: bool | None = None, seconds: float = 0.0) -> list[Plan]:
@@ -110,15 +101,14 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices itself: emulated, it is far slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    info = Path("/proc/cpuinfo")
-    if device.type != "cpu" or not info.exists():
+    if device.type != "cpu":
         return False
-    flags = next((x for x in info.read_text().splitlines() if x.startswith(("flags", "Features"))), "").split()
+    flags = kernels.processor().split()
     wanted = ("bf16",) if platform.machine() == "aarch64" else ("avx512_bf16", "amx_bf16")
     return any(flag in flags for flag in wanted)
 
 
-def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int):
+def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int) -> Callable[[], None]:
     """A step of a copy of the network under a plan: forward, loss and backward, on images that are there.
 
     Returns:

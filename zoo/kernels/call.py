@@ -27,9 +27,8 @@ def call(name: str, data: torch.Tensor, *arguments: Any) -> None:
         *arguments: Tensors (their addresses are passed), structures (by reference), whole numbers and None.
     """
     passed = [_passed(a) for a in arguments]
-    getattr(library.load(), name)(
-        ctypes.c_int(data.dtype == torch.bfloat16), *passed, ctypes.c_int(torch.get_num_threads())
-    )
+    half, threads = ctypes.c_int(data.dtype == torch.bfloat16), ctypes.c_int(torch.get_num_threads())
+    getattr(library.load(), name)(half, *passed, threads)
 
 
 def _passed(argument: Any) -> Any:

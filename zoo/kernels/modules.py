@@ -66,15 +66,16 @@ class FastBatchNorm(nn.BatchNorm2d):
 
     @staticmethod
     def fits(norm: nn.BatchNorm2d) -> bool:
-        return norm.momentum is not None and norm.track_running_stats
+        return norm.track_running_stats
 
     def _fast(self, x: torch.Tensor, activation: int) -> torch.Tensor | None:
         """None where the kernels cannot."""
         if x.ndim != 4 or not _takes(x, self.weight, self.bias, self.running_mean):
             return None
         if self.training:
-            if x.numel() <= x.shape[1]:
-                return None  # one value a channel: PyTorch has the words for that
+            # A cumulative average, or one value a channel: PyTorch has the means, and the words.
+            if self.momentum is None or x.numel() <= x.shape[1]:
+                return None
             self.num_batches_tracked.add_(1)
             kept = (self.running_mean, self.running_var)
             return batch_norm_act(x, self.weight, self.bias, *kept, self.momentum, self.eps, activation)
@@ -142,8 +143,8 @@ UNCOMPILED = (FloatDepthwise, FastPointwise)
 def speed_up(net: nn.Module) -> int:
     """Gives our kernels the work of every module that they can do, in place.
 
-    Parameters, buffers, names and hooks stay: the state_dict is the same. On another device than the CPU, and for what the
-    kernels cannot do, such a module computes what it did before.
+    Parameters, buffers, names and hooks stay: the state_dict is the same. On another device than the CPU, and for what
+    the kernels cannot do, such a module computes what it did before.
 
     Returns:
         How many modules there are.

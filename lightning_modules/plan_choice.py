@@ -1,0 +1,161 @@
+"""Which execution plan a cell gets: the one that was asked for, or the fastest one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.identity import digest
+from zoo import kernels
+from zoo.cache import cache_folder
+from zoo.errors import ConvzooError
+from zoo.plan import PLANS, Plan, candidates, fastest, training_step
+from zoo.timing import timed
+
+AUTO = "auto"
+MEASURE_S = 2.0
+"""Seconds that candidates are measured for, at most."""
+
+SHARE = 0.02
+"""Of the run's own time, at most, that goes into measuring; where that is too little, the usual winner is taken."""
+
+LEAST = 4
+"""Steps that measuring takes for each candidate, at least."""
+
+FLOAT32, BF16 = ("32", "32-true", "32-full", "fp32"), ("bf16", "bf16-mixed")
+"""What Lightning calls the precisions that plans are about."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and why.
+
+    Attributes:
+        precision: For Lightning's Trainer.
+    """
+
+    plan: Plan
+    why: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"plan {self.plan.name}: {self.plan.what} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a process has to do.
+
+    Attributes:
+        batch: (N, C, H, W) of its batches.
+        classes: Of the network's output.
+        steps: How many it takes, about: a short run is not worth measuring for.
+    """
+
+    batch: tuple[int, int, int, int]
+    classes: int
+    steps: int
+
+
+def choose_plan(
+    asked: str,
+    given: str | int | None,
+    net: nn.Module,
+    work: Work,
+    device: torch.device,
+    *,
+    before: str | None = None,
+    alone: bool = True,
+) -> Choice:
+    """Chooses a cell's execution plan.
+
+    Args:
+        asked: ``hardware.plan``: a plan's name, or ``auto``.
+        given: ``trainer.precision``; None where the plan decides.
+        net: The cell's network; it stays as it is.
+        work: What is to be done with it.
+        device: Where it runs.
+        before: The plan that an earlier start of this run had: it goes on with it.
+        alone: Whether the job is one process; several must not come to different ends.
+
+    Raises:
+        ConvzooError: A plan that contradicts the precision.
+    """
+    bf16 = _bf16(given)
+    if given is not None and bf16 is None:
+        if asked != AUTO:
+            raise ConvzooError(f"hardware.plan={asked} has its own precision: leave out trainer.precision={given}.")
+        return Choice(PLANS["fp32"], f"trainer.precision={given}", str(given))
+
+    def chosen(plan: Plan, why: str) -> Choice:
+        return Choice(plan, why, "bf16-mixed" if plan.bf16 else "32-true")
+
+    if asked != AUTO:
+        plan = PLANS[asked]
+        if bf16 not in (None, plan.bf16):
+            raise ConvzooError(f"hardware.plan={asked} and trainer.precision={given} contradict each other.")
+        return chosen(plan, "as asked")
+    if before in PLANS:
+        return chosen(PLANS[before], "as before the run was stopped")
+    plans = candidates(device, bf16)
+    if not alone:
+        return chosen(plans[0], "not measured: several processes")
+    key = digest([_machine(device), str(net), _shapes(net), work.batch, bf16])
+    cache = cache_folder("plans")
+    if cache and (known := _read(cache / f"{key[:24]}.json")):
+        return chosen(PLANS[known["plan"]], f"{known['why']}, measured before")
+    if SHARE * work.steps < LEAST * len(plans):
+        return chosen(plans[0], "not measured: a short run")
+    images = torch.randn(work.batch, device=device)
+    run_s = work.steps * _seconds(training_step(net, plans[0], images, work.classes), device)
+    plan, measured = fastest(net, candidates(device, bf16, run_s), images, work.classes, min(MEASURE_S, SHARE * run_s))
+    why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
+    if cache:
+        _write(cache / f"{key[:24]}.json", {"plan": plan.name, "why": why})
+    return chosen(plan, why)
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        timed(step, device)
+        return timed(step, device)
+
+
+def _bf16(precision: str | int | None) -> bool | None:
+    name = None if precision is None else str(precision)
+    return True if name in BF16 else False if name in FLOAT32 else None
+
+
+def _machine(device: torch.device) -> list[Any]:
+    """What a measured choice holds for."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else kernels.processor()
+    return [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
+
+
+def _shapes(net: nn.Module) -> list[Any]:
+    return [[name, list(value.shape)] for name, value in net.state_dict().items()]
+
+
+def _read(path: os.PathLike[str]) -> dict[str, str] | None:
+    with contextlib.suppress(OSError, ValueError), open(path) as file:
+        known = json.load(file)
+        if isinstance(known, dict) and known.get("plan") in PLANS:
+            return known
+    return None
+
+
+def _write(path: os.PathLike[str], known: dict[str, str]) -> None:
+    """Whole or not at all: jobs of a sweep read and write it side by side."""
+    with contextlib.suppress(OSError):
+        number, name = tempfile.mkstemp(dir=os.path.dirname(path))
+        with os.fdopen(number, "w") as file:
+            json.dump(known, file)
+        os.replace(name, path)
