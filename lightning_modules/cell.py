@@ -28,6 +28,7 @@ from lightning_modules.hardware import (
     global_rank,
 )
 from lightning_modules.identity import cell_id
+from lightning_modules.loop import use_lean_loop
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
@@ -112,7 +113,9 @@ class Cell:
             "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
         }
         try:
-            return L.Trainer(**arguments)
+            trainer = L.Trainer(**arguments)
+            use_lean_loop(trainer)
+            return trainer
         except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
             raise ConvzooError(f"trainer: {error}") from None
 
