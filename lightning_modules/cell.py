@@ -18,12 +18,16 @@ import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.callbacks.last import LastCheckpoint, saved_plan
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
+<<<<<<< HEAD
 from lightning_modules.plan_choice import Choice, Work, choose_plan
+=======
+from lightning_modules.loop import use_lean_loop
+>>>>>>> loop
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
@@ -81,7 +85,7 @@ class Cell:
                 self._steps(),
             ),
             device,
-            before=read_saved(self.folder).get("plan"),
+            before=saved_plan(self.folder),
             alone=hardware.world_size == 1,
         )
         if global_rank() == 0:
@@ -104,7 +108,8 @@ class Cell:
         Goes on from ``last.ckpt`` where the folder has one.
         """
         best = BestCheckpoint(self.folder)
-        last = LastCheckpoint(self.folder, self.config["checkpoint"]["every_s"], cell_id(self.config), signals)
+        every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
+        last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
         trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
@@ -125,7 +130,7 @@ class Cell:
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
             raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
         metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
-        return metrics | (self._inference_speed() if trainer.is_global_zero else {})
+        return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
     def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
         given = {k: v for k, v in self.config["trainer"].items() if v is not None}
@@ -143,14 +148,16 @@ class Cell:
             "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
         }
         try:
-            return L.Trainer(**arguments)
+            trainer = L.Trainer(**arguments)
+            use_lean_loop(trainer)
+            return trainer
         except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
             raise ConvzooError(f"trainer: {error}") from None
 
-    def _inference_speed(self) -> dict[str, float]:
+    def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
         device = self.module.device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
-        with self.trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context():
             measured = zoo.speed(self.module.net, image, batch_size=64)
         self.conditions["infer_batch_size"] = measured.batch_size
         return {

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch.optim.lr_scheduler import OneCycleLR
-from torchmetrics import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import SumMetric
 
 import zoo
+from lightning_modules.mean import Mean
 from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
 
@@ -35,12 +35,7 @@ class Classifier(LightningModule):
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
-        # NaN stays NaN. By default MeanMetric leaves it out, and a diverged run would look fine; with "disable" it
-        # leaves out the weights instead (torchmetrics 1.9).
-        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy=float("nan")) for _ in range(3))
-        classes = network["num_classes"]
-        self.val_acc = MulticlassAccuracy(classes, average="micro")
-        self.test_acc = MulticlassAccuracy(classes, average="micro")
+        self.train_loss, self.val_loss, self.test_loss, self.val_acc, self.test_acc = (Mean() for _ in range(5))
         self.test_images = SumMetric()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +45,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
-        self.train_loss.update(loss.detach(), len(labels))
+        self.train_loss.add(loss.detach().float() * len(labels), len(labels))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -75,11 +70,11 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict({"test/acc": self.test_acc, "test/loss": self.test_loss, "test/images": self.test_images})
 
-    def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], loss: MeanMetric, acc: MulticlassAccuracy) -> None:
+    def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], loss: Mean, acc: Mean) -> None:
         images, labels = batch
         logits = self(images).float()
-        loss.update(F.cross_entropy(logits, labels), len(labels))
-        acc.update(logits.argmax(1), labels)
+        loss.add(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
+        acc.add((logits.argmax(1) == labels).sum(), len(labels))
 
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim

@@ -27,6 +27,8 @@ def images_of(batch: Any) -> torch.Tensor | None:
 
 def size_of(batch: Any) -> int:
     """How many samples a batch holds: the length of its first tensor; of a CombinedLoader's, the sum over its parts."""
+    if type(batch) in (list, tuple) and batch and isinstance(batch[0], torch.Tensor) and batch[0].ndim:
+        return batch[0].shape[0]  # what nearly all batches are, looked at each step
     parts = _parts(batch)
     if parts and all(isinstance(part, (dict, list, tuple)) for part in parts):
         return sum(size_of(part) for part in parts)

@@ -17,6 +17,9 @@ from zoo.errors import ConvzooError
 
 NAME = "last.ckpt"
 
+LOOK_S = 1.0
+"""Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
+
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every ``every_s`` seconds, after a batch or an epoch, and when a signal stops the run.
@@ -27,11 +30,21 @@ class LastCheckpoint(Checkpoint):
     Attributes:
         path: Where it is; the run removes it once its result is written.
         seconds: Time spent fitting, over all starts of the run.
+
+    Args:
+        folder: The run's.
+        every_s: Seconds between two checkpoints.
+        identity: The run's (`lightning_modules.identity.cell_id`): another one's checkpoint is refused.
+        plan: The execution plan's name; the next start has the same.
+        signals: Those that stop the run.
     """
 
-    def __init__(self, folder: Path, every_s: float, identity: str, signals: StopSignals) -> None:
+    def __init__(self, folder: Path, every_s: float, identity: str, plan: str, signals: StopSignals) -> None:
+        self.plan = plan
         self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, identity, signals
         self._seconds_before = self._start = 0.0
+        self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
+        self._looked = 0.0
         self._random: dict[str, Any] | None = None
         self._metrics: dict[str, dict[str, torch.Tensor]] = {}
 
@@ -40,7 +53,8 @@ class LastCheckpoint(Checkpoint):
         return self._seconds_before + (time.perf_counter() - self._start if self._start else 0.0)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._start = self._saved = time.perf_counter()
+        self._start = self._saved = self._looked = time.perf_counter()
+        self._batches, self._look_after = 0, 1
         for name, states in self._metrics.items():
             metric = pl_module.get_submodule(name)
             for state, value in states.items():
@@ -57,7 +71,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # The last batch belongs to the end of the epoch, and gradients that are being accumulated are in no checkpoint.
         if self._in_epoch(trainer) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._save_if_due(trainer)
+            self._batches += 1
+            if trainer.world_size == 1 or self._batches >= self._look_after:
+                self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._save_if_due(trainer)
@@ -78,13 +94,21 @@ class LastCheckpoint(Checkpoint):
         due = time.perf_counter() - self._saved >= self.every_s
         stop = self.signals.pending or 0
         if trainer.world_size > 1:
-            # All ranks save, or none: a signal does not reach them at the same moment.
-            wishes = torch.tensor([float(due), float(stop)], device=trainer.strategy.root_device)
-            due, stop = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+            due, stop = self._ask_all(trainer, due, stop)
         if due or stop:
             self._save(trainer)
         if stop:
-            raise Stopped(int(stop))
+            raise Stopped(stop)
+
+    def _ask_all(self, trainer: Any, due: bool, stop: int) -> tuple[bool, int]:
+        """All ranks save, or none: a signal does not reach them at the same moment."""
+        seconds = (time.perf_counter() - self._looked) / max(1, self._batches)
+        wishes = torch.tensor([float(due), float(stop), seconds], device=trainer.strategy.root_device)
+        due, stop, slowest = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        # Every rank computes the same. Doubled at most: the first batches are slow, and the next ones may be again.
+        self._look_after = max(1, min(2 * self._look_after, int(min(LOOK_S, self.every_s) / max(slowest, 1e-6))))
+        self._batches, self._looked = 0, time.perf_counter()
+        return bool(due), int(stop)
 
     def _save(self, trainer: Any) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -99,12 +123,8 @@ class LastCheckpoint(Checkpoint):
         Raises:
             ConvzooError: It is of a run with another configuration.
         """
-        if not self.path.exists():
-            return None
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)["convzoo"]
-        except Exception as error:  # whatever a damaged file makes torch raise
-            print(f"{self.path} cannot be read ({type(error).__name__}), so this run starts anew.", flush=True)
+        saved = _saved(self.path)
+        if not saved:
             return None
         if saved["id"] != self.identity:
             raise ConvzooError(
@@ -116,6 +136,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["convzoo"] = {
             "id": self.identity,
+            "plan": self.plan,
             "seconds": self.seconds,
             "random": _random_states(),
             "metrics": _metric_states(trainer, pl_module) if self._in_epoch(trainer) else {},
@@ -125,6 +146,22 @@ class LastCheckpoint(Checkpoint):
         saved = checkpoint.get("convzoo")
         if saved and trainer.state.fn == "fit":
             self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
+
+
+def saved_plan(folder: Path) -> str | None:
+    """The execution plan of the run that was stopped in a folder; None where there is none."""
+    return _saved(folder / NAME).get("plan")
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """What `LastCheckpoint` wrote beside Lightning's; empty where there is no file, or none that can be read."""
+    if not path.exists():
+        return {}
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["convzoo"]
+    except Exception as error:  # whatever a damaged file makes torch raise
+        print(f"{path} cannot be read ({type(error).__name__}), so this run starts anew.", flush=True)
+        return {}
 
 
 def _metric_states(trainer: Any, module: Any) -> dict[str, dict[str, torch.Tensor]]:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+REFRESH_S = 0.1
+"""Drawing takes as long as a step of a small network: no more often than one can see."""
+
 
 class _Bar(TQDMProgressBar):
     """One bar for the epoch; validation and test come and go below it."""
+
+    _drawn = 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        if current != total and now - self._drawn < REFRESH_S:
+            return False
+        self._drawn = now
+        return super()._should_update(current, total)
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}

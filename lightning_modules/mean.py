@@ -1,0 +1,46 @@
+"""A mean over an epoch that costs next to nothing a batch."""
+
+from __future__ import annotations
+
+import torch
+from torchmetrics import Metric
+
+
+class Mean(Metric):
+    """A sum over a count, over all images of an epoch and all ranks, however unequal their shares.
+
+    A torchmetrics metric (for ``self.log``, the sum over ranks and the reset), but ``add`` instead of ``update``: what
+    torchmetrics wraps around an update takes longer than the update, and its MeanMetric and accuracy look at the values,
+    for which a GPU has to wait. NaN stays NaN, so that a diverged run does not look fine.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "count"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def add(self, total: torch.Tensor, count: int) -> None:
+        """Adds a batch.
+
+        Args:
+            total: The sum over the batch, a scalar; no gradient is kept.
+            count: Over how many.
+        """
+        self.total.add_(total.detach())
+        self.count.add_(count)
+        self._update_count += 1
+        self._computed = None
+
+    def update(self, total: torch.Tensor, count: int) -> None:
+        self.add(total, count)
+
+    def reset(self) -> None:
+        # A tensor made in inference mode could not be added to outside of it.
+        with torch.inference_mode(False):
+            super().reset()
+
+    def compute(self) -> torch.Tensor:
+        """Scalar; NaN for no batch."""
+        return self.total / self.count
