@@ -23,11 +23,8 @@ from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
-<<<<<<< HEAD
-from lightning_modules.plan_choice import Choice, Work, choose_plan
-=======
 from lightning_modules.loop import use_lean_loop
->>>>>>> loop
+from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import find_spec
 from lightning_modules.start import Start

@@ -1,7 +1,7 @@
 """Compiles the kernels for this machine's processor when they are first needed, and loads them.
 
-A C++ compiler is all they need (no headers of PyTorch's; about two seconds, then kept in the user's cache folder). Where
-there is none, `load` returns None and PyTorch's own kernels stay.
+A C++ compiler is all they need (no headers of PyTorch's; about three seconds, then kept in the user's cache folder).
+Where there is none, `load` returns None and PyTorch's own kernels stay.
 """
 
 from __future__ import annotations
