@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,19 +113,18 @@ def choose_plan(
         return chosen(PLANS[known["plan"]], f"{known['why']}, measured before")
     if SHARE * work.steps < LEAST * len(plans):
         return chosen(plans[0], "not measured: a short run")
-    images = torch.randn(work.batch, device=device)
-    run_s = work.steps * _seconds(training_step(net, plans[0], images, work.classes), device)
-    plan, measured = fastest(net, candidates(device, bf16, run_s), images, work.classes, min(MEASURE_S, SHARE * run_s))
+    # What the run draws must not depend on whether it was measured.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        images = torch.randn(work.batch, device=device)
+        step = training_step(net, plans[0], images, work.classes)
+        timed(step, device)
+        run_s = work.steps * timed(step, device)
+        plans = candidates(device, bf16, run_s)
+        plan, measured = fastest(net, plans, images, work.classes, min(MEASURE_S, SHARE * run_s))
     why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
     if cache:
         _write(cache / f"{key[:24]}.json", {"plan": plan.name, "why": why})
     return chosen(plan, why)
-
-
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        timed(step, device)
-        return timed(step, device)
 
 
 def _bf16(precision: str | int | None) -> bool | None:

@@ -1,0 +1,187 @@
+"""Execution plans: the same training computed otherwise, and which one a cell gets."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+import zoo
+from lightning_modules import plan_choice
+from lightning_modules.callbacks.last import saved_plan
+from lightning_modules.plan_choice import Work, choose_plan
+from lightning_modules.run import run
+from tests.conftest import QUICK, cell_config
+from zoo.errors import ConvzooError
+from zoo.plan import PLANS, candidates, fastest, has_bf16, training_step
+from zoo.timing import Spread
+
+CPU = torch.device("cpu")
+LONG = Work((4, 3, 16, 16), 10, 10_000)
+EAGER = [plan for plan in PLANS.values() if not plan.compiled]
+
+
+@pytest.fixture(scope="module")
+def net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return zoo.build("mobilenetv3_small_050", num_classes=10, stem="small")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "convzoo" / "plans"
+
+
+@pytest.mark.parametrize("plan", EAGER, ids=lambda plan: plan.name)
+def test_a_plan_changes_neither_the_network_nor_what_it_learns(net, plan):
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    losses = []
+    for network, how in ((copy.deepcopy(net), None), (copy.deepcopy(net), plan)):
+        keys = list(network.state_dict())
+        if how:
+            how.apply(network)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
+        for _ in range(2):
+            with how.autocast(CPU) if how else torch.autocast("cpu", enabled=False):
+                loss = torch.nn.functional.cross_entropy(network(images).float(), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert list(network.state_dict()) == keys
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.03 if plan.bf16 else 1e-3)
+    copy.deepcopy(net).load_state_dict(network.state_dict())
+
+
+def test_the_next_plan_takes_the_place_of_the_last(net):
+    network = copy.deepcopy(net)
+    kinds = [type(m) for m in network.modules()]
+    PLANS["fp32_fast"].apply(network)
+    assert [type(m) for m in network.modules()] != kinds
+    PLANS["bf16"].apply(network)
+    assert [type(m) for m in network.modules()] == kinds
+
+
+@pytest.mark.parametrize(
+    ("bf16", "names"),
+    [
+        (False, {"fp32", "fp32_fast"}),
+        (True, {"bf16_fast"}),
+        (None, {"fp32", "fp32_fast", *(["bf16_fast"] if has_bf16(CPU) else [])}),
+    ],
+)
+def test_candidates_on_a_cpu(bf16, names):
+    assert {plan.name for plan in candidates(CPU, bf16, seconds=1e9)} == names
+
+
+def test_a_long_run_on_a_gpu_is_compiled():
+    gpu = torch.device("cuda")
+    assert [plan.name for plan in candidates(gpu, False, 60)] == ["fp32"]
+    assert [plan.name for plan in candidates(gpu, True, 1e5)] == ["bf16_compiled", "bf16"]
+
+
+def test_the_fastest_is_measured_and_nothing_else_changes(net):
+    before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    plan, measured = fastest(net, [PLANS["fp32"], PLANS["fp32_fast"]], torch.randn(4, 3, 16, 16), 10, seconds=0.1)
+    torch.set_rng_state(state)
+    assert measured[plan.name].median == min(s.median for s in measured.values()) > 0
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_measuring_leaves_the_random_numbers_alone(net, cache):
+    state = torch.get_rng_state()
+    choose_plan("auto", None, net, LONG, CPU)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_plan_that_fails_is_left_out(net, monkeypatch):
+    def step(net, plan, images, classes):
+        if plan.name == "fp32":
+            raise RuntimeError("no such backend")
+        return training_step(net, plan, images, classes)
+
+    monkeypatch.setattr("zoo.plan.training_step", step)
+    images = torch.randn(4, 3, 16, 16)
+    assert fastest(net, [PLANS["fp32"], PLANS["fp32_fast"]], images, 10, 0.1)[0].name == "fp32_fast"
+    with pytest.raises(ConvzooError, match="no such backend"):
+        fastest(net, [PLANS["fp32"]], images, 10, 0.1)
+
+
+def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch):
+    calls = []
+
+    def measured(net, plans, images, classes, seconds):
+        calls.append([plan.name for plan in plans])
+        return PLANS["fp32"], {"fp32": Spread(0.001, 0), "fp32_fast": Spread(0.002, 0)}
+
+    monkeypatch.setattr(plan_choice, "fastest", measured)
+    first = choose_plan("auto", "32", net, LONG, CPU)
+    assert (first.plan.name, first.why) == ("fp32", "fp32 1.0, fp32_fast 2.0 ms a step")
+    again = choose_plan("auto", "32", net, LONG, CPU)
+    assert again.plan.name == "fp32" and again.why.endswith("measured before")
+    assert calls == [["fp32_fast", "fp32"]]
+    # Another batch, another precision, another network: other cells.
+    choose_plan("auto", "32", net, Work((8, 3, 16, 16), 10, 10_000), CPU)
+    choose_plan("auto", "bf16-mixed", net, LONG, CPU)
+    choose_plan("auto", "32", zoo.build("mobilenetv3_small_075", num_classes=10), LONG, CPU)
+    assert len(calls) == 4
+    for path in cache.iterdir():
+        path.write_text(json.dumps({"plan": "of another version"})[:-3])
+    choose_plan("auto", "32", net, LONG, CPU)
+    assert len(calls) == 5, "a damaged file is measured again"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "plan", "why"),
+    [
+        (("fp32", None), {}, "fp32", "as asked"),
+        (("bf16_fast", "bf16-mixed"), {}, "bf16_fast", "as asked"),
+        (("auto", None), {"before": "bf16"}, "bf16", "as before"),
+        (("auto", "32-true"), {"alone": False}, "fp32_fast", "several processes"),
+        (("auto", "bf16-mixed"), {"alone": False}, "bf16_fast", "several processes"),
+        (("auto", "64-true"), {}, "fp32", "trainer.precision=64-true"),
+    ],
+)
+def test_what_is_not_measured(net, cache, arguments, options, plan, why):
+    found = choose_plan(*arguments, net, LONG, CPU, **options)
+    assert found.plan.name == plan and why in found.why and plan in str(found)
+
+
+def test_a_short_run_is_not_measured(net, cache):
+    assert "short" in choose_plan("auto", None, net, Work((4, 3, 16, 16), 10, 20), CPU).why
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+@pytest.mark.parametrize(("asked", "given"), [("fp32", "bf16-mixed"), ("bf16_fast", 32), ("fp32", "16-mixed")])
+def test_plan_and_precision_may_not_contradict(net, asked, given):
+    with pytest.raises(ConvzooError, match=r"trainer\.precision"):
+        choose_plan(asked, given, net, LONG, CPU)
+
+
+@pytest.mark.parametrize("plan", ["fp32", "fp32_fast", "bf16_fast"])
+def test_a_run_says_its_plan_and_saves_the_plain_network(plan, tmp_path, capsys):
+    config = cell_config("model=mobilenet", "logger=none", "hardware=cpu", f"hardware.plan={plan}", *QUICK)
+    config["data"]["image_size"] = 16
+    result = run(config, tmp_path, "")
+    assert (result["environment"]["plan"], result["environment"]["plan_why"]) == (plan, "as asked")
+    assert result["environment"]["dtype"] == ("bf16-mixed" if PLANS[plan].bf16 else "32-true")
+    assert f"plan {plan}: {PLANS[plan].what} (as asked)" in capsys.readouterr().out
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(v.dtype in (torch.float32, torch.int64) for v in saved.values())
+    loaded = zoo.load(tmp_path / "best.ckpt")
+    assert not [m for m in loaded.modules() if type(m).__module__.startswith("zoo.kernels")]
+
+
+def test_a_wrong_plan_is_refused():
+    from lightning_modules.config import check
+
+    with pytest.raises(ConvzooError, match=r"hardware\.plan=turbo is not allowed\. Allowed: auto, fp32, "):
+        check(cell_config("hardware.plan=turbo"))
+
+
+def test_no_checkpoint_no_plan(tmp_path):
+    assert saved_plan(tmp_path) is None
