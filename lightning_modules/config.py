@@ -65,6 +65,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "group_size": config["conv"].get("group_size"),
         "act": config["act"]["name"],
         "hardware": hardware,
+        "plan": _unless(config["hardware"]["plan"], "auto"),
         "data": data["name"],
         "seed": config["seed"],
         "stem": model["stem"],

@@ -15,7 +15,7 @@ from zoo.report.metrics import ACCURACY, CONDITIONS, Metric
 from zoo.report.runs import STATUSES, Run, Value
 
 SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "image_size")
-CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware")
+CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware", "plan")
 BASE_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay")
 """Keys of ``cell`` that stand for the recipe of a result that has none."""
 
