@@ -147,7 +147,7 @@ def actions(folder: Path) -> Iterator[tuple[str, int, Callable[[], None]]]:
         yield "table", cells, partial(quietly, "table", "--models", ",".join(networks), "--acts", acts)
     for cells in (18, 180, 1800):
         yield "report", cells, partial(quietly, "report", str(make_sweep(folder / f"sweep{cells}", cells)))
-    for cells in (8, 80, 800):
+    for cells in (8, 40, 200):
         yield "plan", cells, partial(plan, cells, folder)
 
 
@@ -172,7 +172,7 @@ def commands() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = options(__doc__, rounds=5)
+    parser = options(__doc__, rounds=3)
     parser.add_argument("--models", nargs="+", default=["mobilenetv2_100", "resnet18"], metavar="NAME")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (1)")
     given = parser.parse_args()
