@@ -61,6 +61,18 @@ def in_turn(variants: Mapping[str, Callable[[], float]], baseline: str, rounds: 
     return turns
 
 
+def block(step: Callable[[], object], seconds: float = 0.2) -> Callable[[], float]:
+    """A variant for `in_turn`: seconds per call, over as many calls as last about this long. Warms up at once."""
+    import torch
+
+    from zoo.timing import timed
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    timed(step, device)
+    calls = max(1, round(seconds / timed(step, device)))
+    return lambda: timed(step, device, calls) / calls
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Prints a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left")

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import zoo
-from zoo import table
+from zoo import roofline, table, table_time
 from zoo.__main__ import main
 from zoo.budget import parse_amount, select
 from zoo.families import FAMILIES
@@ -239,9 +240,58 @@ def test_layers_of_one_cell(run):
     assert code == 0 and f"{cell.cost.macs:,} MACs" in out and "MiB in int8" in out
 
 
+TIMED = ("table", "--models", "mobilenet:v3_small,vit_tiny_patch16_224", "--convs", "native", "--image-size", "32")
+
+
+def test_speeds_are_added_when_asked_for(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 2**20)
+    timing = ("--time", "--batch-size", "2", "--seconds", "0.01", "--device", "cpu")
+    tables = {form: run(*TIMED, *timing, "--format", form) for form in FORMATS}
+    assert all(code == 0 for code, _, _ in tables.values())
+    timed, refused = json.loads(tables["json"][1])
+    assert timed["train_images_per_s"] > 0 and timed["latency_ms"] > 0 and timed["share_of_peak"] > 0
+    assert timed["infer_images_per_s_iqr"] >= 0 and timed["infer_images_per_s_noisy"] in (True, False)
+    assert (timed["batch_size"], timed["device"], timed["untimed"]) == (2, "cpu", None)
+    assert refused["refused"] and refused["train_images_per_s"] is None
+    assert float(next(csv.DictReader(io.StringIO(tables["csv"][1])))["latency_ms_iqr"]) >= 0
+    for form in ("terminal", "markdown"):
+        assert all(name in tables[form][1] for name in ("train img/s", "of peak", "batch 2, cpu"))
+    assert "img/s" not in run(*TIMED)[1]
+
+
+def test_a_cell_that_cannot_be_run_is_told_and_the_others_go_on(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roofline, "COPIED_BYTES", 2**20)
+    build, built = table_time.build_cell, []
+
+    def build_cell(*arguments):
+        built.append(arguments)
+        if len(built) == 1:
+            raise torch.OutOfMemoryError("no room\nfor this")
+        return build(*arguments)
+
+    monkeypatch.setattr(table_time, "build_cell", build_cell)
+    choice = ("--models", "mobilenet:v3_small", "--convs", "native,spatial", "--image-size", "32")
+    code, out, _ = run("table", *choice, "--time", "--batch-size", "2", "--seconds", "0.01", "--device", "cpu")
+    assert code == 0 and "mobilenetv3_small_100 × native × native could not be run: OutOfMemoryError: no room\n" in out
+    assert len(built) == 2 and "2 cells shown" in out
+
+
+@pytest.mark.parametrize("match", [None, "params:500k"])
+def test_what_is_timed_is_what_is_counted(match):
+    images = zoo.Images(32, num_classes=10, in_chans=1)
+    for cell in zoo.tabulate(["resnet18"], ["native", "spatial"], ["prelu"], images, match=match):
+        net = table_time.build_cell(cell, images)
+        assert zoo.cost(net, cell.cost.image_size, 1) == cell.cost
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
+        (("--batch-size", "8"), "--batch-size says how speed is measured: type --time too"),
+        (("--time", "--device", "tpu9"), "--device tpu9 is not on this machine"),
+        (("--time", "--layers"), "leave out --time"),
         (("--layers",), "--layers shows one cell"),
         (("--layers", "--models", "effnet"), "stands for 8 networks"),
         (("--layers", "--models", "vit_tiny_patch16_224", "--convs", "spatial"), "no convolution"),

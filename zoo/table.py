@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from torch import nn
@@ -25,6 +25,9 @@ from zoo.networks import find_networks, published_size
 from zoo.rewriter import ALIASES
 from zoo.stem import STEMS, stem_for
 
+if TYPE_CHECKING:
+    from zoo.table_time import CellSpeed
+
 CONVS = ("native", *KINDS)
 ALL_ACTS = ("native", *ACTS)
 
@@ -38,6 +41,8 @@ class CellCost:
         cost: What the cell costs; None where there is no such cell.
         refused: Why there is none.
         match: The width or φ at which it meets a budget, where one was given.
+        speed: How fast it is, where that was measured (`zoo.table_time`).
+        untimed: Why it could not be measured.
     """
 
     model: str
@@ -46,6 +51,8 @@ class CellCost:
     cost: Cost | None = None
     refused: str | None = None
     match: Match | None = None
+    speed: CellSpeed | None = None
+    untimed: str | None = None
 
 
 @dataclass(frozen=True)

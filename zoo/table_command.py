@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zoo import budget, table_views
 from zoo.errors import ConvzooError
 
 SIZES = ("params", "macs", "activations")
+TIMING = ("batch_size", "device", "seconds")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
     parser.add_argument("--reverse", action="store_true", help="sort the largest first")
     parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
+    parser.add_argument("--time", action="store_true", help="build each cell, run it, and add its speed")
+    parser.add_argument("--batch-size", type=_above_zero(int), metavar="N", help="images a batch, for --time (32)")
+    parser.add_argument("--device", metavar="cpu|cuda", help="where --time runs (a GPU where there is one)")
+    parser.add_argument("--seconds", type=_above_zero(float), metavar="S", help="of a measurement, five a cell (1)")
     parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
 
 
@@ -45,8 +50,20 @@ def run(given: argparse.Namespace) -> None:
     elif given.match_over:
         raise ConvzooError("--match-over says how a budget is met: type --match macs:400M too, or leave it out.")
 
+    timing = {key: value for key in TIMING if (value := getattr(given, key)) is not None}
+    if timing and not given.time:
+        option = next(iter(timing)).replace("_", "-")
+        raise ConvzooError(f"--{option} says how speed is measured: type --time too, or leave it out.")
+    if given.time and given.layers:
+        raise ConvzooError("--layers counts the layers of one cell: leave out --time, or leave out --layers.")
+
     from zoo import table
 
+    if given.time:
+        from zoo.table_time import find_device, time_cells
+
+        # A wrong one should be told before hundreds of cells are counted.
+        find_device(given.device)
     images = table.Images(size, given.in_chans, given.num_classes, given.stem)
     convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.CONVS)
     acts = _all_of(given.acts or ["native"], table.ALL_ACTS)
@@ -62,7 +79,20 @@ def run(given: argparse.Namespace) -> None:
         over = (given.match_over or "width") if given.match else None
         cells = table.tabulate(models, convs, acts, images, match=given.match, over=over or "width", progress=True)
         shown = budget.select(cells, limits, given.sort, given.reverse)
+        if given.time:
+            shown = time_cells(shown, images, **timing, progress=True)
         table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown), over=over)
+
+
+def _above_zero(kind: type) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not 0 < (value := kind(text)) < 1e9:
+            raise ValueError(text)
+        return value
+
+    # argparse names the type by this when it refuses a value.
+    number.__name__ = "number above 0"
+    return number
 
 
 def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo import render
+from zoo.noise import LEGEND, MARK
 
 if TYPE_CHECKING:
     from zoo.counting import LayerCost
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "markdown", "csv", "json")
 TEXTS = ("model", "conv", "act", "layer", "kind", "output")
 DTYPES = ("fp32", "bf16", "int8")
+SPEEDS = ("train img/s", "infer img/s", "latency ms", "of peak")
 NOTE = "MACs: multiply-adds of the forward pass for one image (FLOPs: twice that). Train MACs: forward and backward."
 
 
@@ -31,6 +33,9 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
     if over is not None:
         for cell, row in zip(cells, rows, strict=True):
             row |= _matched_text(cell, over) if view is _cell_text else _matched(cell, over)
+    if any(cell.speed or cell.untimed for cell in cells):
+        for cell, row in zip(cells, rows, strict=True):
+            row |= _speed_text(cell) if view is _cell_text else _speed(cell)
     _print(rows, form)
     if form in ("terminal", "markdown"):
         refusals: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
@@ -40,6 +45,7 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
                 convs[cell.conv] = acts[cell.act] = None
         for (model, reason), (convs, acts) in refusals.items():
             print(f"{model} × {', '.join(convs)} × {', '.join(acts)} refused: {reason}\n")
+        _explain_speeds(cells)
         refused = sum(not c.cost for c in cells)
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 
@@ -127,6 +133,42 @@ def _matched_text(cell: CellCost, over: str) -> dict[str, str]:
     found = cell.match
     symbol = {"phi": "φ"}.get(over, over)
     return {symbol: f"{found.value:g}" if found else "–", "miss": f"{found.miss:+.1%}" if found else "–"}
+
+
+def _speed(cell: CellCost) -> dict[str, Any]:
+    found = cell.speed
+    row: dict[str, Any] = {}
+    for key in ("train_images_per_s", "infer_images_per_s", "latency_ms"):
+        spread = found and getattr(found, key)
+        row |= {key: spread and spread.median, f"{key}_iqr": spread and spread.iqr}
+        row[f"{key}_noisy"] = spread and spread.noisy
+    for key in ("share_of_peak", "batch_size", "device"):
+        row[key] = found and getattr(found, key)
+    return row | {"untimed": cell.untimed}
+
+
+def _speed_text(cell: CellCost) -> dict[str, str]:
+    found = cell.speed
+    if not found:
+        return dict.fromkeys(SPEEDS, "–")
+    spreads = found.train_images_per_s, found.infer_images_per_s, found.latency_ms
+    texts = [f"{spread.median:,.3g}" if spread.median < 1000 else f"{spread.median:,.0f}" for spread in spreads]
+    texts = [f"{text} {MARK}" if spread.noisy else text for text, spread in zip(texts, spreads, strict=True)]
+    return dict(zip(SPEEDS, [*texts, f"{found.share_of_peak:.1%}"], strict=True))
+
+
+def _explain_speeds(cells: Sequence[CellCost]) -> None:
+    for cell in cells:
+        if cell.untimed:
+            print(f"{cell.model} × {cell.conv} × {cell.act} could not be run: {cell.untimed}\n")
+    timed = [cell.speed for cell in cells if cell.speed]
+    if timed:
+        print(
+            f"Speeds: float32, channels last, batch {timed[0].batch_size}, {timed[0].device}, images there already. "
+            "Of peak: training's share of the matrix products that this machine can do."
+        )
+    if any(s.noisy for t in timed for s in (t.train_images_per_s, t.infer_images_per_s, t.latency_ms)):
+        print(LEGEND)
 
 
 def _layer_csv(layer: LayerCost) -> dict[str, Any]:

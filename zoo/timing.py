@@ -60,13 +60,13 @@ def synchronize(device: torch.device) -> None:
 def measure(step: Callable[[], object], device: torch.device, seconds: float = 1.0) -> list[float]:
     """Seconds per call of ``step``, one sample a block.
 
-    Warm-up goes on until a call takes no less than nine tenths of the best one so far twice in a row, or until a
-    quarter of ``seconds`` has passed; its first call is not trusted to say how long one takes. A block holds as many
+    Warm-up is a first call, however long, and then goes on until a call takes no less than nine tenths of the best one
+    so far twice in a row, or until a quarter of ``seconds`` has passed. A block holds as many
     calls as make `BLOCKS` blocks last about ``seconds``; where a single call is longer than that there are fewer
     blocks, but at least `FEWEST`.
     """
-    end = perf_counter() + seconds / 4
     timed(step, device)
+    end = perf_counter() + seconds / 4
     best, steady = timed(step, device), 0
     while steady < 2 and perf_counter() < end:
         took = timed(step, device)

@@ -1,0 +1,184 @@
+"""How speed grows: with image size, batch and width for a network, with the number of cells for the zoo's commands.
+
+Training steps and inference of each variant take turns with plain eager float32 (contiguous, AdamW as a loop, as most
+scripts have it); the ratio says how many times faster the variant is *there*. Then ``python -m zoo table``, ``report``
+and a sweep's plan, with more and more cells. Four minutes on a quiet core.
+
+    python benchmarks/growth.py --output growth.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from turns import ROOT, block, in_turn, options, show, text, write
+
+import zoo
+from zoo.__main__ import main as zoo_command
+from zoo.speeds import TrainingStep
+from zoo.stem import stem_for
+from zoo.table import CONVS
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from synthetic_sweep import make_sweep
+
+BASELINE = "plain"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a network is measured."""
+
+    model: str
+    image_size: int = 32
+    batch_size: int = 32
+    width: float = 1.0
+
+
+AXES: dict[str, list[dict[str, float]]] = {
+    "image_size": [{"image_size": n, "batch_size": 8} for n in (96, 160, 224)],
+    "batch_size": [{"batch_size": n} for n in (1, 8, 32, 128)],
+    "width": [{"width": factor} for factor in (0.5, 1.0, 2.0)],
+}
+"""What varies, with what else differs from a `Point`. One axis has one stem: images of 32 pixels get the small one."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a network."""
+
+    memory_format: torch.memory_format
+    fused: bool
+    bf16: bool = False
+
+
+VARIANTS = {
+    BASELINE: Variant(torch.contiguous_format, fused=False),
+    "channels_last": Variant(torch.channels_last, fused=True),
+    "bf16": Variant(torch.channels_last, fused=True, bf16=True),
+}
+
+
+def steps(net: nn.Module, point: Point, variant: Variant) -> Iterator[Callable[[], object]]:
+    """A training step and a forward pass of a network run in this way."""
+    net = copy.deepcopy(net).to(memory_format=variant.memory_format)
+    images = torch.randn(point.batch_size, 3, point.image_size, point.image_size)
+    images, labels = images.contiguous(memory_format=variant.memory_format), torch.zeros(len(images), dtype=torch.long)
+    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if variant.bf16 else nullcontext
+    optimizer = (lambda p: torch.optim.AdamW(p, fused=True)) if variant.fused else torch.optim.AdamW
+    train = TrainingStep(net.train(), optimizer, context)
+    yield lambda: train(images, labels)
+
+    def infer() -> None:
+        with context(), torch.inference_mode():
+            net(images)
+
+    net.eval()
+    yield infer
+
+
+def measure(point: Point, rounds: int) -> dict[str, Any]:
+    """Ratios to the baseline, training and inference."""
+    torch.manual_seed(0)
+    stem = stem_for("auto", point.image_size)
+    net = zoo.build(point.model, num_classes=10, width=point.width, stem=stem)
+    row: dict[str, Any] = vars(point) | {"macs": zoo.cost(net, point.image_size).macs}
+    pairs = {name: steps(net, point, variant) for name, variant in VARIANTS.items()}
+    for what in ("train", "infer"):
+        turns = in_turn({name: block(next(pair)) for name, pair in pairs.items()}, BASELINE, rounds, f"{point} {what}")
+        for name in VARIANTS:
+            row[f"{what} {name}"] = point.batch_size / turns.median(name)
+            row[f"{what} {name} ratio"] = turns.ratios(name)
+    return row
+
+
+def networks(models: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Axis → one row a model and value."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for axis, places in AXES.items():
+        found[axis] = [measure(replace(Point(model), **place), rounds) for model in models for place in places]
+        columns = [f"{what}: {name}" for what in ("train", "infer") for name in VARIANTS]
+        body = []
+        for row in found[axis]:
+            cells = []
+            for what in ("train", "infer"):
+                for name in VARIANTS:
+                    rate = f"{row[f'{what} {name}']:,.0f}"
+                    cells.append(f"{rate} img/s" if name == BASELINE else text(row[f"{what} {name} ratio"]))
+            body.append([f"{row['model']} {row[axis]:g}", *cells])
+        show(f"{axis}: images/s plainly, and times that", [axis, *columns], body)
+    return found
+
+
+def quietly(*arguments: str) -> None:
+    """A command of ``python -m zoo`` in this process, its output thrown away."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        if zoo_command(list(arguments)):
+            raise SystemExit(f"python -m zoo {' '.join(arguments)} failed")
+
+
+def plan(cells: int, folder: Path) -> None:
+    """What a sweep does before its first job, imports included."""
+    grid = ("model=mobilenet,resnet", "conv=native,spatial", "act=relu,swish", f"seed=range({cells // 8})")
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *grid, "logger=none", "hardware=cpu", "sweep.plan=true"]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def actions(folder: Path) -> Iterator[tuple[str, int, Callable[[], None]]]:
+    """Command, number of cells, and what does it."""
+    networks = ("resnet:18", "effnet:b0", "mobilenet:v1", "mobilenet:v2")
+    for acts in ("relu", "native,relu,swish,gelu"):
+        cells = len(networks) * len(CONVS) * len(acts.split(","))
+        yield "table", cells, partial(quietly, "table", "--models", ",".join(networks), "--acts", acts)
+    for cells in (18, 180, 1800):
+        yield "report", cells, partial(quietly, "report", str(make_sweep(folder / f"sweep{cells}", cells)))
+    for cells in (8, 40, 200):
+        yield "plan", cells, partial(plan, cells, folder)
+
+
+def commands() -> list[dict[str, Any]]:
+    """Seconds of each command by the number of cells."""
+    rows = []
+    quietly("table", "--models", "resnet:18", "--convs", "native")
+    with tempfile.TemporaryDirectory() as name:
+        for command, cells, action in actions(Path(name)):
+            start = time.perf_counter()
+            action()
+            rows.append({"command": command, "cells": cells, "seconds": time.perf_counter() - start})
+    show(
+        "commands",
+        ["command and cells", "seconds", "ms a cell"],
+        [
+            [f"{r['command']} {r['cells']}", f"{r['seconds']:.2f}", f"{1e3 * r['seconds'] / r['cells']:.1f}"]
+            for r in rows
+        ],
+    )
+    return rows
+
+
+def main() -> None:
+    parser = options(__doc__, rounds=3)
+    parser.add_argument("--models", nargs="+", default=["mobilenetv2_100", "resnet18"], metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (1)")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    write(given.output, {"networks": networks(given.models, given.rounds), "commands": commands()})
+
+
+if __name__ == "__main__":
+    main()
