@@ -24,7 +24,7 @@ class Prepare:
 
     def __call__(self, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """uint8 (N, C, h, w) → ``dtype`` (N, C, image_size, image_size), channels last in memory."""
-        x = images.float()
+        x = images.to(torch.float32, copy=True)
         if x.shape[-2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         if training:
@@ -38,4 +38,5 @@ class Prepare:
         scale, bias = self._rows[x.device]
         # By rows of pixels: an innermost dimension of three channels is slow to go over.
         rows = x.permute(0, 2, 3, 1).reshape(-1, self.image_size * x.shape[1])
-        return torch.addcmul(bias, rows, scale).view(len(x), *x.shape[-2:], x.shape[1]).permute(0, 3, 1, 2)
+        torch.addcmul(bias, rows, scale, out=rows)
+        return rows.view(len(x), *x.shape[-2:], x.shape[1]).permute(0, 3, 1, 2)
