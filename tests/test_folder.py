@@ -16,6 +16,7 @@ from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.data import make_data
 from lightning_modules.data.decode import Box, central, decode, random_box
+from lightning_modules.data.folder import FolderImages, image_files
 
 
 def scene(width=80, height=48):
@@ -94,7 +95,7 @@ def _cut(pixels, box, size):
 @pytest.mark.parametrize("extension", ["png", "jpg"])
 def test_a_cut_out_is_exactly_torchvisions(tmp_path, extension):
     path = saved(tmp_path / f"x.{extension}", Image.fromarray(scene(200, 150)))
-    pixels = np.asarray(Image.open(path))
+    pixels = np.array(Image.open(path))
     draws = random.Random(0)
     for _ in range(20):
         box = random_box(150, 200, (0.35, 1.0), draws)
@@ -154,6 +155,18 @@ def train_epoch(root, epoch=0, workers=0, seed=0, done=(0, 0)):
     loader = module.train_dataloader()
     loader.batch_sampler.set_epoch(epoch)
     return list(loader)
+
+
+def test_what_an_image_gets_follows_seed_epoch_and_index(folder):
+    files = image_files(str(folder), "train")
+    twins = [files[3], files[3]]
+
+    def taken(epoch, index, seed=0):
+        return FolderImages(twins, 24, (0.35, 1.0), hflip=True, seed=seed).__getitems__((epoch, [index]))[0]
+
+    assert torch.equal(taken(0, 0), taken(0, 0))
+    for other in (taken(1, 0), taken(0, 1), taken(0, 0, seed=1)):
+        assert not torch.equal(taken(0, 0), other)
 
 
 def same(a, b):
