@@ -1,84 +1,149 @@
-"""What happens to a batch of images on the device: scale, enlarge, augment, normalise."""
+"""Augmentation of whole batches on their device, each image with numbers of its own, without a wait for the device.
+
+Crops and flips are not here: they say where an image is read (`lightning_modules.data.store`, `…folder`).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
+ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10
+"""Of random erasing, as in the paper and in torchvision: the rectangle's share of the image, height / width, draws."""
+
 
 @dataclass(frozen=True)
 class Augment:
-    """Augmentation of a whole batch, each image with numbers of its own.
+    """Augmentation of pixels. Draws come from the global generator of the batch's device.
 
     Attributes:
-        crop_padding: Pixels of black padding before a random crop of the original size.
-        hflip: Flip half of the images left to right.
         rotate: Degrees, to either side.
         zoom: Share, in and out.
-        shift: Share of the image's size, in each direction.
+        shift: Share of the image's size, in each direction, in whole pixels.
+        cutout: Pixels a side of a square that is erased (DeVries & Taylor 2017, arXiv:1708.04552).
+        random_erasing: Share of the images that lose a rectangle (Zhong et al. 2017, arXiv:1708.04896).
     """
 
-    crop_padding: int = 0
-    hflip: bool = False
     rotate: float = 0.0
     zoom: float = 0.0
     shift: float = 0.0
+    cutout: int = 0
+    random_erasing: float = 0.0
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) in 0 to 1, black = 0 → the same shape."""
-        if self.rotate or self.zoom or self.shift:
-            x = self._affine(x)
-        if self.crop_padding:
-            x = self._crop(x)
-        if self.hflip:
-            flip = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
-            x = torch.where(flip, x.flip(-1), x)
+    def warp(self, x: torch.Tensor) -> torch.Tensor:
+        """Rotates about the centre, zooms, then shifts; bilinear, black outside, like torchvision's ``RandomAffine``.
+
+        Args:
+            x: Square images (N, C, S, S), black = 0.
+        """
+        if not (self.rotate or self.zoom or self.shift):
+            return x
+        angle, zoom, right, down = (2 * torch.rand(4, len(x), device=x.device) - 1).unbind()
+        angle, zoom = angle * math.radians(self.rotate), 1 + zoom * self.zoom
+        # From where a pixel is taken: the inverse of what is done to the image. From -1 to 1 is the whole image.
+        cos, sin = angle.cos() / zoom, angle.sin() / zoom
+        size = x.shape[-1]
+        right, down = ((move * self.shift * size).round() * (2 / size) for move in (right, down))
+        matrix = torch.stack([cos, -sin, sin * down - cos * right, sin, cos, -sin * right - cos * down], dim=1)
+        to_x, to_y, to_1 = matrix.view(-1, 2, 3, 1, 1).unbind(2)
+        across = _centres(size, x.device)
+        # Planes of x and of y: faster than affine_grid's pairs, and never a matrix product in reduced precision.
+        grid = torch.addcmul(to_y * across[:, None] + to_1, to_x, across)
+        return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
+
+    def erase(self, x: torch.Tensor) -> torch.Tensor:
+        """Erases in place, with 0: the mean colour of normalised images.
+
+        Args:
+            x: (N, C, H, W).
+        """
+        n, _, height, width = x.shape
+        if self.cutout:
+            # The centre is anywhere in the image; what of the square is outside is lost.
+            top = torch.randint(0, height, (n,), device=x.device) - self.cutout // 2
+            left = torch.randint(0, width, (n,), device=x.device) - self.cutout // 2
+            x = _fill(x, top, left, top + self.cutout, left + self.cutout)
+        if self.random_erasing:
+            x = self._rectangle(x)
         return x
 
-    def _affine(self, x: torch.Tensor) -> torch.Tensor:
-        angle, zoom, dx, dy = (2 * torch.rand(4, len(x), device=x.device) - 1).unbind()
-        angle, zoom = angle * math.radians(self.rotate), 1 + zoom * self.zoom
-        # affine_grid's coordinates run from -1 to 1: a shift by the whole image is 2.
-        dx, dy = 2 * self.shift * dx, 2 * self.shift * dy
-        cos, sin = zoom * angle.cos(), zoom * angle.sin()
-        matrix = torch.stack([cos, -sin, dx, sin, cos, dy], dim=1).view(-1, 2, 3).to(x.dtype)
-        return F.grid_sample(x, F.affine_grid(matrix, x.shape, align_corners=False), align_corners=False)
-
-    def _crop(self, x: torch.Tensor) -> torch.Tensor:
+    def _rectangle(self, x: torch.Tensor) -> torch.Tensor:
+        """Erases the first of ten rectangles that fits; all tries of all images are drawn at once."""
         n, _, height, width = x.shape
-        pad = self.crop_padding
-        padded = F.pad(x, [pad] * 4)
-        top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), device=x.device).unbind()
-        rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
-        columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
-        images, channels = torch.arange(n, device=x.device)[:, None, None, None], torch.arange(x.shape[1])
-        return padded[images, channels.to(x.device)[None, :, None, None], rows, columns]
+        area, ratio = torch.rand(2, TRIES, n, device=x.device).unbind()
+        area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area)
+        low, high = (math.log(r) for r in ERASED_RATIO)
+        ratio = (low + (high - low) * ratio).exp()
+        high, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (high < height) & (wide < width)
+        first = fits.int().argmax(0, keepdim=True)  # of equals, the first
+        high, wide, fits = (t.gather(0, first)[0] for t in (high, wide, fits))
+        erased, down, across = torch.rand(3, n, device=x.device).unbind()
+        high = high * ((erased < self.random_erasing) & fits)
+        top, left = (down * (height - high + 1)).floor(), (across * (width - wide + 1)).floor()
+        return _fill(x, top, left, top + high, left + wide)
 
 
 @dataclass(frozen=True)
-class Prepare:
-    """From the bytes of a batch to what the network sees.
+class Mix:
+    """Mixes the images of a batch, each with the one before it, and their labels, like torchvision's MixUp and CutMix.
+
+    One share a batch, from Beta(alpha, alpha); with both kinds on, each batch gets either at even odds. The draws are
+    plain numbers from the CPU's generator: a GPU has nothing to be asked for.
 
     Attributes:
-        image_size: Images of another size are enlarged or reduced (bilinear) to this many pixels a side.
-        mean, std: Per channel, of images in 0 to 1.
-        augment: Applied in training only.
+        classes: Number of classes.
+        mixup: alpha; 0: off (Zhang et al. 2017, arXiv:1710.09412).
+        cutmix: alpha; 0: off (Yun et al. 2019, arXiv:1905.04899).
     """
 
-    image_size: int
-    mean: list[float]
-    std: list[float]
-    augment: Augment = field(default_factory=Augment)
+    classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
-    def __call__(self, images: torch.Tensor, training: bool) -> torch.Tensor:
-        """uint8 (N, C, h, w) → float (N, C, image_size, image_size), channels last in memory."""
-        x = images.float() / 255
-        if x.shape[-2:] != (self.image_size, self.image_size):
-            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        if training:
-            x = self.augment(x)
-        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C, H, W), int64 (N,) → the same shape, and float32 (N, classes); unchanged where all is off."""
+        if not (self.mixup or self.cutmix):
+            return x, labels
+        both = self.mixup and self.cutmix
+        cut = torch.rand(()).item() < 0.5 if both else bool(self.cutmix)
+        share = _beta(self.cutmix if cut else self.mixup)
+        if cut:
+            x, share = self._paste(x, share)
+        else:
+            x = x.lerp(x.roll(1, 0), 1 - share)
+        one_hot = (labels[:, None] == torch.arange(self.classes, device=labels.device)).float()
+        return x, one_hot.lerp(one_hot.roll(1, 0), 1 - share)
+
+    @staticmethod
+    def _paste(x: torch.Tensor, share: float) -> tuple[torch.Tensor, float]:
+        height, width = x.shape[-2:]
+        column, row = (torch.randint(0, size, ()).item() for size in (width, height))
+        half = 0.5 * math.sqrt(1 - share)
+        wide, high = int(half * width), int(half * height)
+        left, right = max(column - wide, 0), min(column + wide, width)
+        top, bottom = max(row - high, 0), min(row + high, height)
+        x[:, :, top:bottom, left:right] = x[:, :, top:bottom, left:right].roll(1, 0)
+        return x, 1 - (right - left) * (bottom - top) / (width * height)
+
+
+def _beta(alpha: float) -> float:
+    return torch.distributions.Beta(alpha, alpha, validate_args=False).sample().item()
+
+
+@lru_cache(maxsize=8)
+def _centres(size: int, device: torch.device) -> torch.Tensor:
+    """The pixels' centres from -1 to 1."""
+    return (2 * torch.arange(size, device=device) + 1) / size - 1
+
+
+def _fill(x: torch.Tensor, top: torch.Tensor, left: torch.Tensor, bottom: torch.Tensor, right: torch.Tensor):
+    """Sets each image's rectangle (from top and left to below bottom and right; (N,) each) to 0."""
+    y, x_ = (torch.arange(size, device=x.device) for size in x.shape[-2:])
+    rows = (y >= top[:, None]) & (y < bottom[:, None])
+    columns = (x_ >= left[:, None]) & (x_ < right[:, None])
+    return x.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)

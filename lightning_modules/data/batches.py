@@ -8,7 +8,7 @@ import torch
 
 
 class ShardedBatches:
-    """Yields this rank's share of each batch, as lists of indices.
+    """Yields this rank's share of each batch, as tensors of indices.
 
     Training (``shuffle=True``): one permutation an epoch, seeded by (seed, epoch) and the same on every rank. A batch
     of the whole job is the same set of images whatever the number of ranks; a last, smaller batch is left out.
@@ -53,33 +53,21 @@ class ShardedBatches:
     def _share(self) -> int:
         return max(1, self.batch_size // self.world)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.n, generator=generator).tolist()
-            first = self.done[1] if self.epoch == self.done[0] else 0
-            for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-                yield order[start : start + self.batch_size][self.rank :: self.world]
-        else:
-            mine = range(self.rank, self.n, self.world)
-            for start in range(0, len(mine), self._share):
-                yield list(mine[start : start + self._share])
+    def generator(self, stream: int = 0) -> torch.Generator:
+        """This epoch's source of chance: stream 0 for the order, another for what each image gets by its index."""
+        # torch's generator takes the lower 32 bits of a seed.
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) ^ (stream * 0x9E3779B1 & 0xFFFFFFFF))
 
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self.on(torch.device("cpu"))
 
-class TensorLoader:
-    """Batches of images that lie in memory: one indexing operation each, no worker processes.
-
-    Attributes:
-        batch_sampler, sampler: Under these names Lightning looks for ``set_epoch``.
-    """
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, batches: ShardedBatches) -> None:
-        self.images, self.labels = images, labels
-        self.batch_sampler = self.sampler = batches
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for indices in self.sampler:
-            yield self.images[indices], self.labels[indices]
+    def on(self, device: torch.device) -> Iterator[torch.Tensor]:
+        """The same on a device, where the indices of the whole epoch go at once."""
+        if not self.shuffle:
+            if self.rank < self.n:
+                yield from torch.arange(self.rank, self.n, self.world, device=device).split(self._share)
+            return
+        order = torch.randperm(self.n, generator=self.generator())
+        first = self.done[1] if self.epoch == self.done[0] else 0
+        batches = order[: len(self) * self.batch_size].view(-1, self.batch_size)[first:, self.rank :: self.world]
+        yield from batches.contiguous().to(device)

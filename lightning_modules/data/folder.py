@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
+from lightning_modules.data.batches import ShardedBatches
+from lightning_modules.data.decode import Box, central, decode, random_box
 from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
@@ -27,8 +30,8 @@ def classes(root: str) -> list[str]:
     return names
 
 
-def image_folder(root: str, split: str, image_size: int, augment: dict[str, Any], training: bool) -> ImageFolder:
-    """One split as (uint8 (3, image_size, image_size), label) pairs.
+def image_files(root: str, split: str) -> list[tuple[str, int]]:
+    """The images of one split: paths and labels.
 
     Raises:
         ConvzooError: The folder is missing, a class is empty, or the classes are not those of ``train``.
@@ -37,19 +40,74 @@ def image_folder(root: str, split: str, image_size: int, augment: dict[str, Any]
     if not folder.is_dir():
         raise ConvzooError(f"{folder} is missing. Type data.root=ROOT, where ROOT has {LAYOUT}.")
     try:
-        images = ImageFolder(folder, _transform(image_size, augment, training))
+        images = ImageFolder(folder)
     except FileNotFoundError as error:
         raise ConvzooError(f"{folder}: {error}") from None
     if images.classes != classes(root):
         odd = sorted(set(images.classes) ^ set(classes(root)))
         raise ConvzooError(f"{folder} and {folder.parent / 'train'} have different classes: {', '.join(odd[:10])}.")
-    return images
+    return images.samples
 
 
-def _transform(image_size: int, augment: dict[str, Any], training: bool) -> v2.Compose:
-    if training:
-        steps = [v2.RandomResizedCrop(image_size, scale=augment["random_resized_crop"], antialias=True)]
-        steps += [v2.RandomHorizontalFlip()] if augment["hflip"] else []
-    else:
-        steps = [v2.Resize(round(image_size / augment["crop_ratio"]), antialias=True), v2.CenterCrop(image_size)]
-    return v2.Compose([*steps, v2.PILToTensor(), v2.ToDtype(torch.uint8)])
+class FolderBatches(ShardedBatches):
+    """Batches as (epoch, indices): what a worker process needs to know."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        epoch = self.epoch
+        for indices in super().__iter__():
+            yield epoch, indices.tolist()
+
+
+class FolderImages(Dataset):
+    """Image files → whole batches of uint8, cut out and reduced. For worker processes.
+
+    In training, what an image gets is drawn from (seed, epoch, index): it does not depend on which process reads it,
+    in which batch, or on where a stopped run goes on.
+
+    Args:
+        files: Paths and labels.
+        image_size: Pixels a side.
+        crop: Training: the cut-out's share of the image, from and to. Evaluation: the share of the central square's
+            side.
+        hflip: Flip half of the training images.
+        seed: None for evaluation.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[str, int]],
+        image_size: int,
+        crop: tuple[float, float] | float,
+        hflip: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.files, self.image_size, self.crop, self.hflip, self.seed = files, image_size, crop, hflip, seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(epoch, indices) → uint8 (N, 3, image_size, image_size), channels last in memory, and int64 (N,)."""
+        epoch, indices = batch
+        size = self.image_size
+        pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
+        for into, index in zip(pixels, indices, strict=True):
+            into.copy_(self._image(epoch, index))
+        return pixels.permute(0, 3, 1, 2), torch.tensor([self.files[index][1] for index in indices])
+
+    def _image(self, epoch: int, index: int) -> torch.Tensor:
+        path, _ = self.files[index]
+        if self.seed is None:
+            return central(decode(path), self.image_size, self.crop)
+        draws = random.Random(f"{self.seed},{epoch},{index}")
+
+        def box(height: int, width: int) -> Box:
+            return random_box(height, width, self.crop, draws)
+
+        image = decode(path, box, self.image_size)
+        return image.flip(1) if self.hflip and draws.random() < 0.5 else image
+
+
+def as_they_are(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The dataset makes whole batches: a DataLoader has nothing to collate."""
+    return batch

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_modules.data.augment import Augment, Prepare
-from lightning_modules.data.batches import ShardedBatches, TensorLoader
-from lightning_modules.data.sources import SOURCES
+from lightning_modules.data.augment import Augment, Mix
+from lightning_modules.data.batches import ShardedBatches
+from lightning_modules.data.prepare import Prepare
+from lightning_modules.data.sources import SOURCES, Images, Splits
+from lightning_modules.data.store import GPU_SHARE, Store, TensorLoader
 from zoo.errors import ConvzooError, choose
+
+if TYPE_CHECKING:
+    from lightning_modules.data.folder import FolderImages
+
+AHEAD = 8
+"""Batches of an image folder, over all worker processes, that are made before they are asked for."""
 
 
 class _Data(LightningDataModule):
@@ -20,6 +29,7 @@ class _Data(LightningDataModule):
 
     Attributes:
         data: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
+        prepare: From a batch's bytes to what the network sees.
     """
 
     def __init__(self, data: dict[str, Any], seed: int) -> None:
@@ -28,6 +38,9 @@ class _Data(LightningDataModule):
         self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
         self.data, self.seed = data, seed
         self._done = (0, 0)
+        augment = data["augment"]
+        self.prepare = Prepare(data["image_size"], data["mean"], data["std"], _some(Augment, augment))
+        self._mix = _some(Mix, augment | {"classes": data["num_classes"]})
 
     def state_dict(self) -> dict[str, int]:
         """How far training has come: the epoch, and the batches of it."""
@@ -39,7 +52,11 @@ class _Data(LightningDataModule):
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._done = state["epoch"], state["batches"]
 
-    def _batches(self, n: int, training: bool) -> ShardedBatches:
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batch_size = self.data["batch_size"]
         if batch_size % world:
@@ -49,22 +66,28 @@ class _Data(LightningDataModule):
             )
         # Evaluation needs no gradients: larger batches, same result.
         size = batch_size if training else max(batch_size, 128 * world)
-        return ShardedBatches(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
+        return kind(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
+        training = self.trainer.training
         # In true half precision the network's weights are half too.
-        return self.prepare(images, self.trainer.training).to(self.trainer.lightning_module.dtype), labels
+        images = self.prepare(images, training, self.trainer.lightning_module.dtype)
+        return self._mix(images, labels) if training else (images, labels)
+
+
+def _some(kind: type, values: dict[str, Any]) -> Any:
+    """Makes a dataclass of those values that are its fields."""
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
 
 
 class ImageData(_Data):
-    """A data set that lies in memory as bytes; augmentation acts on whole batches on the device."""
+    """A data set that lies in memory as bytes: on the GPU that trains on it, where it fits."""
 
     def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
         super().__init__(data, seed)
-        augment = Augment(**data["augment"])
-        self.prepare = Prepare(data["image_size"], data["mean"], data["std"], augment)
-        self._splits = None
+        self._splits: Splits | None = None
+        self._stores: dict[str, tuple[Store, torch.Tensor]] = {}
 
     def prepare_data(self) -> None:
         """Fetches what is missing, in one process only."""
@@ -92,8 +115,22 @@ class ImageData(_Data):
         return len(getattr(self._splits, split)[1])
 
     def _loader(self, split: str) -> TensorLoader:
+        batches = self._batches(len(getattr(self._splits, split).labels), split == "train")
+        if split not in self._stores:
+            self._stores[split] = self._store(split)
+        store, labels = self._stores[split]
+        return TensorLoader(store, labels, batches, pinned=self._device.type == "cuda" and not store.bytes.is_cuda)
+
+    def _store(self, split: str) -> tuple[Store, torch.Tensor]:
         images, labels = getattr(self._splits, split)
-        return TensorLoader(images, labels, self._batches(len(labels), split == "train"))
+        augment = self.data["augment"] if split == "train" else {}
+        store = Store(images, augment.get("crop_padding", 0), augment.get("hflip", False))
+        device = self._device
+        if device.type == "cuda" and store.bytes.numel() <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            store, labels = store.to(device), labels.to(device)
+        # Not a second copy beside it.
+        self._splits = self._splits._replace(**{split: Images(store.images, labels)})
+        return store, labels
 
     def train_dataloader(self) -> TensorLoader:
         return self._loader("train")
@@ -108,10 +145,6 @@ class ImageData(_Data):
 class FolderData(_Data):
     """Image files in class folders, decoded by worker processes."""
 
-    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
-        super().__init__(data, seed)
-        self.prepare = Prepare(data["image_size"], data["mean"], data["std"])
-
     def size(self, split: str) -> int:
         """How many images ``train`` or ``val`` has.
 
@@ -120,27 +153,41 @@ class FolderData(_Data):
         """
         return len(self._images(split))
 
-    def _images(self, split: str) -> Any:
-        from lightning_modules.data.folder import image_folder
+    def _images(self, split: str) -> FolderImages:
+        from lightning_modules.data.folder import FolderImages, image_files
 
-        data = self.data
-        return image_folder(data["root"], split, data["image_size"], data["augment"], split == "train")
+        size, augment, files = self.data["image_size"], self.data["augment"], image_files(self.data["root"], split)
+        if split == "train":
+            return FolderImages(files, size, augment["random_resized_crop"], augment["hflip"], self.seed)
+        return FolderImages(files, size, augment["crop_ratio"])
 
     def _loader(self, split: str) -> DataLoader:
-        training = split == "train"
+        from lightning_modules.data.folder import FolderBatches, as_they_are
+
         images = self._images(split)
-        batches = self._batches(len(images), training)
-        workers = self.data["workers"]
-        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        workers = self._workers()
         return DataLoader(
             images,
-            batch_sampler=batches,
+            batch_sampler=self._batches(len(images), split == "train", FolderBatches),
+            collate_fn=as_they_are,
             num_workers=workers,
-            persistent_workers=training and workers > 0,
-            pin_memory=torch.accelerator.is_available(),
-            # Its own: the workers' seeds must not change what the rest of the run draws.
+            prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
+            persistent_workers=workers > 0 and split != "test",
+            pin_memory=self._device.type == "cuda",
+            # Its own: a DataLoader's draws must not change what the rest of the run draws.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    def _workers(self) -> int:
+        """Processes that decode images for this rank: all cores but one where a GPU computes, else a quarter of them.
+
+        On a CPU the network needs the cores, and decoding is a small part of the work.
+        """
+        if self.data["workers"] is not None:
+            return self.data["workers"]
+        cores = len(os.sched_getaffinity(0))
+        spare = cores // 4 if self._device.type == "cpu" else cores - 1
+        return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")

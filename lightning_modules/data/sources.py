@@ -94,7 +94,7 @@ def _torchvision(name: str, data: dict[str, Any], validation: int) -> Splits:
 def _tensors(dataset: Any) -> Images:
     pixels = torch.as_tensor(dataset.data)
     images = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None]
-    return Images(images.contiguous(), torch.as_tensor(dataset.targets).long())
+    return Images(images, torch.as_tensor(dataset.targets).long())
 
 
 def _split(images: Images, n: int) -> tuple[Images, Images]:

@@ -1,0 +1,127 @@
+"""From an image file to the pixels that are needed of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+RATIO = (3 / 4, 4 / 3)
+"""Width / height of a cut-out, as is usual."""
+
+ORIENTATION = 0x0112
+"""EXIF's tag; by values in ``TURNED`` the image lies on its side."""
+TURNED = (5, 6, 7, 8)
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(height: int, width: int, scale: tuple[float, float], draws: random.Random) -> Box:
+    """What torchvision's ``RandomResizedCrop`` cuts out (Szegedy et al. 2014, arXiv:1409.4842): the same distribution.
+
+    Args:
+        height, width: Of the image.
+        scale: The cut-out's share of the image, from and to.
+        draws: Where chance comes from.
+    """
+    for _ in range(10):
+        area = height * width * draws.uniform(*scale)
+        ratio = math.exp(draws.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            return Box(draws.randint(0, height - high), draws.randint(0, width - wide), high, wide)
+    # No cut-out of the ratio fits: the largest central one.
+    wide, high = width, height
+    if width / height < RATIO[0]:
+        high = round(width / RATIO[0])
+    elif width / height > RATIO[1]:
+        wide = round(height * RATIO[1])
+    return Box((height - high) // 2, (width - wide) // 2, high, wide)
+
+
+def decode(path: str, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
+    """Reads an image as RGB, as it is meant to be seen: turned as its EXIF data say, 16 bits to 8, no transparency.
+
+    With a ``box`` only the part that it names is returned, at ``size`` × ``size`` pixels (bilinear, antialiased). A
+    JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) in which the part still has that many.
+
+    Args:
+        box: Called with the height and width of the image.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    with Image.open(path) as image:
+        orientation = image.getexif().get(ORIENTATION, 1)
+        width, height = image.size[::-1] if orientation in TURNED else image.size
+        part = box(height, width) if box else None
+        factor = next((f for f in (8, 4, 2) if part and min(part.height, part.width) >= f * size), 1)
+        # The same pixels, by three tenths faster than Pillow's way.
+        pixels = _whole_jpeg(image, path) if factor == 1 and orientation == 1 else None
+        if pixels is None:
+            # Of a JPEG; others come whole.
+            image.draft(None, (image.size[0] // factor, image.size[1] // factor))
+            if orientation != 1:
+                ImageOps.exif_transpose(image, in_place=True)
+            pixels = torch.from_numpy(np.array(_rgb(image)))
+    if not part:
+        return pixels
+    down, across = pixels.shape[0] / height, pixels.shape[1] / width
+    top, left = int(part.top * down), int(part.left * across)
+    bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
+    return resize(pixels[top:bottom, left:right].contiguous(), size, size)
+
+
+def central(pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
+    """The middle of an image, as torchvision's ``Resize(size / share)`` and ``CenterCrop(size)`` give it.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        size: Pixels a side of what is returned.
+        share: ``size`` over the shorter side of the whole image.
+    """
+    height, width = pixels.shape[:2]
+    short = round(size / share)
+    high, wide = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+    top, left = round((high - size) / 2), round((wide - size) / 2)
+    return resize(pixels, high, wide)[top : top + size, left : left + size]
+
+
+def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """uint8 (H, W, 3) → uint8 (height, width, 3), bilinear, antialiased."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = pixels.permute(2, 0, 1)[None]
+    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _whole_jpeg(image: Image.Image, path: str) -> torch.Tensor | None:
+    """Decodes an ordinary JPEG; None: let Pillow do it."""
+    if image.format != "JPEG" or image.mode != "RGB":
+        return None
+    try:
+        return decode_jpeg(read_file(path), ImageReadMode.RGB).permute(1, 2, 0)
+    except RuntimeError:  # a torchvision built without JPEG, or a file at which Pillow is not as strict
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
+        image = Image.fromarray((np.asarray(image) / 256).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
