@@ -22,6 +22,7 @@ import pty
 import statistics
 import subprocess
 import tempfile
+import termios
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -237,6 +238,7 @@ LOOPS = {"bare": bare, "convzoo": convzoo, "usual": usual, "stock": stock}
 def terminal() -> Iterator[None]:
     """A terminal that nobody looks at: progress bars are drawn as in a real one."""
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
     reader = subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with os.fdopen(slave, "w") as screen, redirect_stdout(screen), redirect_stderr(screen):
         yield
