@@ -10,7 +10,7 @@ class Mean(Metric):
     """A sum over a count, over all images of an epoch and all ranks, however unequal their shares.
 
     A torchmetrics metric (for ``self.log``, the sum over ranks and the reset), but ``add`` instead of ``update``: what
-    torchmetrics wraps around an update takes longer than the update, and its MeanMetric and accuracy look at the values,
+    torchmetrics wraps around an update takes longer than the update, and its own mean and accuracy look at the values,
     for which a GPU has to wait. NaN stays NaN, so that a diverged run does not look fine.
     """
 

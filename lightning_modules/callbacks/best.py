@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -29,6 +29,9 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=True,
             enable_version_counter=False,
         )
+
+    # Lightning's asks after every batch whether to save, which this one does only when it knows val/acc.
+    on_train_batch_end = Callback.on_train_batch_end
 
     def _should_skip_saving_checkpoint(self, trainer: Any) -> bool:
         return self.monitor not in trainer.callback_metrics or super()._should_skip_saving_checkpoint(trainer)
