@@ -1,8 +1,10 @@
-"""Settings of a process that trains, beyond PyTorch's own: the C library's memory allocator."""
+"""What a process that trains does before it imports torch, and a setting that PyTorch has not: how memory is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import platform
 from collections.abc import Mapping
 
@@ -21,6 +23,16 @@ def keep_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(number, value) for number, value in _MALLOPT.values())
+
+
+def prepare(logger: str) -> None:
+    """To be called before torch is imported, in a process that trains and tracks with ``logger``."""
+    keep_memory()
+    if logger == "wandb":
+        # wandb.init imports this, and pydantic looks through all modules for each class there: 0.1 s before there are
+        # torch's, 1 s afterwards. It is W&B's own affair, and may be called otherwise in another version.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("wandb.sdk.launch")
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:

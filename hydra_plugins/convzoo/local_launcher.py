@@ -116,7 +116,7 @@ class LocalLauncher(SweepLauncher):
         if not isinstance(self.wants_pool, bool):
             raise ConvzooError(f"hydra.launcher.pool={self.wants_pool} is not allowed. Allowed: true, false")
         # A search launches batch after batch.
-        self.pool = self.pool or Pool(self.wants_pool)
+        self.pool = self.pool or Pool(self.wants_pool, "hydra_plugins.convzoo._cli:warm_up")
         name = self.config.hydra.job.config_name
         return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, name, folder.name, self.pool)
 

@@ -65,15 +65,17 @@ class Pool:
     Args:
         wanted: Whether to fork them. Where it cannot be done (not on Linux), and from where the server dies, each
             command starts an interpreter of its own.
+        warm_up: A function to call before the first fork, ``module:name``; it must start no thread.
     """
 
-    def __init__(self, wanted: bool = True) -> None:
+    def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         if wanted and _adopts_orphans():
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
+                words = [sys.executable, "-m", "lightning_modules.sweep.pool_server", str(theirs.fileno())]
                 self._server = subprocess.Popen(
-                    [sys.executable, "-m", "lightning_modules.sweep.pool_server", str(theirs.fileno())],
+                    words + ([warm_up] if warm_up else []),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     env=server_environment(os.environ),

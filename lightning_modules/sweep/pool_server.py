@@ -1,4 +1,4 @@
-"""The process that a pool's processes are forked from: ``python -m lightning_modules.sweep.pool_server SOCKET``.
+"""What a pool's processes are forked from: ``python -m lightning_modules.sweep.pool_server SOCKET [FUNCTION]``.
 
 It imports what a job needs and calls nothing that starts a thread or a device: neither would survive a fork.
 Started by `lightning_modules.sweep.pool.Pool`; ends when that one's end of the socket is closed.
@@ -12,26 +12,24 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import socket
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.process import keep_memory
+from lightning_modules.process import prepare
 
 IMPORTS = (
     "lightning_modules.run",
     "lightning_modules.sweep.estimate",
     "sklearn.datasets",
-    "torch._dynamo",  # a first optimizer would import it
+    "torch._dynamo",  # a first optimizer would
     "torch.distributed.launcher.api",
-    "wandb",
     "zoo.fingerprint",
     "zoo.report",
-    "hydra",
 )
 MAX_BYTES = 1 << 20
 """Of a request: the command and its environment."""
@@ -96,15 +94,13 @@ def run(request: dict[str, Any]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
-def warm_up() -> None:
-    """Imports, and lets Hydra look for its plugins and read the configuration once."""
-    from hydra import compose, initialize_config_dir
-
+def warm_up(function: str | None) -> None:
+    """Imports, and calls a function that does what every command would do first."""
+    prepare("wandb")
     for name in IMPORTS:
         importlib.import_module(name)
-    keep_memory()
-    with initialize_config_dir(str(files("zoo.conf") / "convzoo"), version_base="1.3"):
-        compose("config", ["seed=0"])
+    if function:
+        pkgutil.resolve_name(function)()
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         raise SystemExit(f"pool: {threads} threads run after the imports, and a fork would lose all but one.")
     gc.collect()
@@ -115,7 +111,7 @@ def main() -> None:
     # Nobody is told when the one who asks has gone while this process imports.
     with contextlib.suppress(ConnectionError):
         listener = socket.socket(fileno=int(sys.argv[1]))
-        warm_up()
+        warm_up(*sys.argv[2:] or [None])
         if request := serve(listener):
             del listener
             run(request)
