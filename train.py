@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
+from lightning_modules.process import prepare
 from zoo.report import print_result
 
 
@@ -24,6 +25,7 @@ def train(config: DictConfig) -> float | None:
         check_overrides()
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
+        prepare(settings["logger"]["name"])
         from lightning_modules import run_cell
         from lightning_modules.hardware import global_rank
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 
 from hydra.core.hydra_config import HydraConfig
@@ -120,7 +121,8 @@ def explain(error: Exception) -> str:
     return "\n".join(lines)
 
 
-def known_keys() -> list[str]:
+@cache
+def known_keys() -> tuple[str, ...]:
     """Every group and key of the configuration, as the user types them."""
     conf = files("zoo.conf") / "convzoo"
     keys = {*PLAIN_KEYS}
@@ -130,7 +132,7 @@ def known_keys() -> list[str]:
         # An experiment sets keys of other groups and has none of its own.
         if not path.read_text().startswith("# @package _global_"):
             keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
-    return sorted(keys)
+    return tuple(sorted(keys))
 
 
 def _leaves(config: object, prefix: str = "") -> Iterator[str]:
@@ -140,3 +142,12 @@ def _leaves(config: object, prefix: str = "") -> Iterator[str]:
             value = OmegaConf.to_container(config, resolve=False)[key]
             if isinstance(value, dict):
                 yield from (f"{prefix}{key}.{k}" for k in value)
+
+
+def warm_up() -> None:
+    """Lets Hydra find its plugins and read the configuration once: what is forked from here finds both done."""
+    from hydra import compose, initialize_config_dir
+
+    known_keys()
+    with initialize_config_dir(str(files("zoo.conf") / "convzoo"), version_base="1.3"):
+        compose("config", ["seed=0"])

@@ -21,13 +21,15 @@ class LocalLauncherConf:
 
     Attributes:
         jobs: Processes at a time; ``auto``: one a core, with one thread each.
-        jobs_per_gpu: Jobs that share a GPU.
-        stagger_s: Seconds between two starts.
+        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as its memory holds.
+        pool: Whether jobs are forked from a process that has imported everything already.
+        stagger_s: Seconds between two starts without the pool.
     """
 
     _target_: str = "hydra_plugins.convzoo.local_launcher.LocalLauncher"
     jobs: Any = "auto"
-    jobs_per_gpu: Any = 1
+    jobs_per_gpu: Any = "auto"
+    pool: Any = True
     stagger_s: float = 0.5
 
 
@@ -63,12 +65,14 @@ class SweepLauncher(Launcher):
 
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir))
+        # Before the jobs are composed: its processes import meanwhile.
+        engine = self.engine(folder)
         jobs = [self._compose(initial_job_idx + i, list(given), folder) for i, given in enumerate(job_overrides)]
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = OmegaConf.to_container(self.config.sweep, resolve=True)
-        run_sweep(jobs, self.engine(folder), sweep, folder)
+        run_sweep(jobs, engine, sweep, folder)
         if sweep["plan"]:
             return []
         failed = not_completed(jobs)
@@ -99,14 +103,22 @@ class SweepLauncher(Launcher):
 class LocalLauncher(SweepLauncher):
     """Runs each job as ``python train.py OVERRIDES`` in its own process."""
 
-    def __init__(self, jobs: int | str = "auto", jobs_per_gpu: int = 1, stagger_s: float = 0.5) -> None:
-        self.jobs, self.jobs_per_gpu, self.stagger_s = jobs, jobs_per_gpu, stagger_s
+    def __init__(
+        self, jobs: int | str = "auto", jobs_per_gpu: int | str = "auto", pool: bool = True, stagger_s: float = 0.5
+    ) -> None:
+        self.jobs, self.jobs_per_gpu, self.wants_pool, self.stagger_s = jobs, jobs_per_gpu, pool, stagger_s
+        self.pool = None
 
     def engine(self, folder: Path) -> Any:
         from lightning_modules.sweep.local import LocalEngine
+        from lightning_modules.sweep.pool import Pool
 
+        if not isinstance(self.wants_pool, bool):
+            raise ConvzooError(f"hydra.launcher.pool={self.wants_pool} is not allowed. Allowed: true, false")
+        # A search launches batch after batch.
+        self.pool = self.pool or Pool(self.wants_pool, "hydra_plugins.convzoo._cli:warm_up")
         name = self.config.hydra.job.config_name
-        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, name, folder.name)
+        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, name, folder.name, self.pool)
 
 
 def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:

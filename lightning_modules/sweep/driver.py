@@ -15,6 +15,7 @@ from lightning_modules.result import write_result
 from lightning_modules.sweep.jobs import Job, not_completed, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
+from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.show import show_plan
 
 LOCK = "sweep.lock"
@@ -26,11 +27,13 @@ class Engine(Protocol):
     Attributes:
         node_gpus: GPUs of a machine; None where jobs run on this one, which is asked.
         threads: That each job gets.
+        pool: Starts processes on this machine.
         running: The jobs that run now.
     """
 
     node_gpus: int | None
     threads: int
+    pool: Pool
     running: list[Job]
 
     def at_once(self, jobs: Sequence[Job]) -> int: ...
@@ -56,12 +59,12 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
         SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
     """
     if sweep["plan"]:
-        make_plan(jobs, sweep, engine.node_gpus, engine.threads)
+        make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, "a sweep"):
-        make_plan(jobs, sweep, engine.node_gpus, engine.threads)
+        make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
         write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
         todo = not_completed(jobs)
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)

@@ -1,23 +1,24 @@
-"""Runs jobs on this machine: one fresh process each, as many at a time as fit. Nothing one does harms the others."""
+"""Runs jobs on this machine: one process each, as many at a time as fit. Nothing one does harms the others."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.sweep.live import weight_of
+from lightning_modules.sweep.pool import Pool, Process
+from lightning_modules.sweep.room import Gpus, Memory, cores, find_gpus
 from zoo.errors import ConvzooError
 
 GRACE_S = 20
 """Seconds that a job has to write its checkpoint and its result once it is told to stop."""
 
-POLL_S = 0.1
+POLL_S = 0.02
 
 
 @dataclass
@@ -25,31 +26,35 @@ class _Running:
     """A job that runs: as a child of ours, or (``process`` is None) left over by a launcher that died."""
 
     job: Job
-    process: subprocess.Popen[bytes] | None
+    process: Process | None
     gpus: list[str]
+    threads: int
 
 
 class LocalEngine:
-    """Hands out this machine's cores and GPUs.
+    """Hands out this machine's cores, memory and GPUs.
 
     Args:
-        slots: Processes at a time; ``auto``: one a core.
-        jobs_per_gpu: Jobs that share a GPU.
-        stagger_s: Seconds between two starts: imports are hard on a disk.
+        slots: Processes at a time; ``auto``: one a core, each with one thread: that gives more images a second than
+            fewer jobs with more threads. Where there are fewer jobs than cores they have more threads.
+        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as its memory holds.
+        stagger_s: Seconds between two starts, where each job imports for itself: that is hard on a disk.
         config_name: Hydra's, for the jobs' command lines.
         sweep: The sweep's name, W&B's group.
+        pool: What starts the jobs.
     """
 
     node_gpus = None
 
-    def __init__(self, slots: int | str, jobs_per_gpu: int, stagger_s: float, config_name: str, sweep: str) -> None:
-        self.cores = len(os.sched_getaffinity(0))
+    def __init__(
+        self, slots: int | str, jobs_per_gpu: int | str, stagger_s: float, config_name: str, sweep: str, pool: Pool
+    ) -> None:
         for key, value in (("jobs", slots), ("jobs_per_gpu", jobs_per_gpu)):
-            if not (key == "jobs" and value == "auto") and (type(value) is not int or value < 1):
-                allowed = "auto, 1, 2, 3 …" if key == "jobs" else "1, 2, 3 …"
-                raise ConvzooError(f"hydra.launcher.{key}={value} is not allowed. Allowed: {allowed}")
+            if value != "auto" and (type(value) is not int or value < 1):
+                raise ConvzooError(f"hydra.launcher.{key}={value} is not allowed. Allowed: auto, 1, 2, 3 …")
+        self.cores = cores()
         self.slots = self.cores if slots == "auto" else slots
-        self.gpus = gpus() * jobs_per_gpu
+        self.gpus, self.memory, self.pool = Gpus(jobs_per_gpu, find_gpus()), Memory(), pool
         self.stagger_s, self.config_name, self.sweep = stagger_s, config_name, sweep
         self.threads = max(1, self.cores // self.slots)
         self.stopping = False
@@ -58,8 +63,9 @@ class LocalEngine:
     def at_once(self, jobs: Sequence[Job]) -> int:
         """How many of these run at a time, at most."""
         each = min((min(job.processes, self.slots) for job in jobs), default=1)
-        wanted = min((job.gpus for job in jobs), default=0)
-        fit = self.slots // each if not wanted else min(self.slots // each, len(self.gpus) // wanted)
+        fit = self.slots // each
+        if jobs and all(job.gpus for job in jobs):
+            fit = min(fit, max(self.gpus.at_once(job) for job in jobs))
         return max(1, min(fit, len(jobs)))
 
     @property
@@ -67,27 +73,28 @@ class LocalEngine:
         return [r.job for r in self._running]
 
     def run(self, jobs: Sequence[Job], ended: Callable[[Job, int | None], None], tick: Callable[[], None]) -> None:
-        """Runs the jobs to their end.
+        """Runs the jobs to their end, the longest first: a long one that starts last would run alone.
 
         Args:
             jobs: What to run.
             ended: Told of each job that ended, with its exit code (None: another launcher's). It may call `stop`.
-            tick: Called ten times a second.
+            tick: Called many times a second.
         """
-        waiting = list(jobs)
-        self.threads = max(1, self.cores // max(1, min(self.slots, sum(job.processes for job in waiting))))
-        last_start = -self.stagger_s
+        waiting = sorted(jobs, key=weight_of, reverse=True)
+        next_start = 0.0
         try:
             while self._running or (waiting and not self.stopping):
-                if waiting and not self.stopping and time.monotonic() - last_start >= self.stagger_s:
+                while waiting and not self.stopping and time.monotonic() >= next_start:
                     job = next((job for job in waiting if self._fits(job)), None)
-                    if job is not None:
-                        waiting.remove(job)
-                        self._start(job)
-                        last_start = time.monotonic()
+                    if job is None:
+                        break
+                    self._start(job, waiting)
+                    waiting.remove(job)
+                    next_start = 0.0 if self.pool.forks else time.monotonic() + self.stagger_s
                 for running in [r for r in self._running if self._has_ended(r)]:
                     self._running.remove(running)
                     ended(running.job, running.process.returncode if running.process else None)
+                    self.memory.learn(running.job)
                 tick()
                 time.sleep(POLL_S)
         except BaseException:
@@ -115,49 +122,41 @@ class LocalEngine:
                 running.process.wait()
 
     def _fits(self, job: Job) -> bool:
+        if not self._running:
+            # A job with more processes than slots, or with more memory than there is, runs alone.
+            return True
         used = sum(r.job.processes for r in self._running)
-        # A job with more processes than slots runs alone.
-        return (used == 0 or used + job.processes <= self.slots) and (not job.gpus or len(self._free(job.gpus)) > 0)
+        children = {r.process.pid: r.job for r in self._running if r.process}
+        return (
+            used + job.processes <= self.slots
+            and (not job.gpus or bool(self._gpus_for(job)))
+            and self.memory.fits(job, children)
+        )
 
-    def _free(self, number: int) -> list[str]:
-        free = list(self.gpus)
-        for taken in (gpu for r in self._running for gpu in r.gpus):
-            free.remove(taken)
-        different = list(dict.fromkeys(free))
-        # The least used first: a GPU is shared only when all of them are busy.
-        different.sort(key=lambda gpu: -free.count(gpu))
-        return different[:number] if len(different) >= number else []
+    def _gpus_for(self, job: Job) -> list[str]:
+        return self.gpus.pick(job, [(r.job, r.gpus) for r in self._running])
 
-    def _start(self, job: Job) -> None:
+    def _threads_for(self, waiting: Sequence[Job]) -> int:
+        """The cores that are free, shared out among the processes that can start now."""
+        free = self.cores - sum(r.threads * r.job.processes for r in self._running)
+        slots = self.slots - sum(r.job.processes for r in self._running)
+        return max(1, free // max(1, min(slots, sum(job.processes for job in waiting))))
+
+    def _start(self, job: Job, waiting: Sequence[Job]) -> None:
+        threads = self._threads_for(waiting)
         if job.status() == "running":
-            self._running.append(_Running(job, None, []))
+            self._running.append(_Running(job, None, [], threads))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / RESULT).unlink(missing_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.sweep}
-        mine = self._free(job.gpus) if job.gpus else []
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
+        mine = self._gpus_for(job) if job.gpus else []
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        with (job.folder / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                command(job, self.config_name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # A Ctrl-C in the terminal is for the launcher, which passes it on once.
-                start_new_session=True,
-            )
-        self._running.append(_Running(job, process, mine))
+        with (job.folder / LOG).open("ab") as log, open(os.devnull, "rb") as nothing:
+            process = self.pool.popen(command(job, self.config_name), environment, nothing, log, log)
+        self._running.append(_Running(job, process, mine, threads))
 
     @staticmethod
     def _has_ended(running: _Running) -> bool:
         return running.process.poll() is not None if running.process else running.job.status() != "running"
-
-
-def gpus() -> list[str]:
-    """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES calls them; found without torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
-    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]

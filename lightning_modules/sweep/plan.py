@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.identity import recipe
 from lightning_modules.sweep.jobs import Job
+from lightning_modules.sweep.pool import Pool
 from zoo.budget import parse_amount
 from zoo.errors import ConvzooError
 from zoo.render import short
@@ -22,7 +23,7 @@ LIMITS = {"max_params": "cost/params", "max_macs": "cost/macs"}
 KEPT = ("same_as", "excluded", "cell", "cost", "estimate_s")
 
 
-def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None, threads: int = 1) -> None:
+def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None, threads: int, pool: Pool) -> None:
     """Fills in what each job is: its cell, its cost, whether it runs.
 
     Args:
@@ -30,13 +31,14 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None,
         sweep: The sweep group of the configuration.
         node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine.
         threads: That each job gets, for the estimate of its time.
+        pool: What starts the process that describes them.
 
     Raises:
         ConvzooError: A wrong value in any of them: nothing has started yet.
     """
     limits = {key: parse_amount(str(sweep[name])) for name, key in LIMITS.items() if sweep[name] is not None}
     seen: dict[str, int] = {}
-    for job, answer in zip(jobs, _describe(jobs, node_gpus, sweep["plan"], threads), strict=True):
+    for job, answer in zip(jobs, _describe(jobs, node_gpus, sweep["plan"], threads, pool), strict=True):
         same = answer.pop("same", None)
         for key, value in answer.items():
             setattr(job, key, value)
@@ -50,27 +52,35 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None,
         raise ConvzooError("every job is left out:\n" + "\n".join(f"  {j.name}: {j.excluded}" for j in jobs[:10]))
 
 
-def _describe(jobs: Sequence[Job], node_gpus: int | None, measure: bool, threads: int) -> list[dict[str, Any]]:
+def _describe(
+    jobs: Sequence[Job], node_gpus: int | None, measure: bool, threads: int, pool: Pool
+) -> list[dict[str, Any]]:
     """What `lightning_modules.sweep.describe` says, from a process that has torch."""
     from tqdm import tqdm
 
     question = {"configs": [job.config for job in jobs], "node_gpus": node_gpus, "measure": measure}
-    with subprocess.Popen(
-        [sys.executable, "-m", "lightning_modules.sweep.describe"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-    ) as process:
-        process.stdin.write(json.dumps(question))
-        process.stdin.close()
-        lines = tqdm(process.stdout, "plan", len(jobs), leave=False, disable=not sys.stderr.isatty(), unit="job")
+    words = [sys.executable, "-m", "lightning_modules.sweep.describe"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    reading, writing = os.pipe()
+    with open(reading) as lines, tempfile.TemporaryFile() as asked:
+        asked.write(json.dumps(question).encode())
+        asked.seek(0)
+        try:
+            process = pool.popen(words, environment, asked, writing, stderr=2)
+        finally:
+            os.close(writing)
         answers = []
-        for job, line in zip(jobs, lines, strict=False):
-            answers.append(json.loads(line))
-            if error := answers[-1].get("error"):
-                process.kill()
-                raise ConvzooError(f"{job.name}: {error}")
+        try:
+            shown = tqdm(lines, "plan", len(jobs), leave=False, disable=not sys.stderr.isatty(), unit="job")
+            for job, line in zip(jobs, shown, strict=False):
+                answers.append(json.loads(line))
+                if error := answers[-1].get("error"):
+                    raise ConvzooError(f"{job.name}: {error}")
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
     if process.returncode or len(answers) < len(jobs):
         raise RuntimeError(f"planning the sweep failed with exit code {process.returncode}")
     return answers

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
 POLL_S = 0.5
@@ -51,7 +52,7 @@ class RayEngine:
         self.ray, self.address, self.jobs = ray, address, jobs
         self.node_gpus: int | None = gpus_per_node
         self.threads, self.config_name, self.folder = cpus, config_name, folder
-        self.stopping = False
+        self.stopping, self.pool = False, Pool(False)
         self._tasks: dict[Any, Job] = {}
 
     def at_once(self, jobs: Sequence[Job]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_modules.sweep.jobs import Job, command
+from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.slurm_options import SlurmOptions
 from lightning_modules.sweep.slurm_queue import Queued, Shape, SlurmQueue
 from lightning_modules.sweep.slurm_task import SlurmTask
@@ -36,7 +37,7 @@ class SlurmEngine:
         self.options, self.config_name, self.folder = options, config_name, folder
         self.node_gpus: int | None = options.gpus_per_node
         self.threads = options.cpus_per_task or 1
-        self.stopping = False
+        self.stopping, self.pool = False, Pool(False)
         self.queue = SlurmQueue(folder, options)
         self._left: list[Job] = []
         self._queued: dict[Path, Queued] = {}

@@ -1,0 +1,42 @@
+"""What a process that trains does before it imports torch, and a setting that PyTorch has not: how memory is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import platform
+from collections.abc import Mapping
+
+_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
+"""glibc's numbers and ours. By default a large tensor is fresh memory from the kernel each time, which fills it with
+zeros page by page; so it comes from the heap, which grows by 64 MiB and is never given back."""
+
+
+def keep_memory() -> bool:
+    """Lets this process keep the memory that it frees, for the next tensor of that size.
+
+    Returns:
+        Whether it does: only Linux's glibc can.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(number, value) for number, value in _MALLOPT.values())
+
+
+def prepare(logger: str) -> None:
+    """To be called before torch is imported, in a process that trains and tracks with ``logger``."""
+    keep_memory()
+    if logger == "wandb":
+        # wandb.init imports this, and pydantic looks through all modules for each class there: 0.1 s before there are
+        # torch's, 1 s afterwards. It is W&B's own affair, and may be called otherwise in another version.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("wandb.sdk.launch")
+
+
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process is started with that others are forked from: nothing in it may start a thread, or a GPU."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Whether there is a GPU is asked of the driver's library, not by starting CUDA.
+    return {**environment, **one, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

@@ -1,0 +1,136 @@
+"""Python processes that have imported torch, Lightning, timm and W&B already, and are forked from one that waits.
+
+`Pool.popen` is `subprocess.Popen` for a Python command, without its seconds of imports. What it returns is a process of
+its own, this one's child: it crashes alone, and neither the end of the pool's server nor that of this process ends it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from lightning_modules.process import server_environment
+
+POLL_S = 0.01
+
+_SUBREAPER = 36
+"""Linux's ``PR_SET_CHILD_SUBREAPER``: what the server forks becomes this process's child."""
+
+
+class Forked:
+    """A process that the pool started: the part of `subprocess.Popen` that a launcher needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(POLL_S)
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+Process = subprocess.Popen | Forked
+File = IO[bytes] | int
+"""An open file, or its descriptor."""
+
+
+class Pool:
+    """Starts Python commands, each in a process and a session of its own.
+
+    Args:
+        wanted: Whether to fork them. Where it cannot be done (not on Linux), and from where the server dies, each
+            command starts an interpreter of its own.
+        warm_up: A function to call before the first fork, ``module:name``; it must start no thread.
+    """
+
+    def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        if wanted and _adopts_orphans():
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                words = [sys.executable, "-m", "lightning_modules.sweep.pool_server", str(theirs.fileno())]
+                self._server = subprocess.Popen(
+                    words + ([warm_up] if warm_up else []),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env=server_environment(os.environ),
+                    pass_fds=[theirs.fileno()],
+                    # A Ctrl-C in the terminal is not for it.
+                    start_new_session=True,
+                )
+            atexit.register(self.close)
+
+    @property
+    def forks(self) -> bool:
+        """Whether commands are forked, as far as is known."""
+        return self._server is not None
+
+    def popen(self, words: Sequence[str], env: Mapping[str, str], stdin: File, stdout: File, stderr: File) -> Process:
+        """Starts ``[sys.executable, SCRIPT, …]`` or ``[sys.executable, "-m", MODULE, …]``.
+
+        Args:
+            words: The command.
+            env: All of its environment.
+            stdin, stdout, stderr: Open files.
+        """
+        if self._server is not None:
+            files = [f if isinstance(f, int) else f.fileno() for f in (stdin, stdout, stderr)]
+            try:
+                return self._fork({"words": list(words[1:]), "env": dict(env), "cwd": os.getcwd()}, files)
+            except OSError as error:
+                why = error if self._server.poll() is None else f"its exit code is {self._server.returncode}"
+                print(f"pool: it has ended ({why}); from now on each job starts a Python of its own.", flush=True)
+                self.close()
+        return subprocess.Popen(
+            list(words), env=dict(env), stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+        )
+
+    def _fork(self, question: dict[str, object], files: list[int]) -> Forked:
+        socket.send_fds(self._socket, [json.dumps(question).encode()], files)
+        answer = self._socket.recv(100)
+        if not answer:
+            self._server.wait(timeout=10)
+            raise ConnectionError("it closed the connection")
+        return Forked(int(answer))
+
+    def close(self) -> None:
+        """Ends the server; what it forked goes on."""
+        if self._server is not None:
+            self._socket.close()
+            # It holds nothing that could be lost.
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
+
+def _adopts_orphans() -> bool:
+    """Makes this process the parent of what its children leave behind; False where there is no such thing."""
+    try:
+        return sys.platform == "linux" and ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
