@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
+from zoo.memory import process_peak_mb
 
 
 class Cell:
@@ -154,8 +154,7 @@ class Cell:
     def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
         device = self.module.device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
-        with trainer.precision_plugin.forward_context():
-            measured = zoo.speed(self.module.net, image, batch_size=64)
+        measured = zoo.speed(self.module.net, image, 64, autocast=trainer.precision_plugin.forward_context)
         self.conditions["infer_batch_size"] = measured.batch_size
         return {
             "speed/infer_images_per_s": measured.images_per_s.median,
@@ -180,7 +179,4 @@ def _plain_trainer_errors() -> Iterator[None]:
 
 def _peak_memory_mb(device: torch.device) -> float:
     """MiB at most so far: allocated on a GPU; on a CPU resident, Python and libraries included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else process_peak_mb()
