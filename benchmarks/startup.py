@@ -77,6 +77,7 @@ def main() -> None:
         if not pool.forks:
             raise SystemExit("the pool does not fork on this machine: there is nothing to compare")
         pool.close()
+        os.chdir(ROOT)
     rows = [
         [name, *(cell for how in HOW for cell in (f"{turns[how].median(name):.2f}", text(turns[how].ratios(name))))]
         for name in variants

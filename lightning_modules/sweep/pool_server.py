@@ -17,6 +17,7 @@ import runpy
 import select
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,15 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
         # Forked twice: the second one's parent ends at once, and the pool, not this process, becomes its parent.
         reading, writing = os.pipe()
         if (child := os.fork()) == 0:
+            parent = os.getpid()
             if pid := os.fork():
                 os.write(writing, str(pid).encode())
                 os._exit(0)
             os.close(reading)
             os.close(writing)
             listener.close()
+            while os.getppid() == parent:
+                time.sleep(0.001)
             _become(descriptors)
             return json.loads(message)
         os.close(writing)

@@ -1,0 +1,110 @@
+"""How many jobs run at a time: cores, memory, GPUs. With numbers that no machine has to have."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.sweep import room
+from lightning_modules.sweep.jobs import Job
+from lightning_modules.sweep.local import LocalEngine, _Running
+from lightning_modules.sweep.pool import Pool
+from lightning_modules.sweep.room import MIB, Gpus, Memory, find_gpus
+
+GIB = 1024 * MIB
+
+
+def job(params=11e6, activations=5e5, batch=128, **more):
+    cost = {"cost/params": int(params), "cost/macs": 0, "cost/activations": int(activations)}
+    config = {"data": {"batch_size": batch}, "trainer": {"max_epochs": 1}}
+    return Job(0, [], config, Path("nowhere"), cost=cost, **more)
+
+
+SMALL, LARGE = job(gpus=1), job(25e6, 11e6, 256, gpus=1)
+"""ResNet-18 at 32 pixels, and ResNet-50 at 224."""
+
+
+@pytest.mark.parametrize(
+    ("per_gpu", "free", "running", "wanted", "gets"),
+    [
+        (1, {"0": None}, [], SMALL, ["0"]),
+        (1, {"0": None}, [(SMALL, ["0"])], SMALL, []),
+        (2, {"0": None}, [(LARGE, ["0"])], LARGE, ["0"]),
+        (1, {"0": None, "1": None}, [(SMALL, ["0"])], SMALL, ["1"]),
+        ("auto", {"0": 24 * GIB}, [(SMALL, ["0"])], SMALL, ["0"]),
+        ("auto", {"0": 24 * GIB, "1": 24 * GIB}, [(SMALL, ["0"])], SMALL, ["1"]),
+        ("auto", {"0": 24 * GIB}, [(LARGE, ["0"])], SMALL, []),
+        ("auto", {"0": 24 * GIB}, [(SMALL, ["0"])], LARGE, []),
+        ("auto", {"0": 2 * GIB}, [], LARGE, ["0"]),  # alone it may try
+        ("auto", {"0": None}, [(SMALL, ["0"])], SMALL, []),  # nobody says how much memory there is
+        ("auto", {"0": 999 * GIB}, [(SMALL, ["0"])] * room.SHARED_AT_MOST, SMALL, []),
+        ("auto", {"0": 99 * GIB, "1": 99 * GIB}, [(SMALL, ["0"])], job(gpus=2, processes=2), []),
+        ("auto", {"0": 99 * GIB, "1": 99 * GIB}, [], job(gpus=2, processes=2), ["0", "1"]),
+        ("auto", {"0": 99 * GIB, "1": 99 * GIB}, [(job(gpus=2), ["0", "1"])], SMALL, []),
+    ],
+)
+def test_which_gpu_a_job_gets(per_gpu, free, running, wanted, gets):
+    assert Gpus(per_gpu, free).pick(wanted, running) == gets
+
+
+def test_as_many_as_are_promised_run_on_the_gpus():
+    gpus = Gpus("auto", {"0": 24 * GIB, "1": 8 * GIB})
+    for wanted in (SMALL, LARGE):
+        running = []
+        while mine := gpus.pick(wanted, running):
+            running.append((wanted, mine))
+        assert len(running) == gpus.at_once(wanted)
+    assert gpus.at_once(SMALL) > gpus.at_once(LARGE) == 2
+
+
+def test_the_driver_is_asked_for_free_memory(tmp_path, monkeypatch):
+    told = "0, GPU-aa, 80000\n1, GPU-bb, 1000"
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '%s' '{told}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,1,MIG-cc")
+    # CUDA may number the GPUs in another order than the driver does.
+    assert find_gpus() == {"GPU-aa": 80000 * MIB, "1": 1000 * MIB, "MIG-cc": None}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert find_gpus() == {}
+
+
+def test_a_job_waits_for_memory_that_the_others_have_not_taken_yet(monkeypatch):
+    memory, big = Memory(), job(25e6, 11e6, 16)
+    need = room.PYTHON_BYTES + room.tensor_bytes(big)
+    resident = {1: 0}
+    monkeypatch.setattr(room, "_resident_bytes", resident.get)
+    monkeypatch.setattr(room, "free_bytes", lambda: int(1.5 * need))
+    assert memory.fits(big, {}) and not memory.fits(big, {1: big})
+    resident[1] = need
+    assert memory.fits(big, {1: big})
+    monkeypatch.setattr(room, "free_bytes", lambda: None)
+    assert memory.fits(big, {1: big})
+
+
+def test_a_job_that_took_more_teaches_the_next_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "free_bytes", lambda: 4 * GIB)
+    monkeypatch.setattr(room, "_resident_bytes", lambda pid: 4 * GIB)
+    memory, done = Memory(), job()
+    assert memory.fits(done, {1: done})
+    monkeypatch.setattr(Job, "result", lambda self: {"metrics": {"speed/peak_memory_mb": 6000}})
+    memory.learn(done)
+    assert not memory.fits(done, {1: done})
+
+
+@pytest.mark.parametrize(
+    ("cores", "running", "waiting", "threads"),
+    [(4, 0, 8, 1), (4, 0, 2, 2), (4, 0, 1, 4), (4, 3, 1, 1), (4, 1, 1, 3), (2, 0, 3, 1), (1, 0, 1, 1)],
+)
+def test_cores_without_a_job_become_threads(monkeypatch, cores, running, waiting, threads):
+    monkeypatch.setattr("lightning_modules.sweep.local.cores", lambda: cores)
+    engine = LocalEngine("auto", "auto", 0, "config", "sweep", Pool(False))
+    engine._running = [_Running(job(), None, [], 1) for _ in range(running)]
+    assert engine._threads_for([job()] * waiting) == threads
+
+
+def test_a_quota_counts_as_cores(monkeypatch):
+    monkeypatch.setattr(room, "_read", lambda path: "150000 100000")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    assert room.cores() == 2
+    monkeypatch.setattr(room, "_read", lambda path: "max 100000")
+    assert room.cores() == 64
