@@ -41,7 +41,7 @@ def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
     """How long OpenMP's threads (GNU's library, which PyTorch has on Linux) look for work before they sleep.
 
     By default for milliseconds. Where another process needs the core, each of a network's hundreds of small steps then
-    waits that long: MobileNetV2 with two threads on a busy machine of two cores took 3 and 4 times as long, in two tries.
+    waits that long: MobileNetV2 with two threads on two busy cores took 3 and 4 times as long, in two tries.
     """
     given = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(environment)
     return {} if given else {"GOMP_SPINCOUNT": "10000"}
