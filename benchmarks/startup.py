@@ -54,6 +54,7 @@ def whole(words: Sequence[str], folder: Path) -> dict[str, float]:
 
 def main() -> None:
     given = options(__doc__, rounds=5).parse_args()
+    output = given.output and given.output.resolve()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         os.chdir(folder)
@@ -83,7 +84,7 @@ def main() -> None:
         for name in variants
     ]
     show("Start", ("", "wall s", "times faster", "CPU s", "times less"), rows)
-    write(given.output, {how: turns[how].samples for how in HOW})
+    write(output, {how: turns[how].samples for how in HOW})
 
 
 if __name__ == "__main__":

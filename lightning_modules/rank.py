@@ -12,12 +12,14 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.hardware import resolve_hardware
+from lightning_modules.process import keep_memory
 from lightning_modules.run import JOB_FILE, run_rank
 from zoo.errors import ConvzooError
 
 
 @record  # the agent reads the error of the rank that failed first
 def main() -> None:
+    keep_memory()
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
     config = job["config"]
