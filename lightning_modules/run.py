@@ -106,7 +106,8 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
         signals.install()
         cell = Cell(config, folder, hardware)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
-        tracking = Tracking(config["logger"], folder, cell.choices, config) if main else None
+        if main:
+            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"])
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
         if config["task"] == "time":
             result["metrics"] = time_cell(cell)

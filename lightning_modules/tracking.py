@@ -23,7 +23,9 @@ class Tracking:
         wandb: ``{"id", "mode", "dir"}`` of the W&B run, as result.json has it; all None without one.
     """
 
-    def __init__(self, settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any], plan: str
+    ) -> None:
         """Starts tracking.
 
         Args:
@@ -31,6 +33,7 @@ class Tracking:
             folder: The run's folder; offline runs are written below it.
             cell: The choices, flat; they become columns in W&B.
             config: The whole resolved configuration; it becomes one key.
+            plan: The execution plan, a column too.
         """
         name = settings["name"]
         self._run = None
@@ -38,7 +41,7 @@ class Tracking:
         if name == "csv":
             self.logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
         elif name == "wandb":
-            self._run = _start_wandb(settings, folder, cell, config)
+            self._run = _start_wandb(settings, folder, cell, config, plan)
             self.logger = WandbLogger(experiment=self._run)
 
     @property
@@ -83,7 +86,9 @@ def has_key() -> bool:
     return False
 
 
-def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any]) -> Any:
+def _start_wandb(
+    settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any], plan: str
+) -> Any:
     """Starts a W&B run: online when a key and a server are there, else offline, with one line that says so."""
     import wandb
 
@@ -99,7 +104,7 @@ def _start_wandb(settings: dict[str, Any], folder: Path, cell: dict[str, Any], c
         "id": run_id(cell, folder),
         "tags": settings["tags"],
         "job_type": "train",
-        "config": {**cell, "cell": _cell_name(cell), "settings": config},
+        "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": config},
         "dir": folder,
         # A run that goes on after it was stopped continues its rows on the server.
         "resume": "allow" if mode == "online" else None,

@@ -65,6 +65,7 @@ def test_every_cell_builds_trains_and_is_logged(model, conv, act, tmp_path):
     assert {k: run["summary"][k] for k in result["metrics"]} == result["metrics"]
     assert {k: run["config"][k] for k in result["cell"]} == result["cell"]
     assert run["config"]["settings"]["model"]["name"] == model
+    assert run["config"]["plan"] == result["environment"]["plan"]
 
 
 def test_a_trained_network_comes_back_from_its_checkpoint(tmp_path):
