@@ -108,3 +108,14 @@ def test_a_quota_counts_as_cores(monkeypatch):
     assert room.cores() == 2
     monkeypatch.setattr(room, "_read", lambda path: "max 100000")
     assert room.cores() == 64
+
+
+def test_what_is_timed_runs_alone():
+    timed = job()
+    timed.config["task"] = "time"
+    engine = LocalEngine(4, "auto", 0, "config", "s", Pool(False))
+    assert engine.at_once([timed] * 3) == 1 and engine.at_once([job()] * 3) == 3
+    engine._running = [_Running(job(), None, [], 1)]
+    assert engine._fits(job()) and not engine._fits(timed)
+    engine._running = [_Running(timed, None, [], 1)]
+    assert not engine._fits(job())
