@@ -25,7 +25,7 @@ CONVS = "native,separable,standard,spatial"
 
 def make_step(net: torch.nn.Module, plan: Plan, images: torch.Tensor) -> Callable[[], float]:
     """One step of a copy of the network; returns its CPU seconds."""
-    net = plan.apply(copy.deepcopy(net)).train()
+    net = plan.apply(copy.deepcopy(net), images.device).train()
     ours = plan is not PLAIN
     if plan.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)

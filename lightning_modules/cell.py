@@ -87,7 +87,7 @@ class Cell:
         )
         if global_rank() == 0:
             print(found, flush=True)
-        found.plan.apply(self.module.net)
+        found.plan.apply(self.module.net, device)
         return found
 
     def _steps(self) -> int:

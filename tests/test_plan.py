@@ -42,7 +42,7 @@ def test_a_plan_changes_neither_the_network_nor_what_it_learns(net, plan):
     for network, how in ((copy.deepcopy(net), None), (copy.deepcopy(net), plan)):
         keys = list(network.state_dict())
         if how:
-            how.apply(network)
+            how.apply(network, CPU)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
         for _ in range(2):
             with how.autocast(CPU) if how else torch.autocast("cpu", enabled=False):
@@ -60,9 +60,9 @@ def test_a_plan_changes_neither_the_network_nor_what_it_learns(net, plan):
 def test_the_next_plan_takes_the_place_of_the_last(net):
     network = copy.deepcopy(net)
     kinds = [type(m) for m in network.modules()]
-    PLANS["fp32_fast"].apply(network)
+    PLANS["fp32_fast"].apply(network, CPU)
     assert [type(m) for m in network.modules()] != kinds
-    PLANS["bf16"].apply(network)
+    PLANS["bf16"].apply(network, CPU)
     assert [type(m) for m in network.modules()] == kinds
 
 

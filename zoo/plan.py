@@ -37,13 +37,17 @@ class Plan:
     own_kernels: bool = False
     compiled: bool = False
 
-    def apply(self, net: nn.Module) -> nn.Module:
-        """Makes a network follow the plan, in place; it keeps its parameters, their names and its state_dict."""
+    def apply(self, net: nn.Module, device: torch.device) -> nn.Module:
+        """Makes a network follow the plan, in place; it keeps its parameters, their names and its state_dict.
+
+        Args:
+            net: On whatever device it is now.
+            device: Where it will run.
+        """
         kernels.restore(net)
         net.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if self.own_kernels:
             kernels.speed_up(net)
-        device = next((p.device for p in net.parameters()), torch.device("cpu"))
         if device.type == "cuda":
             # What stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape.
             torch.set_float32_matmul_precision("high")
@@ -116,7 +120,7 @@ def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int
         A function without arguments.
     """
     device = images.device
-    net = plan.apply(copy.deepcopy(net).to(device)).train()
+    net = plan.apply(copy.deepcopy(net).to(device), device).train()
     images = images.contiguous(memory_format=torch.channels_last if plan.channels_last else torch.contiguous_format)
     labels = torch.arange(len(images), device=device) % classes
 
