@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from turns import ROOT, block, in_turn, options, show, text, write
 
 import zoo
 from zoo.__main__ import main as zoo_command
+from zoo.plan import PLAIN, PLANS, Plan
 from zoo.speeds import TrainingStep
 from zoo.stem import stem_for
 from zoo.table import CONVS
@@ -37,7 +38,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from synthetic_sweep import make_sweep
 
-BASELINE = "plain"
+BASELINE = PLAIN.name
 
 
 @dataclass(frozen=True)
@@ -58,30 +59,22 @@ AXES: dict[str, list[dict[str, float]]] = {
 """What varies, with what else differs from a `Point`. One axis has one stem: images of 32 pixels get the small one."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run a network."""
-
-    memory_format: torch.memory_format
-    fused: bool
-    bf16: bool = False
+VARIANTS = {plan.name: plan for plan in (PLAIN, PLANS["fp32"], PLANS["bf16_fast"])}
 
 
-VARIANTS = {
-    BASELINE: Variant(torch.contiguous_format, fused=False),
-    "channels_last": Variant(torch.channels_last, fused=True),
-    "bf16": Variant(torch.channels_last, fused=True, bf16=True),
-}
-
-
-def steps(net: nn.Module, point: Point, variant: Variant) -> Iterator[Callable[[], object]]:
-    """A training step and a forward pass of a network run in this way."""
-    net = copy.deepcopy(net).to(memory_format=variant.memory_format)
+def steps(net: nn.Module, point: Point, plan: Plan) -> Iterator[Callable[[], object]]:
+    """A training step and a forward pass of a network under a plan."""
     images = torch.randn(point.batch_size, 3, point.image_size, point.image_size)
-    images, labels = images.contiguous(memory_format=variant.memory_format), torch.zeros(len(images), dtype=torch.long)
-    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if variant.bf16 else nullcontext
-    optimizer = (lambda p: torch.optim.AdamW(p, fused=True)) if variant.fused else torch.optim.AdamW
-    train = TrainingStep(net.train(), optimizer, context)
+    net = plan.apply(copy.deepcopy(net), images.device)
+    if plan.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(len(images), dtype=torch.long)
+    fused = {} if plan is PLAIN else {"fused": True}
+
+    def context() -> AbstractContextManager:
+        return plan.autocast(images.device)
+
+    train = TrainingStep(net.train(), lambda p: torch.optim.AdamW(p, **fused), context)
     yield lambda: train(images, labels)
 
     def infer() -> None:

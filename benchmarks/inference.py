@@ -21,6 +21,7 @@ from turns import block, in_turn, options, show, text, write
 
 import zoo
 from zoo.fingerprint import fingerprint
+from zoo.plan import PLANS
 
 MODELS = ("resnet18", "mobilenetv2_100", "efficientnet_b0")
 CONVS = ("native", "standard", "separable", "spatial")
@@ -53,6 +54,7 @@ def networks(model: str, conv: str, classes: int, size: int) -> dict[str, tuple[
         "channels_last": (net, torch.float32, False),
         "BatchNorm folded": (folded, torch.float32, False),
         "bf16 autocast": (net, torch.float32, True),
+        "bf16_fast": (PLANS["bf16_fast"].apply(copy.deepcopy(net), torch.device("cpu")), torch.float32, True),
         "bf16 weights": (copy.deepcopy(net).bfloat16(), torch.bfloat16, False),
         "bf16 folded": (copy.deepcopy(folded).bfloat16(), torch.bfloat16, False),
     }
