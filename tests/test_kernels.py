@@ -177,6 +177,7 @@ def test_what_the_kernels_cannot_do_stays_as_it_is():
         nn.Conv2d(8, 16, 3, groups=8),  # two filters a channel
         nn.Conv2d(16, 16, 3, groups=16, padding_mode="reflect"),
         nn.Conv2d(16, 16, 3, groups=16, padding="same"),
+        nn.Conv2d(16, 16, 3, groups=16, padding=5),
         nn.Conv2d(16, 8, 1, stride=2),
         nn.BatchNorm2d(8, track_running_stats=False),
     )

@@ -1,4 +1,4 @@
-// Depthwise convolution on channels-last data: forward, gradient of the input, gradient of the weights.
+// Depthwise convolution on channels-last data: the gradient of the input, and that of the weights.
 //
 // Each work item is one image and sixteen channels. Its rows are copied to a small padded float buffer, so that the
 // inner loops meet no border and convert each value once. Sums are float whatever the data's type. Every sum has a
@@ -53,27 +53,27 @@ void fill(const T* image, const Axis& y, const Axis& x, long channels, int lanes
     }
 }
 
-template <int TILE, int KW, int SW, class T>
+template <int TILE, int KW, class T>
 void correlate_row(const float* buffer, const char* live, const float* kernel, const Axis& y, const Axis& x,
                    long columns, T* out, long channels, int lanes) {
     for (long o = 0; o < x.out; o += TILE) {
         vec sums[TILE] = {};
         for (long k = 0; k < y.kernel; k++) {
             if (!live[k * y.dilation]) continue;
-            const float* row = buffer + (k * y.dilation * columns + o * x.stride) * LANES;
+            const float* row = buffer + (k * y.dilation * columns + o) * LANES;
             if constexpr (KW > 0) {
-                constexpr int SPAN = (TILE - 1) * SW + KW;
+                constexpr int SPAN = TILE - 1 + KW;
                 vec values[SPAN];
                 for (int i = 0; i < SPAN; i++) values[i] = load(row + i * LANES);
                 for (int j = 0; j < KW; j++) {
                     vec weight = load(kernel + (k * KW + j) * LANES);
-                    for (int t = 0; t < TILE; t++) sums[t] += weight * values[t * SW + j];
+                    for (int t = 0; t < TILE; t++) sums[t] += weight * values[t + j];
                 }
             } else {
                 for (long j = 0; j < x.kernel; j++) {
                     vec weight = load(kernel + (k * x.kernel + j) * LANES);
                     for (int t = 0; t < TILE; t++)
-                        sums[t] += weight * load(row + (t * x.stride + j * x.dilation) * LANES);
+                        sums[t] += weight * load(row + (t + j * x.dilation) * LANES);
                 }
             }
         }
@@ -86,21 +86,17 @@ using RowFunction = void (*)(const float*, const char*, const float*, const Axis
 
 template <int TILE, class T>
 RowFunction<T> row_function(const Axis& x) {
-    if (x.dilation == 1 && x.stride == 1) {
-        if (x.kernel == 1) return correlate_row<TILE, 1, 1, T>;
-        if (x.kernel == 3) return correlate_row<TILE, 3, 1, T>;
-        if (x.kernel == 5) return correlate_row<TILE, 5, 1, T>;
-        if (x.kernel == 7) return correlate_row<TILE, 7, 1, T>;
+    if (x.dilation == 1) {
+        if (x.kernel == 1) return correlate_row<TILE, 1, T>;
+        if (x.kernel == 3) return correlate_row<TILE, 3, T>;
+        if (x.kernel == 5) return correlate_row<TILE, 5, T>;
+        if (x.kernel == 7) return correlate_row<TILE, 7, T>;
     }
-    if (x.dilation == 1 && x.stride == 2) {
-        if (x.kernel == 3) return correlate_row<TILE, 3, 2, T>;
-        if (x.kernel == 5) return correlate_row<TILE, 5, 2, T>;
-    }
-    return correlate_row<TILE, 0, 0, T>;
+    return correlate_row<TILE, 0, T>;
 }
 
 // Outputs that share the weights in registers.
-int tile(const Axis& x) { return x.out <= 2 ? 2 : x.out <= 4 || x.stride > 1 ? 4 : 8; }
+int tile(const Axis& x) { return x.out <= 2 ? 2 : x.out <= 4 ? 4 : 8; }
 
 // Columns of the buffer: enough for the last tile, which may reach past the last output.
 long buffer_columns(const Axis& x) {
@@ -108,20 +104,20 @@ long buffer_columns(const Axis& x) {
     return std::max((outputs - 1) * x.stride + (x.kernel - 1) * x.dilation + 1, x.before + 1);
 }
 
-// kernels: (blocks of LANES channels, kernel rows · columns, LANES).
+// A correlation of stride 1. kernels: (blocks of LANES channels, kernel rows · columns, LANES).
 template <class T>
 void correlate(const T* in, T* out, const float* kernels, long images, long channels, const Axis& y, const Axis& x,
                int threads) {
     long blocks = (channels + LANES - 1) / LANES, columns = buffer_columns(x);
     long reach = (y.kernel - 1) * y.dilation + 1;
     long fit = BUFFER / (columns * LANES * (long)sizeof(float));
-    long band = std::max(1L, std::min(y.out, (fit - reach) / y.stride + 1));
+    long band = std::max(1L, std::min(y.out, fit - reach + 1));
     auto function = tile(x) == 2 ? row_function<2, T>(x) : tile(x) == 4 ? row_function<4, T>(x) : row_function<8, T>(x);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (long item = 0; item < images * blocks; item++) {
         long image = item / blocks, block = item % blocks;
         int lanes = (int)std::min((long)LANES, channels - block * LANES);
-        long rows = (band - 1) * y.stride + reach, taps = y.kernel * x.kernel;
+        long rows = band - 1 + reach, taps = y.kernel * x.kernel;
         float* buffer = scratch(rows * columns * LANES + rows / 4 + 1, 0);
         char* live = (char*)(buffer + rows * columns * LANES);
         const float* kernel = kernels + block * taps * LANES;
@@ -129,22 +125,21 @@ void correlate(const T* in, T* out, const float* kernels, long images, long chan
         T* target = out + image * y.out * x.out * channels + block * LANES;
         for (long first = 0; first < y.out; first += band) {
             long count = std::min(band, y.out - first);
-            fill(source, y, x, channels, lanes, first * y.stride, (count - 1) * y.stride + reach, columns, buffer,
-                 live);
+            fill(source, y, x, channels, lanes, first, count - 1 + reach, columns, buffer, live);
             for (long r = 0; r < count; r++)
-                function(buffer + r * y.stride * columns * LANES, live + r * y.stride, kernel, y, x, columns,
+                function(buffer + r * columns * LANES, live + r, kernel, y, x, columns,
                          target + (first + r) * x.out * channels, channels, lanes);
         }
     }
 }
 
-// (channels, kh, kw) → (blocks of LANES channels, kh · kw, LANES), turned by 180° where asked for.
-std::vector<float> transposed(const float* weight, const Geometry& g, bool turned) {
+// (channels, kh, kw) → (blocks of LANES channels, kh · kw, LANES), turned by 180°.
+std::vector<float> turned(const float* weight, const Geometry& g) {
     long padded = (g.c + LANES - 1) / LANES * LANES, taps = g.kh * g.kw;
     std::vector<float> kernels(taps * padded, 0.0f);
     for (long c = 0; c < g.c; c++)
         for (long k = 0; k < taps; k++)
-            kernels[(c / LANES * taps + (turned ? taps - 1 - k : k)) * LANES + c % LANES] = weight[c * taps + k];
+            kernels[(c / LANES * taps + taps - 1 - k) * LANES + c % LANES] = weight[c * taps + k];
     return kernels;
 }
 
@@ -162,7 +157,7 @@ void accumulate(const float* x_rows, const char* live, const float* g_rows, cons
                 const float* gradient = g_rows + r * g.ow * LANES;
                 for (long o = 0; o < g.ow; o++) {
                     vec value = load(gradient + o * LANES);
-                    for (int j = 0; j < (KW == 1 ? 1 : taps == KW ? KW : taps); j++)
+                    for (int j = 0; j < (taps == KW ? KW : taps); j++)
                         own[j] += value * load(x + (o * g.sw + j * g.dw) * LANES);
                 }
             }
@@ -215,27 +210,17 @@ void weight_gradient(const T* in, const T* gradient, float* result, const Geomet
         }
 }
 
-template <class T>
-void forward(const void* in, const float* weight, void* out, const Geometry& g, int threads) {
-    Axis y{g.h, g.oh, g.kh, g.sh, g.dh, g.ph, 1}, x{g.w, g.ow, g.kw, g.sw, g.dw, g.pw, 1};
-    correlate((const T*)in, (T*)out, transposed(weight, g, false).data(), g.n, g.c, y, x, threads);
-}
-
 // The gradient of the input is a correlation, with the turned kernel, of the gradient with zeros stuffed in.
 template <class T>
 void input_gradient(const void* gradient, const float* weight, void* result, const Geometry& g, int threads) {
     Axis y{g.oh, g.h, g.kh, 1, g.dh, (g.kh - 1) * g.dh - g.ph, g.sh};
     Axis x{g.ow, g.w, g.kw, 1, g.dw, (g.kw - 1) * g.dw - g.pw, g.sw};
-    correlate((const T*)gradient, (T*)result, transposed(weight, g, true).data(), g.n, g.c, y, x, threads);
+    correlate((const T*)gradient, (T*)result, turned(weight, g).data(), g.n, g.c, y, x, threads);
 }
 
 }  // namespace
 
 extern "C" {
-
-void depthwise_forward(int half, const void* in, const float* weight, void* out, const Geometry* g, int threads) {
-    half ? forward<bf16>(in, weight, out, *g, threads) : forward<float>(in, weight, out, *g, threads);
-}
 
 void depthwise_input_gradient(int half, const void* gradient, const float* weight, void* out, const Geometry* g,
                               int threads) {

@@ -32,7 +32,11 @@ class FastDepthwise(nn.Conv2d):
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         one_each = conv.groups == conv.in_channels == conv.out_channels > 1
-        return one_each and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        if not one_each or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return False
+        # More padding than the kernel reaches over makes outputs of nothing but zeros.
+        axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
+        return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = _cast(x) if x.ndim == 4 and x.device.type == "cpu" else x
@@ -58,6 +62,10 @@ class FastPointwise(nn.Conv2d):
         return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
+LARGE = 1 << 16
+"""Values from which on one pass over them saves more than it takes to call it, in evaluation."""
+
+
 class FastBatchNorm(nn.BatchNorm2d):
     """BatchNorm with our kernels."""
 
@@ -79,7 +87,7 @@ class FastBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             kept = (self.running_mean, self.running_var)
             return batch_norm_act(x, self.weight, self.bias, *kept, self.momentum, self.eps, activation)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.numel() < LARGE:
             return None
         scale = (self.running_var + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
         shift = (0 if self.bias is None else self.bias) - self.running_mean * scale
