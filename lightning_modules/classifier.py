@@ -79,6 +79,10 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim
         optimizer = make_optimizer(self.net, optim)
+        if self.trainer.precision == "bf16-mixed":
+            # A fused optimizer can undo a gradient scaler's factor itself, and Lightning then refuses to clip.
+            # bfloat16 has no scaler.
+            optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConvzooError("the learning rate follows one cycle, which needs an end: type trainer.max_epochs=N.")

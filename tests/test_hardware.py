@@ -66,7 +66,13 @@ def test_a_distributed_run_is_one_run(train, tmp_path):
 
 def test_two_ranks_train_like_one(train, tmp_path):
     """Same batches, same average gradient. LayerNorm, as BatchNorm would see half a batch on each rank."""
-    network = ("model=timm", "model.name=convnext_atto", "model.stem=imagenet", "logger=none")
+    network = (
+        "model=timm",
+        "model.name=convnext_atto",
+        "model.stem=imagenet",
+        "logger=none",
+        "hardware.plan=fp32_fast",
+    )
     recipe = ("optim=sgd", "optim.lr=0.01", "trainer.max_epochs=1", "trainer.limit_train_batches=4")
     plain = tuple(f"data.augment.{key}=0" for key in ("rotate", "zoom", "shift"))
     results = []
