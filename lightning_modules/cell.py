@@ -29,7 +29,7 @@ from lightning_modules.spec import find_spec
 from lightning_modules.start import Start
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
-from zoo.memory import process_peak_mb
+from zoo.memory import peak_memory
 
 
 class Cell:
@@ -79,7 +79,8 @@ class Cell:
             Work(
                 (config["data"]["batch_size"] // hardware.world_size or 1, *self.image_shape),
                 network["num_classes"],
-                self._steps(),
+                # Several processes do not measure; and each would fetch the data set.
+                self._steps() if hardware.world_size == 1 else 0,
             ),
             device,
             before=saved_plan(self.folder),
@@ -110,7 +111,7 @@ class Cell:
         epochs = EpochLines(self.folder, lambda: last.seconds)
         trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
-        with _plain_trainer_errors():
+        with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
@@ -118,7 +119,7 @@ class Cell:
             trainer.save_checkpoint(best.path, weights_only=True)
         self.checkpoint = str(best.path)
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
-        metrics |= {"speed/peak_memory_mb": _peak_memory_mb(self.module.device)}
+        metrics |= {"speed/peak_memory_mb": memory.peak_mb}
         with _plain_trainer_errors():
             tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
         metrics |= tested[0] if tested else {}
@@ -175,8 +176,3 @@ def _plain_trainer_errors() -> Iterator[None]:
         if isinstance(error, ConvzooError) or "`val_check_interval`" not in str(error):
             raise
         raise ConvzooError(f"trainer: {error}") from None
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """MiB at most so far: allocated on a GPU; on a CPU resident, Python and libraries included."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else process_peak_mb()

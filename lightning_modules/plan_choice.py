@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from lightning_modules.identity import digest
 from zoo import kernels
 from zoo.cache import cache_folder
 from zoo.errors import ConvzooError
-from zoo.plan import PLANS, Plan, candidates, fastest, training_step
+from zoo.plan import PLANS, Plan, candidates, compiled, fastest, training_steps
 from zoo.timing import timed
 
 AUTO = "auto"
@@ -29,7 +29,7 @@ SHARE = 0.02
 LEAST = 4
 """Steps that measuring takes for each candidate, at least."""
 
-FLOAT32, BF16 = ("32", "32-true", "32-full", "fp32"), ("bf16", "bf16-mixed")
+FLOAT32, BF16 = ("32", "32-true"), ("bf16", "bf16-mixed")
 """What Lightning calls the precisions that plans are about."""
 
 
@@ -92,7 +92,8 @@ def choose_plan(
     if given is not None and bf16 is None:
         if asked != AUTO:
             raise ConvzooError(f"hardware.plan={asked} has its own precision: leave out trainer.precision={given}.")
-        return Choice(PLANS["fp32"], f"trainer.precision={given}", str(given))
+        plan = replace(PLANS["fp32"], name="given", what="channels last")
+        return Choice(plan, f"trainer.precision={given}", str(given))
 
     def chosen(plan: Plan, why: str) -> Choice:
         return Choice(plan, why, "bf16-mixed" if plan.bf16 else "32-true")
@@ -107,24 +108,32 @@ def choose_plan(
     plans = candidates(device, bf16)
     if not alone:
         return chosen(plans[0], "not measured: several processes")
-    key = digest([_machine(device), str(net), _shapes(net), work.batch, bf16])
-    cache = cache_folder("plans")
-    if cache and (known := _read(cache / f"{key[:24]}.json")):
-        return chosen(PLANS[known["plan"]], f"{known['why']}, measured before")
     if SHARE * work.steps < LEAST * len(plans):
         return chosen(plans[0], "not measured: a short run")
     # What the run draws must not depend on whether it was measured.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        images = torch.randn(work.batch, device=device)
-        step = training_step(net, plans[0], images, work.classes)
-        timed(step, device)
-        run_s = work.steps * timed(step, device)
-        plans = candidates(device, bf16, run_s)
-        plan, measured = fastest(net, plans, images, work.classes, min(MEASURE_S, SHARE * run_s))
+        return chosen(*_remembered(net, plans, work, device))
+
+
+def _remembered(net: nn.Module, plans: list[Plan], work: Work, device: torch.device) -> tuple[Plan, str]:
+    """The fastest plan and what was measured; from the cache where this cell was measured on this machine before."""
+    cache = cache_folder("plans")
+    key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])
+    path = cache and cache / f"{key[:24]}.json"
+    # On a GPU a run may be long enough to be compiled, and only a look at a step says so.
+    if path and device.type != "cuda" and (known := _read(path)):
+        return PLANS[known["plan"]], f"{known['why']}, measured before"
+    images = torch.randn(work.batch, device=device)
+    steps = training_steps(net, plans, images, work.classes)
+    first = next(iter(steps))
+    run_s = work.steps * timed(steps[first], device)
+    if longer := compiled(PLANS[first], device, run_s):
+        steps |= training_steps(net, [longer, PLANS[first]], images, work.classes)
+    plan, measured = fastest(steps, device, min(MEASURE_S, SHARE * run_s))
     why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
-    if cache:
-        _write(cache / f"{key[:24]}.json", {"plan": plan.name, "why": why})
-    return chosen(plan, why)
+    if path and not longer:
+        _write(path, {"plan": plan.name, "why": why})
+    return plan, why
 
 
 def _bf16(precision: str | int | None) -> bool | None:
@@ -154,6 +163,10 @@ def _write(path: os.PathLike[str], known: dict[str, str]) -> None:
     """Whole or not at all: jobs of a sweep read and write it side by side."""
     with contextlib.suppress(OSError):
         number, name = tempfile.mkstemp(dir=os.path.dirname(path))
-        with os.fdopen(number, "w") as file:
-            json.dump(known, file)
-        os.replace(name, path)
+        try:
+            with os.fdopen(number, "w") as file:
+                json.dump(known, file)
+            os.replace(name, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(name)  # where it has not become the file

@@ -49,9 +49,9 @@ def time_cell(cell: Cell) -> dict[str, float]:
         return make_optimizer(net, cell.config["optim"])
 
     def prepare(batch: Batch) -> Batch:
-        images, labels = (part.to(device, non_blocking=True) for part in batch)
-        return cell.data.prepare(images, True).to(dtype), labels
+        return cell.data.finish(*(part.to(device, non_blocking=True) for part in batch), True, dtype)
 
+    cell.data.device = device
     image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
     batch_size = cell.config["data"]["batch_size"]
     cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])

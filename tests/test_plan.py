@@ -15,7 +15,7 @@ from lightning_modules.plan_choice import Work, choose_plan
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
 from zoo.errors import ConvzooError
-from zoo.plan import PLANS, candidates, fastest, has_bf16, training_step
+from zoo.plan import COMPILE_S, PLANS, candidates, compiled, fastest, has_bf16, training_step, training_steps
 from zoo.timing import Spread
 
 CPU = torch.device("cpu")
@@ -70,23 +70,26 @@ def test_the_next_plan_takes_the_place_of_the_last(net):
     ("bf16", "names"),
     [
         (False, {"fp32", "fp32_fast"}),
-        (True, {"bf16_fast"}),
-        (None, {"fp32", "fp32_fast", *(["bf16_fast"] if has_bf16(CPU) else [])}),
+        (True, {"bf16", "bf16_fast"}),
+        (None, {"bf16", "bf16_fast"} if has_bf16(CPU) else {"fp32", "fp32_fast"}),
     ],
 )
 def test_candidates_on_a_cpu(bf16, names):
-    assert {plan.name for plan in candidates(CPU, bf16, seconds=1e9)} == names
+    assert {plan.name for plan in candidates(CPU, bf16)} == names
 
 
 def test_a_long_run_on_a_gpu_is_compiled():
     gpu = torch.device("cuda")
-    assert [plan.name for plan in candidates(gpu, False, 60)] == ["fp32"]
-    assert [plan.name for plan in candidates(gpu, True, 1e5)] == ["bf16_compiled", "bf16"]
+    assert [plan.name for plan in candidates(gpu, False)] == ["fp32"]
+    assert [plan.name for plan in candidates(gpu, True)] == ["bf16"]
+    assert compiled(PLANS["bf16"], gpu, COMPILE_S).name == "bf16_compiled"
+    assert compiled(PLANS["bf16"], gpu, COMPILE_S / 2) is None and compiled(PLANS["fp32"], CPU, 1e9) is None
 
 
 def test_the_fastest_is_measured_and_nothing_else_changes(net):
     before, state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    plan, measured = fastest(net, [PLANS["fp32"], PLANS["fp32_fast"]], torch.randn(4, 3, 16, 16), 10, seconds=0.1)
+    steps = training_steps(net, [PLANS["fp32"], PLANS["fp32_fast"]], torch.randn(4, 3, 16, 16), 10)
+    plan, measured = fastest(steps, CPU, seconds=0.1)
     torch.set_rng_state(state)
     assert measured[plan.name].median == min(s.median for s in measured.values()) > 0
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -106,16 +109,16 @@ def test_a_plan_that_fails_is_left_out(net, monkeypatch):
 
     monkeypatch.setattr("zoo.plan.training_step", step)
     images = torch.randn(4, 3, 16, 16)
-    assert fastest(net, [PLANS["fp32"], PLANS["fp32_fast"]], images, 10, 0.1)[0].name == "fp32_fast"
+    assert list(training_steps(net, [PLANS["fp32"], PLANS["fp32_fast"]], images, 10)) == ["fp32_fast"]
     with pytest.raises(ConvzooError, match="no such backend"):
-        fastest(net, [PLANS["fp32"]], images, 10, 0.1)
+        training_steps(net, [PLANS["fp32"]], images, 10)
 
 
 def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch):
     calls = []
 
-    def measured(net, plans, images, classes, seconds):
-        calls.append([plan.name for plan in plans])
+    def measured(steps, device, seconds):
+        calls.append(list(steps))
         return PLANS["fp32"], {"fp32": Spread(0.001, 0), "fp32_fast": Spread(0.002, 0)}
 
     monkeypatch.setattr(plan_choice, "fastest", measured)
@@ -143,7 +146,7 @@ def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch)
         (("auto", None), {"before": "bf16"}, "bf16", "as before"),
         (("auto", "32-true"), {"alone": False}, "fp32_fast", "several processes"),
         (("auto", "bf16-mixed"), {"alone": False}, "bf16_fast", "several processes"),
-        (("auto", "64-true"), {}, "fp32", "trainer.precision=64-true"),
+        (("auto", "64-true"), {}, "given", "trainer.precision=64-true"),
     ],
 )
 def test_what_is_not_measured(net, cache, arguments, options, plan, why):

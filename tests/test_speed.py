@@ -285,8 +285,8 @@ def test_without_a_cache_it_is_measured_each_time(obstacle, quick_peaks, tmp_pat
     elif obstacle == "a file in the way":
         (tmp_path / "cache").write_text("")
     else:
-        (tmp_path / "cache" / "convzoo").mkdir(parents=True)
-        (tmp_path / "cache" / "convzoo" / "peaks.json").write_text("[1, 2")
+        (tmp_path / "cache" / "convzoo" / "peaks").mkdir(parents=True)
+        (tmp_path / "cache" / "convzoo" / "peaks" / "peaks.json").write_text("[1, 2")
     assert measure_peaks(CPU).macs_per_s == 3
     assert measure_peaks(CPU).macs_per_s == 5
 

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo import kernels
 from zoo.act_ops import input_shapes
 from zoo.errors import ConvzooError
 from zoo.meta import run_on_meta, shapes_only, structure, watching
@@ -41,6 +42,7 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
     Raises:
         ConvzooError: The network took no images of that size, or of any that could be guessed.
     """
+    kernels.restore(net)
     net.eval()
     pairs = _pairs(net, image_size)
     for conv_name, norm_name in pairs:

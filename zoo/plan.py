@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -76,8 +76,8 @@ PLANS = {
     )
 }
 
-CPU = ("bf16_fast", "fp32_fast", "fp32")
-"""What may be chosen on a CPU, the usual winner first. bf16 without own kernels loses in every separable network."""
+CPU = ("bf16_fast", "bf16", "fp32_fast", "fp32")
+"""What may be chosen on a CPU; of each precision the usual winner first."""
 
 CUDA = ("bf16", "fp32")
 COMPILED = {"bf16": "bf16_compiled", "fp32": "fp32_compiled"}
@@ -86,20 +86,22 @@ COMPILE_S = 1200.0
 """A run on a GPU that would take this many seconds is worth compiling for."""
 
 
-def candidates(device: torch.device, bf16: bool | None = None, seconds: float = 0.0) -> list[Plan]:
+def candidates(device: torch.device, bf16: bool | None = None) -> list[Plan]:
     """The plans worth trying on a device, the usual winner first.
 
     Args:
         device: Where the network runs.
-        bf16: Only plans in bfloat16, or only those in float32; None: both, bfloat16 where the processor computes in it.
-        seconds: How long the run takes, about: a long one on a GPU is compiled too.
+        bf16: Plans in bfloat16, or those in float32; None: bfloat16 where the processor computes in it. They have one
+            precision, so that no stopwatch decides what is computed, and the cells of a sweep compare.
     """
     names = CUDA if device.type == "cuda" else CPU
-    allowed = bf16 if bf16 is not None else None if has_bf16(device) else False
-    found = [PLANS[name] for name in names if allowed is None or PLANS[name].bf16 == allowed]
-    if device.type == "cuda" and seconds >= COMPILE_S:
-        found = [PLANS[COMPILED[plan.name]] for plan in found[:1]] + found
-    return found
+    wanted = has_bf16(device) if bf16 is None else bf16
+    return [PLANS[name] for name in names if PLANS[name].bf16 == wanted]
+
+
+def compiled(plan: Plan, device: torch.device, seconds: float) -> Plan | None:
+    """The same plan compiled, where the run is so long that it is worth trying: on a GPU only."""
+    return PLANS[COMPILED[plan.name]] if device.type == "cuda" and seconds >= COMPILE_S else None
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -133,20 +135,16 @@ def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int
     return step
 
 
-def fastest(
-    net: nn.Module, plans: Sequence[Plan], images: torch.Tensor, classes: int, seconds: float
-) -> tuple[Plan, dict[str, Spread]]:
-    """Measures a few steps of each plan, in turn.
+def training_steps(
+    net: nn.Module, plans: Sequence[Plan], images: torch.Tensor, classes: int
+) -> dict[str, Callable[[], None]]:
+    """A step of each plan that works here; each has run once.
 
     Args:
         net: The network; copies of it are trained, it stays as it is.
-        plans: Candidates, at least one. One that fails (a compiler that is not there) is left out.
+        plans: Candidates. One that fails (a compiler that is not there) is left out.
         images: (N, C, H, W), as many as a batch has, on the device.
         classes: Of the network's output.
-        seconds: How long that may take, about.
-
-    Returns:
-        The fastest plan, and the seconds a step of each.
 
     Raises:
         ConvzooError: None of them works.
@@ -161,5 +159,16 @@ def fastest(
             problems.append(f"{plan.name}: {error}")
     if not steps:
         raise ConvzooError("no execution plan works here: " + "; ".join(problems))
-    measured = compare(steps, images.device, seconds)
+    return steps
+
+
+def fastest(
+    steps: Mapping[str, Callable[[], None]], device: torch.device, seconds: float
+) -> tuple[Plan, dict[str, Spread]]:
+    """Measures some steps of each plan, in turn, for about so many seconds.
+
+    Returns:
+        The fastest plan, and the seconds a step of each.
+    """
+    measured = compare(steps, device, seconds)
     return PLANS[min(measured, key=lambda name: measured[name].median)], measured

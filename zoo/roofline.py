@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from zoo.cache import cache_folder
 from zoo.counting import Cost
 from zoo.devices import device_name
 from zoo.errors import choose
@@ -165,12 +166,9 @@ def _key(device: torch.device, dtype: str) -> str:
 
 
 def cache_file() -> Path | None:
-    """Where measured peaks are kept; None where the user has no home."""
-    try:
-        folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return Path(folder) / "convzoo" / "peaks.json"
+    """Where measured peaks are kept; None where the user's cache folder cannot be written."""
+    folder = cache_folder("peaks")
+    return folder and folder / "peaks.json"
 
 
 def _read_cache() -> dict[str, list[float]]:
@@ -185,7 +183,6 @@ def _write_cache(known: dict[str, list[float]]) -> None:
     if (path := cache_file()) is None:
         return
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Two jobs may write at once: each its own file, and the rename is whole.
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(known, indent=1) + "\n")

@@ -123,7 +123,7 @@ class LastCheckpoint(Checkpoint):
         Raises:
             ConvzooError: It is of a run with another configuration.
         """
-        saved = _saved(self.path)
+        saved = _saved(self.path, tell=True)
         if not saved:
             return None
         if saved["id"] != self.identity:
@@ -153,14 +153,15 @@ def saved_plan(folder: Path) -> str | None:
     return _saved(folder / NAME).get("plan")
 
 
-def _saved(path: Path) -> dict[str, Any]:
+def _saved(path: Path, tell: bool = False) -> dict[str, Any]:
     """What `LastCheckpoint` wrote beside Lightning's; empty where there is no file, or none that can be read."""
     if not path.exists():
         return {}
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["convzoo"]
     except Exception as error:  # whatever a damaged file makes torch raise
-        print(f"{path} cannot be read ({type(error).__name__}), so this run starts anew.", flush=True)
+        if tell:
+            print(f"{path} cannot be read ({type(error).__name__}), so this run starts anew.", flush=True)
         return {}
 
 

@@ -29,6 +29,7 @@ class _Data(LightningDataModule):
 
     Attributes:
         data: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
+        device: Where batches go while there is no Trainer to say so.
         prepare: From a batch's bytes to what the network sees.
     """
 
@@ -37,6 +38,7 @@ class _Data(LightningDataModule):
         # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
         self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
         self.data, self.seed = data, seed
+        self.device = torch.device("cpu")
         self._done = (0, 0)
         augment = data["augment"]
         self.prepare = Prepare(data["image_size"], data["mean"], data["std"], _some(Augment, augment))
@@ -54,7 +56,7 @@ class _Data(LightningDataModule):
 
     @property
     def _device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return self.trainer.strategy.root_device if self.trainer else self.device
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -69,10 +71,14 @@ class _Data(LightningDataModule):
         return kind(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, labels = batch
-        training = self.trainer.training
         # In true half precision the network's weights are half too.
-        images = self.prepare(images, training, self.trainer.lightning_module.dtype)
+        return self.finish(*batch, self.trainer.training, self.trainer.lightning_module.dtype)
+
+    def finish(
+        self, images: torch.Tensor, labels: torch.Tensor, training: bool, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is left to do on the device: from bytes (N, C, H, W) to what the network sees, augmented in training."""
+        images = self.prepare(images, training, dtype)
         return self._mix(images, labels) if training else (images, labels)
 
 

@@ -141,13 +141,15 @@ class LocalEngine:
         return self.gpus.pick(job, [(r.job, r.gpus) for r in self._running])
 
     def _threads_for(self, waiting: Sequence[Job]) -> int:
-        """The cores that are free, shared out among the processes that can start now."""
+        """The cores that are free, shared out among those that can start now; one that is timed has them all."""
+        if _is_timed(waiting[0]):
+            return max(1, self.cores // waiting[0].processes)
         free = self.cores - sum(r.threads * r.job.processes for r in self._running)
         slots = self.slots - sum(r.job.processes for r in self._running)
         return max(1, free // max(1, min(slots, sum(job.processes for job in waiting))))
 
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
-        threads = self._threads_for(waiting)
+        threads = self._threads_for([job, *(other for other in waiting if other is not job)])
         if job.status() == "running":
             self._running.append(_Running(job, None, [], threads))
             return

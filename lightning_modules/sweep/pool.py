@@ -71,6 +71,9 @@ class Pool:
     def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         if wanted and _adopts_orphans():
+            if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+                # Inherited from some daemons: the kernel would throw exit codes away.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 words = [sys.executable, "-m", "lightning_modules.sweep.pool_server", str(theirs.fileno())]
@@ -111,7 +114,11 @@ class Pool:
         )
 
     def _fork(self, question: dict[str, object], files: list[int]) -> Forked:
-        socket.send_fds(self._socket, [json.dumps(question).encode()], files)
+        # In a file, not in the message: a socket takes some 200 KiB, and an environment may be larger.
+        with os.fdopen(os.memfd_create("request"), "w") as request:
+            json.dump(question, request)
+            request.flush()
+            socket.send_fds(self._socket, [b"fork"], [*files, request.fileno()])
         answer = self._socket.recv(100)
         if not answer:
             self._server.wait(timeout=10)

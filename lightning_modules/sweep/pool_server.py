@@ -15,11 +15,13 @@ import os
 import pkgutil
 import runpy
 import select
+import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_modules.process import prepare
 
@@ -32,8 +34,6 @@ IMPORTS = (
     "zoo.fingerprint",
     "zoo.report",
 )
-MAX_BYTES = 1 << 20
-"""Of a request: the command and its environment."""
 
 
 def serve(listener: socket.socket) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
         In each process that was forked: its request. In the server, when nobody asks any more: None.
     """
     while True:
-        message, descriptors, _, _ = socket.recv_fds(listener, MAX_BYTES, 3)
+        message, descriptors, _, _ = socket.recv_fds(listener, 100, 4)
         # Who asked may have gone since: nobody would wait for this process.
         if not message or select.select([listener], [], [], 0)[0]:
             return None
@@ -59,8 +59,11 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
             listener.close()
             while os.getppid() == parent:
                 time.sleep(0.001)
+            with open(descriptors.pop(), closefd=True) as file:
+                file.seek(0)
+                request = json.load(file)
             _become(descriptors)
-            return json.loads(message)
+            return request
         os.close(writing)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -75,8 +78,6 @@ def _become(descriptors: list[int]) -> None:
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)
-    # What was imported before the fork is looked at by no garbage collection until the end: that keeps it shared.
-    atexit.register(gc.unfreeze)
 
 
 def run(request: dict[str, Any]) -> None:
@@ -98,6 +99,30 @@ def run(request: dict[str, Any]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def run_and_end(request: dict[str, Any]) -> NoReturn:
+    """Runs a request's command and ends as its interpreter would, but at once: to take all apart that was imported
+    before the fork would take a job half a second, and copy it first."""
+    code: object = 0
+    try:
+        run(request)
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # waits for threads that are not daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit((code or 0) & 0xFF)
+
+
 def warm_up(function: str | None) -> None:
     """Imports, and calls a function that does what every command would do first."""
     prepare("wandb")
@@ -112,13 +137,14 @@ def warm_up(function: str | None) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Nobody is told when the one who asks has gone while this process imports.
     with contextlib.suppress(ConnectionError):
         listener = socket.socket(fileno=int(sys.argv[1]))
         warm_up(*sys.argv[2:] or [None])
         if request := serve(listener):
             del listener
-            run(request)
+            run_and_end(request)
 
 
 if __name__ == "__main__":

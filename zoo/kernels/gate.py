@@ -45,7 +45,8 @@ class _Squeeze(Function):
 class _Excite(Function):
     @staticmethod
     def forward(ctx, x, gate, link):
-        link.gate = gate.float().view(x.shape[:2]).contiguous()
+        # Detached: the link lives in the graph, and a gate that held its own graph would never be freed.
+        link.gate = gate.detach().float().reshape(x.shape[:2]).contiguous()
         ctx.save_for_backward(x)
         ctx.dtype = gate.dtype
         out = torch.empty_like(x)

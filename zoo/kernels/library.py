@@ -6,6 +6,7 @@ Where there is none, `load` returns None and PyTorch's own kernels stay.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -68,7 +69,8 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     folder = cache_folder("kernels")
     if folder and (folder / name).is_file():
-        return ctypes.CDLL(str(folder / name))
+        with contextlib.suppress(OSError):  # a damaged one is made again
+            return ctypes.CDLL(str(folder / name))
     with tempfile.TemporaryDirectory(prefix="convzoo-", dir=folder) as work:
         objects = [f"{work}/{source}.o" for source in SOURCES]
         for source, made in zip(SOURCES, objects, strict=True):

@@ -17,11 +17,19 @@ from zoo.kernels.norm import ACTIVATIONS, batch_norm_act
 
 def _cast(x: torch.Tensor) -> torch.Tensor:
     """The dtype that autocast would give a convolution's input."""
-    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+    cast = torch.is_autocast_enabled("cpu") and x.dtype in DTYPES
+    return x.to(torch.get_autocast_dtype("cpu")) if cast else x
 
 
-def _takes(x: torch.Tensor, *weights: torch.Tensor | None) -> bool:
-    return x.device.type == "cpu" and x.dtype in DTYPES and all(w is None or w.dtype == torch.float32 for w in weights)
+def _takes(x: torch.Tensor, channels: int, *weights: torch.Tensor | None) -> bool:
+    """Whether the kernels can have these: images with that many channels, float32 weights, all in this memory.
+
+    What is traced or compiled has no values yet; subclasses of Tensor (fake ones, among others) have none of their own.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    fits = x.ndim == 4 and x.shape[1] == channels and x.numel() > 0 and x.device.type == "cpu" and x.dtype in DTYPES
+    return fits and all(w is None or (w.dtype == torch.float32 and w.device.type == "cpu") for w in weights)
 
 
 class FastDepthwise(nn.Conv2d):
@@ -39,8 +47,8 @@ class FastDepthwise(nn.Conv2d):
         return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _cast(x) if x.ndim == 4 and x.device.type == "cpu" else x
-        if x.ndim != 4 or not _takes(x, self.weight) or not x.numel():
+        x = _cast(x) if x.device.type == "cpu" else x
+        if not _takes(x, self.in_channels, self.weight):
             return super().forward(x)
         out = depthwise_conv2d(x, self.weight, self.stride, self.padding, self.dilation)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
@@ -59,9 +67,12 @@ class FastPointwise(nn.Conv2d):
         if x.ndim != 4 or x.device.type != "cpu":
             return super().forward(x)
         rows = channels_last(x).permute(0, 2, 3, 1)
-        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        # Through (out, 1, 1, in), so that the gradient has the strides of a channels-last weight: DDP asks for them.
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(rows, weight, self.bias).permute(0, 3, 1, 2)
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LARGE = 1 << 16
 """Values from which on one pass over them saves more than it takes to call it, in evaluation."""
 
@@ -78,7 +89,7 @@ class FastBatchNorm(nn.BatchNorm2d):
 
     def _fast(self, x: torch.Tensor, activation: int) -> torch.Tensor | None:
         """None where the kernels cannot."""
-        if x.ndim != 4 or not _takes(x, self.weight, self.bias, self.running_mean):
+        if not _takes(x, self.num_features, self.weight, self.bias, self.running_mean, self.running_var):
             return None
         if self.training:
             # A cumulative average, or one value a channel: PyTorch has the means, and the words.
@@ -108,7 +119,7 @@ class FastBatchNormAct(BatchNormAct2d, FastBatchNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         activation = ACTIVATIONS.get(type(self.act))
-        if type(self.drop) is not nn.Identity or self.act._forward_hooks:
+        if type(self.drop) is not nn.Identity or any(getattr(self.act, hooks) for hooks in HOOKS):
             return BatchNormAct2d.forward(self, x)
         out = self._fast(x, activation or 0)
         if out is None:
@@ -126,7 +137,7 @@ class FastSqueezeExcite(SqueezeExcite):
         return True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 4 or not _takes(x) or not x.numel():
+        if not _takes(x, self.conv_reduce.in_channels):
             return super().forward(x)
         means, x, link = squeeze(x)
         return excite(x, self.gate(self.conv_expand(self.act1(self.conv_reduce(means)))), link)

@@ -1,7 +1,7 @@
 // BatchNorm and the activation behind it in one, on channels-last data seen as (rows, channels).
 //
 // Two passes over the data forward (statistics; normalise and activate) and two backward. Statistics are float sums of a
-// few hundred rows, relative to a value of the channel, added up in double: in a fixed order, whatever the number of
+// few hundred rows, relative to about its mean, added up in double: in a fixed order, whatever the number of
 // threads.
 #include <algorithm>
 #include <cmath>
@@ -21,13 +21,13 @@ struct Identity {
 struct Relu {
     static constexpr bool KEEP = false;
     static vec value(vec z) { return maximum(z, all(0.0f)); }
-    static vec slope(vec z) { return select(z > 0.0f, all(1.0f), all(0.0f)); }
+    static vec slope(vec z) { return select(z <= 0.0f, all(0.0f), all(1.0f)); }
 };
 
 struct Relu6 {
     static constexpr bool KEEP = false;
     static vec value(vec z) { return minimum(maximum(z, all(0.0f)), all(6.0f)); }
-    static vec slope(vec z) { return select((z > 0.0f) & (z < 6.0f), all(1.0f), all(0.0f)); }
+    static vec slope(vec z) { return select((z <= 0.0f) | (z >= 6.0f), all(0.0f), all(1.0f)); }
 };
 
 struct Swish {
@@ -45,12 +45,13 @@ struct HardSwish {
     static vec value(vec z) { return z * minimum(maximum(z + 3.0f, all(0.0f)), all(6.0f)) * (1.0f / 6.0f); }
     static vec slope(vec z) {
         vec middle = z * (1.0f / 3.0f) + 0.5f;
-        return select(z > -3.0f, select(z < 3.0f, middle, all(1.0f)), all(0.0f));
+        return select(z <= -3.0f, all(0.0f), select(z >= 3.0f, all(1.0f), middle));
     }
 };
 
 constexpr int BLOCK = 4;  // vectors of channels that are summed side by side
 constexpr long CHUNK = 512;  // rows of one float sum
+constexpr long SAMPLES = 32;  // rows that say where about the mean is
 
 struct Channels {
     long at;
@@ -165,10 +166,14 @@ struct Norm {
 
 template <class T>
 void statistics(const T* x, const Norm& norm, float* found, long rows, long channels, int threads) {
+    // Sums are taken relative to about the mean: that of some rows spread over the data.
     std::vector<float> origin(channels);
+    long samples = std::min(rows, SAMPLES);
     for (long c = 0; c < channels; c += LANES) {
         int lanes = (int)std::min((long)LANES, channels - c);
-        store(origin.data() + c, load(x + c, lanes), lanes);
+        vec sum = {};
+        for (long i = 0; i < samples; i++) sum += load(x + (2 * i + 1) * rows / (2 * samples) * channels + c, lanes);
+        store(origin.data() + c, sum / (float)samples, lanes);
     }
     std::vector<double> first(channels), second(channels);
     const float* zero = origin.data();
