@@ -213,15 +213,15 @@ def usual(steps: int, work: int, folder: Path) -> tuple[float, float]:
 def convzoo(steps: int, work: int, folder: Path) -> tuple[float, float]:
     overrides = ["data=synthetic", f"data.num_classes={CLASSES}", "data.image_size=8", f"data.batch_size={BATCH}"]
     overrides += ["model=mobilenet", "model.variant=v3_small", f"trainer.max_epochs={EPOCHS}", "hardware=cpu"]
-    overrides += ["hardware.threads=1", "logger.mode=offline", f"optim.lr={OPTIM['lr']}"]
+    overrides += ["hardware.threads=1", "hardware.plan=fp32", "logger.mode=offline", f"optim.lr={OPTIM['lr']}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", overrides), resolve=True)
     cell = Cell(config, folder, resolve_hardware(config["hardware"], config["trainer"]))
     cell.module.net, cell.data = Net(work), Data(steps)
     clock, make_trainer = Clock(), cell._trainer
     cell._trainer = lambda logger, callbacks: make_trainer(logger, [clock, *callbacks])
-    cell._inference_speed = dict
-    tracking, signals = Tracking(config["logger"], folder, cell.choices, config), StopSignals()
+    cell._inference_speed = lambda trainer: {}
+    tracking, signals = Tracking(config["logger"], folder, cell.choices, config, "none"), StopSignals()
     try:
         signals.install()
         metrics = cell.train(tracking.logger, signals)
