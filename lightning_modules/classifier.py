@@ -45,7 +45,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
-        self.train_loss.add(loss.detach().float() * len(labels), len(labels))
+        self.train_loss.add(loss, len(labels), len(labels))
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -21,20 +21,21 @@ class Mean(Metric):
         for name in ("total", "count"):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def add(self, total: torch.Tensor, count: int) -> None:
+    def add(self, value: torch.Tensor, count: int, weight: int = 1) -> None:
         """Adds a batch.
 
         Args:
-            total: The sum over the batch, a scalar; no gradient is kept.
+            value: The sum over the batch, a scalar; no gradient is kept.
             count: Over how many.
+            weight: What the value is multiplied by: the count, where it is the batch's mean.
         """
-        self.total.add_(total.detach())
+        self.total.add_(value.detach(), alpha=weight)
         self.count.add_(count)
         self._update_count += 1
         self._computed = None
 
-    def update(self, total: torch.Tensor, count: int) -> None:
-        self.add(total, count)
+    def update(self, value: torch.Tensor, count: int, weight: int = 1) -> None:
+        self.add(value, count, weight)
 
     def reset(self) -> None:
         # A tensor made in inference mode could not be added to outside of it.

@@ -61,11 +61,12 @@ class SpeedLogger(Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._open(pl_module.device)
+        self._device = pl_module.device
+        self._open()
         self._batch_end = self._start
 
-    def _open(self, device: torch.device) -> None:
-        synchronize(device)
+    def _open(self) -> None:
+        synchronize(self._device)
         self._start = time.perf_counter()
         self._images = self._batches = 0
         self._wait = 0.0
@@ -74,19 +75,18 @@ class SpeedLogger(Callback):
         self._wait += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        device = pl_module.device
         self._images += size_of(batch)
         self._batches += 1
         self._seen += 1
-        if self._batches == (1 if device.type == "cpu" else self.window) or self._seen <= WARMUP:
-            synchronize(device)
+        if self._batches == (1 if self._device.type == "cpu" else self.window) or self._seen <= WARMUP:
+            synchronize(self._device)
             seconds = time.perf_counter() - self._start
             if self._images:
                 self._fallback = seconds / self._images
                 if self._seen > WARMUP:
                     self._seconds.append(self._fallback)
                     self._waits.append(self._wait / seconds)
-            self._open(device)
+            self._open()
         self._batch_end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

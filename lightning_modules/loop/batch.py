@@ -33,6 +33,7 @@ class Batch:
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
         self.training_step = (self.module if plain else self.strategy).training_step
         self.transfer = Transfer(trainer)
+        self.accumulates = False  # whether this batch's gradients wait for the next ones'
         self.schedules = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
         self.other_schedules = len(self.schedules) < len(trainer.lr_scheduler_configs)
         self.validates_between = loop._should_check_val_epoch() and (
@@ -59,6 +60,7 @@ class Batch:
         progress.is_last_batch = fetcher.done
         batch = self.transfer(self.precision.convert_input(batch))
         progress.increment_ready()
+        self.accumulates = loop._should_accumulate()
         connector._first_loop_iter = connector._first_loop_iter is None
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         outputs: dict[str, Any] | None = None
@@ -94,7 +96,7 @@ class Batch:
                 calling("configure_gradient_clipping", self.module, clip, self.optimizer, **named)
             return loss
 
-        if self.loop._should_accumulate():
+        if self.accumulates:
             with _block_parallel_sync_behavior(self.strategy), torch.enable_grad():
                 self._gradients(batch, index, outputs)
         else:
@@ -145,7 +147,7 @@ class Batch:
     def _schedule(self, index: int) -> None:
         """`_TrainingEpochLoop.update_lr_schedulers`."""
         loop = self.loop
-        if self.schedules and not loop._should_accumulate():
+        if self.schedules and not self.accumulates:
             for config in self.schedules:
                 if (index + 1) % config.frequency == 0:
                     loop.scheduler_progress.increment_ready()

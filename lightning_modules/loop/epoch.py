@@ -69,7 +69,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: Any) -> None:
         if self._batch is None or self.restarting or self._batch.ends_loudly():
             super().on_advance_end(data_fetcher)
-        elif not self._should_accumulate():
+        elif not self._batch.accumulates:
             self._batches_that_stepped += 1
 
 
