@@ -28,6 +28,12 @@ class Batch:
         self.before_backward = Hook(trainer, "on_before_backward")
         self.after_backward = Hook(trainer, "on_after_backward")
         self.before_step = Hook(trainer, "on_before_optimizer_step")
+        # What is Lightning's own is one call of PyTorch's: no need to go through the module.
+        hooks = ("optimizer_zero_grad", "backward", "lr_scheduler_step")
+        owns = {name: overridden(self.module, name) for name in hooks}
+        self.zero_grad = self._own_zero_grad if owns["optimizer_zero_grad"] else self.optimizer.zero_grad
+        self.backward = self._own_backward if owns["backward"] else torch.Tensor.backward
+        self.own_schedule_step = owns["lr_scheduler_step"]
         self.clips = bool(trainer.gradient_clip_val) or overridden(self.module, "configure_gradient_clipping")
         self.takes_index = "batch_idx" in loop._build_kwargs(OrderedDict(), None, 0)
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
@@ -135,14 +141,21 @@ class Batch:
             done.increment_ready()
             self.before_zero_grad(self.optimizer)
             done.increment_started()
-            zero_grad = module.optimizer_zero_grad
-            calling("optimizer_zero_grad", module, zero_grad, trainer.current_epoch, index, self.optimizer)
+            self.zero_grad()
             done.increment_completed()
         if loss is not None:
             self.before_backward(loss)
-            calling("backward", module, module.backward, loss)
+            self.backward(loss)
             self.after_backward()
         return outputs.get("loss")
+
+    def _own_zero_grad(self) -> None:
+        index = self.loop.batch_progress.current.ready - 1
+        hook, epoch = self.module.optimizer_zero_grad, self.trainer.current_epoch
+        calling("optimizer_zero_grad", self.module, hook, epoch, index, self.optimizer)
+
+    def _own_backward(self, loss: torch.Tensor) -> None:
+        calling("backward", self.module, self.module.backward, loss)
 
     def _schedule(self, index: int) -> None:
         """`_TrainingEpochLoop.update_lr_schedulers`."""
@@ -151,7 +164,11 @@ class Batch:
             for config in self.schedules:
                 if (index + 1) % config.frequency == 0:
                     loop.scheduler_progress.increment_ready()
-                    calling("lr_scheduler_step", self.module, self.module.lr_scheduler_step, config.scheduler, None)
+                    if self.own_schedule_step:
+                        step = self.module.lr_scheduler_step
+                        calling("lr_scheduler_step", self.module, step, config.scheduler, None)
+                    else:
+                        config.scheduler.step()
                     loop.scheduler_progress.increment_completed()
         if self.other_schedules and loop._num_ready_batches_reached():
             loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
