@@ -3,34 +3,72 @@
     python benchmarks/step.py [--models efficientnet_b0,…] [--convs native,…] [--image-size 32] [--batch-size 128]
 
 A step is forward, loss, backward and AdamW on images that are in memory: eager float32 contiguous with the usual
-optimizer for the baseline, a fused optimizer for the plans. One thread unless asked otherwise; about four minutes.
+optimizer for the baseline, in a process as Python starts it; a fused optimizer for the plans, in a process that keeps
+its memory as our runs do (lightning_modules/process.py). One thread unless asked otherwise; about four minutes.
 """
 
 from __future__ import annotations
 
-import copy
+import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from turns import in_turn, options, show, text, write
 
 import zoo
-from zoo.plan import PLAIN, PLANS, Plan, candidates
+from lightning_modules.process import keep_memory
+from zoo.plan import PLAIN, PLANS, Plan, has_bf16
 
 MODELS = "efficientnet_b0,mobilenetv2_100,resnet18"
 CONVS = "native,separable,standard,spatial"
 
 
-def make_step(net: torch.nn.Module, plan: Plan, images: torch.Tensor) -> Callable[[], float]:
-    """One step of a copy of the network; returns its CPU seconds."""
-    net = plan.apply(copy.deepcopy(net), images.device).train()
-    ours = plan is not PLAIN
+class Side:
+    """A process that runs steps: the baseline's is left as Python starts it, the plans' keeps memory as our runs do."""
+
+    def __init__(self, keeps_memory: bool, threads: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(theirs, keeps_memory, threads), daemon=True)
+        self.process.start()
+
+    def ask(self, *question: Any) -> Any:
+        self.pipe.send(question)
+        return self.pipe.recv()
+
+
+def serve(pipe: Any, keeps_memory: bool, threads: int) -> None:
+    """Answers `Side.ask`: ``("make", name, model, conv, size, batch)`` and ``("step", name)``, with its CPU seconds."""
+    if keeps_memory:
+        keep_memory()
+    torch.set_num_threads(threads)
+    steps: dict[str, Callable[[], float]] = {}
+    while True:
+        what, name, *rest = pipe.recv()
+        if what == "make":
+            steps = {k: v for k, v in steps.items() if k != name}
+            steps[name] = make_step(PLANS.get(name, PLAIN), *rest)
+        pipe.send(steps[name]() if what == "step" else None)
+
+
+def build(model: str, conv: str, image_size: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return zoo.build(model, conv, num_classes=10, stem="small" if image_size <= 64 else "imagenet")
+
+
+def make_step(plan: Plan, model: str, conv: str, image_size: int, batch_size: int) -> Callable[[], float]:
+    """One step; returns its CPU seconds."""
+    images = torch.randn(batch_size, 3, image_size, image_size)
+    net = plan.apply(build(model, conv, image_size), images.device).train()
     if plan.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, **({"fused": True} if ours else {}))
-    labels = torch.arange(len(images)) % 10
+    fused = {} if plan is PLAIN else {"fused": True}
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, **fused)
+    labels = torch.arange(batch_size) % 10
 
     def step() -> float:
         start = time.process_time()
@@ -53,20 +91,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    cpu = torch.device("cpu")
-    plans = [PLAIN, *(p for p in PLANS.values() if not p.compiled and (not p.bf16 or candidates(cpu, None)[0].bf16))]
+    bf16 = has_bf16(torch.device("cpu"))
+    plans = [PLAIN, *(p for p in PLANS.values() if not p.compiled and (bf16 or not p.bf16))]
+    theirs, ours = Side(False, given.threads), Side(True, given.threads)
+    sides = {plan.name: theirs if plan is PLAIN else ours for plan in plans}
     rows, results, seen = [], [], {}
     for model in given.models.split(","):
         for conv in given.convs.split(","):
-            torch.manual_seed(0)
-            stem = "small" if given.image_size <= 64 else "imagenet"
-            net = zoo.build(model, conv, num_classes=10, stem=stem)
-            shapes = str([tuple(p.shape) for p in net.parameters()])
+            with zoo.weightless():
+                shapes = str([tuple(p.shape) for p in build(model, conv, given.image_size).parameters()])
             if seen.setdefault((model, shapes), conv) != conv:
                 continue  # EfficientNet native and separable are one network
-            images = torch.randn(given.batch_size, 3, given.image_size, given.image_size)
-            steps = {plan.name: make_step(net, plan, images) for plan in plans}
+            for name, side in sides.items():
+                side.ask("make", name, model, conv, given.image_size, given.batch_size)
+            steps = {name: partial(side.ask, "step", name) for name, side in sides.items()}
             turns = in_turn(steps, PLAIN.name, given.rounds, f"{model} {conv}")
             ratios = {plan.name: turns.ratios(plan.name) for plan in plans[1:]}
             rows.append([model, conv, f"{1000 * turns.median(PLAIN.name):.0f}", *map(text, ratios.values())])
