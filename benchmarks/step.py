@@ -48,7 +48,10 @@ def serve(pipe: Any, keeps_memory: bool, threads: int) -> None:
     torch.set_num_threads(threads)
     steps: dict[str, Callable[[], float]] = {}
     while True:
-        what, name, *rest = pipe.recv()
+        try:
+            what, name, *rest = pipe.recv()
+        except EOFError:
+            return
         if what == "make":
             steps = {k: v for k, v in steps.items() if k != name}
             steps[name] = make_step(PLANS.get(name, PLAIN), *rest)
