@@ -25,7 +25,7 @@ from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
-from lightning_modules.spec import find_spec
+from lightning_modules.spec import count_steps, find_spec
 from lightning_modules.start import Start
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
@@ -58,7 +58,7 @@ class Cell:
         self.costs = CostLogger(image_size, spec.in_chans)
         self.speeds = SpeedLogger()
         self.conditions: dict[str, Any] = {
-            "device": device_name(torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")),
+            "device": device_name(hardware.device),
             "devices": hardware.world_size,
             "dtype": self.plan.precision,
             "memory_format": "channels_last",
@@ -71,7 +71,6 @@ class Cell:
 
     def _choose_plan(self) -> Choice:
         config, hardware, network = self.config, self.hardware, self.start.network
-        device = torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")
         found = choose_plan(
             config["hardware"]["plan"],
             config["trainer"]["precision"],
@@ -82,23 +81,19 @@ class Cell:
                 # Several processes do not measure; and each would fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
             ),
-            device,
+            hardware.device,
             before=saved_plan(self.folder),
             alone=hardware.world_size == 1,
         )
         if global_rank() == 0:
             print(found, flush=True)
-        found.plan.apply(self.module.net, device)
+        found.plan.apply(self.module.net, hardware.device)
         return found
 
     def _steps(self) -> int:
         """How many training takes, about."""
-        trainer, data = self.config["trainer"], self.config["data"]
-        limit, batches = trainer["limit_train_batches"], self.data.size("train") // data["batch_size"]
-        if limit is not None:
-            batches = min(batches, limit) if type(limit) is int else int(limit * batches)
-        steps = [n for n in (trainer["max_epochs"] * batches, trainer["max_steps"]) if n >= 0]
-        return min(steps, default=0)
+        batches = self.data.size("train") // self.config["data"]["batch_size"]
+        return count_steps(self.config["trainer"], batches)[1]
 
     def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.

@@ -15,6 +15,9 @@ from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
+GPU_NAMES = ("gpu", "cuda")
+"""What Lightning's accelerators for them are called."""
+
 CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
 
@@ -37,6 +40,11 @@ class Hardware:
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        return torch.device("cuda" if self.accelerator in GPU_NAMES else "cpu")
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -75,9 +83,9 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
     for key, number in (("devices", devices), ("num_nodes", nodes)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
-    if accelerator in ("gpu", "cuda") and not gpus:
+    if accelerator in GPU_NAMES and not gpus:
         raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
-    if accelerator in ("gpu", "cuda") and devices > gpus:
+    if accelerator in GPU_NAMES and devices > gpus:
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
     if name != "ddp" and devices * nodes > 1:
         raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")

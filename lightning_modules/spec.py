@@ -100,3 +100,18 @@ def meet_budget(config: dict[str, Any]) -> tuple[dict[str, Any], Match | None]:
     del spec["width"]
     found = match_text(model["match"], image_size, **spec, over=model["match_over"])
     return {**config, "scale": scale_to(config, found)}, found
+
+
+def count_steps(trainer: dict[str, Any], batches: int) -> tuple[int, int]:
+    """How long training is by the trainer group: batches an epoch (at least 1), and steps in all.
+
+    Args:
+        trainer: The trainer group of the configuration.
+        batches: That the data has.
+    """
+    limit = trainer["limit_train_batches"]
+    if limit is not None:
+        batches = min(batches, limit) if type(limit) is int else int(batches * limit)
+    batches = max(1, batches)
+    steps = [n for n in (trainer["max_epochs"] * batches, trainer["max_steps"]) if n > 0]
+    return batches, min(steps, default=0)

@@ -37,7 +37,7 @@ def time_cell(cell: Cell) -> dict[str, float]:
     Raises:
         ConvzooError: Data that is not there, or a precision that cannot be measured.
     """
-    device = torch.device("cuda" if cell.hardware.accelerator in ("gpu", "cuda") else "cpu")
+    device = cell.hardware.device
     weights, products = _dtypes(cell.conditions["dtype"])
     dtype = DTYPES[weights]
     net = cell.module.net.to(device, dtype)

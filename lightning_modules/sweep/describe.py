@@ -53,7 +53,7 @@ class Describer:
         shape = {
             "processes": hardware.world_size,
             "nodes": hardware.num_nodes,
-            "gpus": hardware.devices if hardware.accelerator in ("gpu", "cuda") else 0,
+            "gpus": hardware.devices if hardware.device.type == "cuda" else 0,
         }
         try:
             spec = find_spec(config, hardware.name)

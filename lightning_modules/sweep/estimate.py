@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from lightning_modules.hardware import Hardware
-from lightning_modules.spec import Spec
+from lightning_modules.spec import Spec, count_steps
 from zoo.speeds import TrainingStep
 from zoo.timing import Spread, measure, timed
 
@@ -41,10 +41,7 @@ class Stopwatch:
         if config["task"] == "time":
             return self.start_s + TIMING_S
         trainer, batch = config["trainer"], config["data"]["batch_size"]
-        batches = max(1, _limited(train // batch, trainer["limit_train_batches"]))
-        steps = batches * trainer["max_epochs"] if trainer["max_epochs"] > 0 else trainer["max_steps"]
-        if trainer["max_steps"] > 0:
-            steps = min(steps, trainer["max_steps"])
+        batches, steps = count_steps(trainer, train // batch)
         per_image, per_evaluated = self._time(spec, min(batch, train), hardware)
         # The test counts as one more validation.
         evaluations = (steps / batches + 1) * val
@@ -55,7 +52,7 @@ class Stopwatch:
         """Seconds an image: of a training step, and of a forward pass."""
         key = json.dumps([spec.network, spec.image_size, batch, hardware.accelerator], sort_keys=True, default=str)
         if key not in self._known:
-            device = torch.device("cuda" if hardware.accelerator in ("gpu", "cuda") else "cpu")
+            device = hardware.device
             net = zoo.build(**{**spec.network, "pretrained": False}).to(device, memory_format=torch.channels_last)
             step = TrainingStep(net)
 
@@ -75,9 +72,3 @@ class Stopwatch:
                 net(small[0])
                 self._known[key] = best, timed(lambda: net(small[0]), device) / len(small[0])
         return self._known[key]
-
-
-def _limited(batches: int, limit: int | float | None) -> int:
-    if limit is None:
-        return batches
-    return min(batches, limit) if type(limit) is int else int(batches * limit)

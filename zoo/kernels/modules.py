@@ -81,7 +81,6 @@ class FastBatchNorm(nn.BatchNorm2d):
     """BatchNorm with our kernels."""
 
     stock = nn.BatchNorm2d
-    activation = 0
 
     @staticmethod
     def fits(norm: nn.BatchNorm2d) -> bool:
