@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +10,8 @@ from torch import nn
 
 from lightning_modules.identity import digest
 from zoo import kernels
-from zoo.cache import cache_folder
+from zoo.cache import recall, remember
+from zoo.devices import processor
 from zoo.errors import ConvzooError
 from zoo.plan import PLANS, Plan, candidates, compiled, fastest, training_steps
 from zoo.timing import timed
@@ -117,11 +114,10 @@ def choose_plan(
 
 def _remembered(net: nn.Module, plans: list[Plan], work: Work, device: torch.device) -> tuple[Plan, str]:
     """The fastest plan and what was measured; from the cache where this cell was measured on this machine before."""
-    cache = cache_folder("plans")
-    key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])
-    path = cache and cache / f"{key[:24]}.json"
+    key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])[:24]
+    known = recall("plans", key)
     # On a GPU a run may be long enough to be compiled, and only a look at a step says so.
-    if path and device.type != "cuda" and (known := _read(path)):
+    if device.type != "cuda" and known.get("plan") in PLANS:
         return PLANS[known["plan"]], f"{known['why']}, measured before"
     images = torch.randn(work.batch, device=device)
     steps = training_steps(net, plans, images, work.classes)
@@ -131,8 +127,8 @@ def _remembered(net: nn.Module, plans: list[Plan], work: Work, device: torch.dev
         steps |= training_steps(net, [longer, PLANS[first]], images, work.classes)
     plan, measured = fastest(steps, device, min(MEASURE_S, SHARE * run_s))
     why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
-    if path and not longer:
-        _write(path, {"plan": plan.name, "why": why})
+    if not longer:
+        remember("plans", key, {"plan": plan.name, "why": why})
     return plan, why
 
 
@@ -143,30 +139,9 @@ def _bf16(precision: str | int | None) -> bool | None:
 
 def _machine(device: torch.device) -> list[Any]:
     """What a measured choice holds for."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else kernels.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
 
 
 def _shapes(net: nn.Module) -> list[Any]:
     return [[name, list(value.shape)] for name, value in net.state_dict().items()]
-
-
-def _read(path: os.PathLike[str]) -> dict[str, str] | None:
-    with contextlib.suppress(OSError, ValueError), open(path) as file:
-        known = json.load(file)
-        if isinstance(known, dict) and known.get("plan") in PLANS:
-            return known
-    return None
-
-
-def _write(path: os.PathLike[str], known: dict[str, str]) -> None:
-    """Whole or not at all: jobs of a sweep read and write it side by side."""
-    with contextlib.suppress(OSError):
-        number, name = tempfile.mkstemp(dir=os.path.dirname(path))
-        try:
-            with os.fdopen(number, "w") as file:
-                json.dump(known, file)
-            os.replace(name, path)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(name)  # where it has not become the file

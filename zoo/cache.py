@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder(name: str) -> Path | None:
@@ -19,3 +23,29 @@ def cache_folder(name: str) -> Path | None:
         return folder if os.access(folder, os.W_OK) else None
     except (OSError, RuntimeError):  # no home
         return None
+
+
+def recall(kind: str, name: str) -> dict[str, Any]:
+    """What `remember` kept; empty where there is nothing, or nothing that can be read."""
+    folder = cache_folder(kind)
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((folder / f"{name}.json").read_text()) if folder else None
+        if isinstance(known, dict):
+            return known
+    return {}
+
+
+def remember(kind: str, name: str, known: dict[str, Any]) -> None:
+    """Keeps it for later processes, whole or not at all: jobs write side by side. Where it cannot, it does nothing."""
+    folder = cache_folder(kind)
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        number, temporary = tempfile.mkstemp(dir=folder)
+        try:
+            with os.fdopen(number, "w") as file:
+                file.write(json.dumps(known, indent=1) + "\n")
+            os.replace(temporary, folder / f"{name}.json")
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # where it has not become the file

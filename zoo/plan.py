@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zoo import kernels
+from zoo.devices import processor
 from zoo.errors import ConvzooError
 from zoo.timing import Spread, compare
 
@@ -110,7 +111,7 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    flags = kernels.processor().split()
+    flags = processor().split()
     wanted = ("bf16",) if platform.machine() == "aarch64" else ("avx512_bf16", "amx_bf16")
     return any(flag in flags for flag in wanted)
 

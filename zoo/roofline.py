@@ -5,15 +5,12 @@ The peaks are measured, not looked up: matrix products and copies, on this devic
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from zoo.cache import cache_folder
+from zoo.cache import recall, remember
 from zoo.counting import Cost
 from zoo.devices import device_name
 from zoo.errors import choose
@@ -126,7 +123,7 @@ def measure_peaks(device: torch.device, dtype: str = "fp32", seconds: float = 1.
     """
     choose("dtype", dtype, DTYPES)
     key = _key(device, dtype)
-    known = _read_cache()
+    known = recall("peaks", "peaks")
     try:
         best_macs, best_bytes, runs = map(float, known[key])
     except (KeyError, TypeError, ValueError):
@@ -136,7 +133,7 @@ def measure_peaks(device: torch.device, dtype: str = "fp32", seconds: float = 1.
     with torch.inference_mode():
         macs, bytes_ = _products(device, DTYPES[dtype], seconds / 2), _copies(device, seconds / 2)
     best = [max(best_macs, *macs), max(best_bytes, *bytes_)]
-    _write_cache({**known, key: [*best, runs + 1]})
+    remember("peaks", "peaks", {**known, key: [*best, runs + 1]})
     return Peaks(*best, dtype, Spread.of(macs).noisy or Spread.of(bytes_).noisy)
 
 
@@ -163,27 +160,3 @@ def _key(device: torch.device, dtype: str) -> str:
     threads = f"{torch.get_num_threads()} of {cores} threads" if device.type == "cpu" else "1 device"
     precision = torch.get_float32_matmul_precision()
     return " | ".join((device_name(device), threads, dtype, precision, f"torch {torch.__version__}"))
-
-
-def cache_file() -> Path | None:
-    """Where measured peaks are kept; None where the user's cache folder cannot be written."""
-    folder = cache_folder("peaks")
-    return folder and folder / "peaks.json"
-
-
-def _read_cache() -> dict[str, list[float]]:
-    try:
-        known = json.loads(cache_file().read_text())
-        return known if isinstance(known, dict) else {}
-    except (AttributeError, OSError, ValueError):
-        return {}
-
-
-def _write_cache(known: dict[str, list[float]]) -> None:
-    if (path := cache_file()) is None:
-        return
-    with suppress(OSError):
-        # Two jobs may write at once: each its own file, and the rename is whole.
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=1) + "\n")
-        temporary.replace(path)

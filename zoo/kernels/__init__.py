@@ -6,7 +6,7 @@ network in place; the C++ beside this file is compiled when it is first needed. 
 get their depthwise convolutions in float32, which is what PyTorch does best.
 """
 
-from zoo.kernels.library import processor, why_not
+from zoo.kernels.library import why_not
 from zoo.kernels.modules import restore, speed_up
 
-__all__ = ["processor", "restore", "speed_up", "why_not"]
+__all__ = ["restore", "speed_up", "why_not"]

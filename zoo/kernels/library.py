@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from zoo.cache import cache_folder
+from zoo.devices import processor
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("depthwise.cpp", "norm.cpp", "gate.cpp")
@@ -84,12 +85,3 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
 
 def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
-
-
-@functools.cache
-def processor() -> str:
-    """The processor's name and what it can do."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    known = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    return "\n".join(known) or f"{platform.machine()} {platform.processor()}"
