@@ -151,6 +151,10 @@ class ImageData(_Data):
 class FolderData(_Data):
     """Image files in class folders, decoded by worker processes."""
 
+    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
+        super().__init__(data, seed)
+        self._scanned: dict[str, FolderImages] = {}
+
     def size(self, split: str) -> int:
         """How many images ``train`` or ``val`` has.
 
@@ -160,6 +164,12 @@ class FolderData(_Data):
         return len(self._images(split))
 
     def _images(self, split: str) -> FolderImages:
+        """One split, scanned once: a large folder on a network file system takes long."""
+        if split not in self._scanned:
+            self._scanned[split] = self._scan(split)
+        return self._scanned[split]
+
+    def _scan(self, split: str) -> FolderImages:
         from lightning_modules.data.folder import FolderImages, image_files
 
         size, augment, files = self.data["image_size"], self.data["augment"], image_files(self.data["root"], split)
