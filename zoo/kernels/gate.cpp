@@ -1,38 +1,17 @@
 // Squeeze-and-excitation's passes over its data, seen as (images, positions, channels): one read or write each.
-#include <algorithm>
-
-#include "vectors.h"
+#include "channels.h"
 
 namespace {
-
-constexpr int BLOCK = 4;
-
-// Calls f(image, first channel, vectors, lanes of the last one) for blocks of channels, in parallel.
-template <class F>
-void blocks(long images, long channels, int threads, F f) {
-    long width = BLOCK * LANES, count = (channels + width - 1) / width;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (long item = 0; item < images * count; item++) {
-        long at = item % count * width, own = std::min(width, channels - at);
-        int vectors = (int)((own + LANES - 1) / LANES);
-        f(item / count, at, vectors, (int)(own - (vectors - 1) * LANES));
-    }
-}
 
 // sums[image, channel] = scale · Σ over positions of f(offset, lanes).
 template <class F>
 void reduce(float* sums, long images, long positions, long channels, float scale, int threads, F f) {
-    blocks(images, channels, threads, [=](long image, long c, int vectors, int last) {
+    tiles(images * positions, channels, positions, threads, [=](Channels c, long image, long begin, long end) {
         vec own[BLOCK] = {};
-        for (long p = 0; p < positions; p++) {
-            long at = (image * positions + p) * channels + c;
-            if (vectors == BLOCK && last == LANES)
-                for (int i = 0; i < BLOCK; i++) own[i] += f(at + i * LANES, LANES);
-            else
-                for (int i = 0; i < vectors; i++) own[i] += f(at + i * LANES, i == vectors - 1 ? last : LANES);
-        }
-        for (int i = 0; i < vectors; i++)
-            store(sums + image * channels + c + i * LANES, own[i] * scale, i == vectors - 1 ? last : LANES);
+        walk(c, begin, end, channels,
+             [&](long at, int lanes, int i) __attribute__((always_inline)) { own[i] += f(at, lanes); });
+        for (int i = 0; i < c.vectors; i++)
+            store(sums + image * channels + c.at + i * LANES, own[i] * scale, c.lanes(i));
     });
 }
 
@@ -40,23 +19,13 @@ void reduce(float* sums, long images, long positions, long channels, float scale
 template <class T>
 void scale(const T* x, T* y, const float* times, const float* plus, long images, long positions, long channels,
            int threads) {
-    blocks(images, channels, threads, [=](long image, long c, int vectors, int last) {
-        vec a[BLOCK], b[BLOCK] = {};
-        for (int i = 0; i < vectors; i++) {
-            int lanes = i == vectors - 1 ? last : LANES;
-            a[i] = load(times + image * channels + c + i * LANES, lanes);
-            if (plus) b[i] = load(plus + image * channels + c + i * LANES, lanes);
-        }
-        for (long p = 0; p < positions; p++) {
-            long at = (image * positions + p) * channels + c;
-            if (vectors == BLOCK && last == LANES)
-                for (int i = 0; i < BLOCK; i++) store(y + at + i * LANES, load(x + at + i * LANES) * a[i] + b[i]);
-            else
-                for (int i = 0; i < vectors; i++) {
-                    int lanes = i == vectors - 1 ? last : LANES;
-                    store(y + at + i * LANES, load(x + at + i * LANES, lanes) * a[i] + b[i], lanes);
-                }
-        }
+    tiles(images * positions, channels, positions, threads, [=](Channels c, long image, long begin, long end) {
+        const Coefficients<1> a(c, {times + image * channels});
+        vec b[BLOCK] = {};
+        for (int i = 0; plus && i < c.vectors; i++) b[i] = load(plus + image * channels + c.at + i * LANES, c.lanes(i));
+        walk(c, begin, end, channels, [&](long at, int lanes, int i) __attribute__((always_inline)) {
+            store(y + at, load(x + at, lanes) * a.k[i][0] + b[i], lanes);
+        });
     });
 }
 

@@ -22,6 +22,7 @@ from zoo.devices import processor
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("depthwise.cpp", "norm.cpp", "gate.cpp")
+HEADERS = ("vectors.h", "channels.h")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT_S = 120
@@ -64,7 +65,7 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
 
     target = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = [*FLAGS, target, *openmp]
-    content = "".join((HERE / name).read_text() for name in (*SOURCES, "vectors.h"))
+    content = "".join((HERE / name).read_text() for name in (*SOURCES, *HEADERS))
     # A cache folder may be shared by machines with different processors.
     key = "\n".join([content, *flags, compiler, processor(), torch.__version__])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"

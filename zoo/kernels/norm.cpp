@@ -1,13 +1,12 @@
 // BatchNorm and the activation behind it in one, on channels-last data seen as (rows, channels).
 //
 // Two passes over the data forward (statistics; normalise and activate) and two backward. Statistics are float sums of a
-// few hundred rows, relative to about its mean, added up in double: in a fixed order, whatever the number of
-// threads.
-#include <algorithm>
+// few hundred rows, of what is left when about the mean is taken off, added up in double: in a fixed order, whatever
+// the number of threads.
 #include <cmath>
 #include <vector>
 
-#include "vectors.h"
+#include "channels.h"
 
 namespace {
 
@@ -49,53 +48,19 @@ struct HardSwish {
     }
 };
 
-constexpr int BLOCK = 4;  // vectors of channels that are summed side by side
 constexpr long CHUNK = 512;  // rows of one float sum
 constexpr long SAMPLES = 32;  // rows that say where about the mean is
-
-struct Channels {
-    long at;
-    int vectors, last;  // lanes of the last vector
-    int lanes(int i) const { return i == vectors - 1 ? last : LANES; }
-};
-
-// Calls f(channels, first row, last row) for every block of channels and chunk of rows, in parallel.
-template <class F>
-void tiles(long rows, long channels, int threads, F f) {
-    long width = BLOCK * LANES, blocks = (channels + width - 1) / width, chunks = (rows + CHUNK - 1) / CHUNK;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (long tile = 0; tile < blocks * chunks; tile++) {
-        long chunk = tile / blocks, at = tile % blocks * width, count = std::min(width, channels - at);
-        int vectors = (int)((count + LANES - 1) / LANES);
-        f(Channels{at, vectors, (int)(count - (vectors - 1) * LANES)}, chunk, chunk * CHUNK,
-          std::min(rows, (chunk + 1) * CHUNK));
-    }
-}
-
-// Calls f(offset, lanes, coefficients, i) for every vector of a tile; coefficients[i] are those of its channels.
-template <int N, class F>
-void walk(Channels c, long begin, long end, long channels, const float* const (&given)[N], F f) {
-    vec coefficients[BLOCK][N];
-    for (int i = 0; i < c.vectors; i++)
-        for (int n = 0; n < N; n++) coefficients[i][n] = load(given[n] + c.at + i * LANES, c.lanes(i));
-    if (c.vectors == BLOCK && c.last == LANES) {
-        for (long r = begin; r < end; r++)
-            for (int i = 0; i < BLOCK; i++) f(r * channels + c.at + i * LANES, LANES, coefficients[i], i);
-    } else {
-        for (long r = begin; r < end; r++)
-            for (int i = 0; i < c.vectors; i++) f(r * channels + c.at + i * LANES, c.lanes(i), coefficients[i], i);
-    }
-}
 
 // Two sums a channel over all rows; f(offset, lanes, coefficients, first, second) adds to them.
 template <int N, class F>
 void sums(long rows, long channels, int threads, const float* const (&given)[N], double* first, double* second, F f) {
     long chunks = (rows + CHUNK - 1) / CHUNK;
     std::vector<float> partial(chunks * 2 * channels);
-    tiles(rows, channels, threads, [&](Channels c, long chunk, long begin, long end) {
+    tiles(rows, channels, CHUNK, threads, [&](Channels c, long chunk, long begin, long end) {
+        const Coefficients<N> own(c, given);
         vec a[BLOCK] = {}, b[BLOCK] = {};
-        walk(c, begin, end, channels, given,
-             [&](long at, int lanes, const vec* k, int i) __attribute__((always_inline)) { f(at, lanes, k, a[i], b[i]); });
+        walk(c, begin, end, channels,
+             [&](long at, int lanes, int i) __attribute__((always_inline)) { f(at, lanes, own.k[i], a[i], b[i]); });
         float* to = partial.data() + chunk * 2 * channels + c.at;
         for (int i = 0; i < c.vectors; i++) {
             store(to + i * LANES, a[i], c.lanes(i));
@@ -113,9 +78,10 @@ void sums(long rows, long channels, int threads, const float* const (&given)[N],
 // Calls f(offset, lanes, coefficients) for all data.
 template <int N, class F>
 void each(long rows, long channels, int threads, const float* const (&given)[N], F f) {
-    tiles(rows, channels, threads, [&](Channels c, long, long begin, long end) {
-        walk(c, begin, end, channels, given,
-             [&](long at, int lanes, const vec* k, int) __attribute__((always_inline)) { f(at, lanes, k); });
+    tiles(rows, channels, CHUNK, threads, [&](Channels c, long, long begin, long end) {
+        const Coefficients<N> own(c, given);
+        walk(c, begin, end, channels,
+             [&](long at, int lanes, int i) __attribute__((always_inline)) { f(at, lanes, own.k[i]); });
     });
 }
 
