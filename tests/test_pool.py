@@ -104,6 +104,25 @@ def test_without_the_server_a_job_starts_python_by_itself(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
+ORPHAN = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"]).pid)
+"""
+
+
+def test_what_a_job_leaves_behind_is_no_zombie(pool, tmp_path):
+    orphan = int(run(pool, tmp_path, ORPHAN)[1])
+    (tmp_path / "seven.py").write_text("raise SystemExit(7)")
+    with (tmp_path / "log.txt").open("w") as out:
+        running = pool.popen([sys.executable, str(tmp_path / "seven.py")], os.environ, out, out, out)
+    end = time.monotonic() + 30
+    while os.path.exists(f"/proc/{orphan}") and time.monotonic() < end:
+        pool.reap()
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{orphan}")
+    assert running.wait() == 7, "a job's exit code is the launcher's to read"
+
+
 LAUNCHER = """
 import os, signal, sys
 from lightning_modules.sweep.pool import Pool

@@ -9,6 +9,7 @@ from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.local import LocalEngine, _Running
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.room import MIB, Gpus, Memory, find_gpus
+from zoo.errors import ConvzooError
 
 GIB = 1024 * MIB
 
@@ -119,3 +120,9 @@ def test_what_is_timed_runs_alone():
     assert engine._fits(job()) and not engine._fits(timed)
     engine._running = [_Running(timed, None, [], 1)]
     assert not engine._fits(job())
+
+
+@pytest.mark.parametrize("value", [-1, "soon", True, float("nan")])
+def test_a_wrong_time_between_starts_is_refused(value):
+    with pytest.raises(ConvzooError, match=r"stagger_s=.* a number from 0"):
+        LocalEngine("auto", "auto", value, "config", "s", Pool(False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -52,6 +53,8 @@ class LocalEngine:
         for key, value in (("jobs", slots), ("jobs_per_gpu", jobs_per_gpu)):
             if value != "auto" and (type(value) is not int or value < 1):
                 raise ConvzooError(f"hydra.launcher.{key}={value} is not allowed. Allowed: auto, 1, 2, 3 …")
+        if type(stagger_s) not in (int, float) or not 0 <= stagger_s < math.inf:
+            raise ConvzooError(f"hydra.launcher.stagger_s={stagger_s} is not allowed. Allowed: a number from 0")
         self.cores = cores()
         self.slots = self.cores if slots == "auto" else slots
         self.gpus, self.memory, self.pool = Gpus(jobs_per_gpu, find_gpus()), Memory(), pool
@@ -97,6 +100,7 @@ class LocalEngine:
                     self._running.remove(running)
                     ended(running.job, running.process.returncode if running.process else None)
                     self.memory.learn(running.job)
+                self.pool.reap()
                 tick()
                 time.sleep(POLL_S)
         except BaseException:

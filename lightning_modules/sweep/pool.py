@@ -7,6 +7,7 @@ its own, this one's child: it crashes alone, and neither the end of the pool's s
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import json
 import os
@@ -70,6 +71,7 @@ class Pool:
 
     def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:
         self._server: subprocess.Popen[bytes] | None = None
+        self._started: list[Process] = []
         if wanted and _adopts_orphans():
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
                 # Inherited from some daemons: the kernel would throw exit codes away.
@@ -101,6 +103,11 @@ class Pool:
             env: All of its environment.
             stdin, stdout, stderr: Open files.
         """
+        process = self._popen(words, env, stdin, stdout, stderr)
+        self._started.append(process)
+        return process
+
+    def _popen(self, words: Sequence[str], env: Mapping[str, str], stdin: File, stdout: File, stderr: File) -> Process:
         if self._server is not None:
             files = [f if isinstance(f, int) else f.fileno() for f in (stdin, stdout, stderr)]
             try:
@@ -124,6 +131,15 @@ class Pool:
             self._server.wait(timeout=10)
             raise ConnectionError("it closed the connection")
         return Forked(int(answer))
+
+    def reap(self) -> None:
+        """Takes note that processes which jobs left behind have ended: this one is their parent now."""
+        self._started = [process for process in self._started if process.returncode is None]
+        known = {process.pid for process in [*self._started, *filter(None, [self._server])]}
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, look)) and found.si_pid not in known:
+                os.waitpid(found.si_pid, 0)
 
     def close(self) -> None:
         """Ends the server; what it forked goes on."""
