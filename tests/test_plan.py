@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from lightning_modules import plan_choice
-from lightning_modules.callbacks.last import saved_plan
+from lightning_modules.callbacks.last import find_last
 from lightning_modules.plan_choice import Work, choose_plan
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
@@ -187,4 +187,4 @@ def test_a_wrong_plan_is_refused():
 
 
 def test_no_checkpoint_no_plan(tmp_path):
-    assert saved_plan(tmp_path) is None
+    assert find_last(tmp_path, "an id") is None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
+from lightning_modules.signals import CODES, SIGNALS
 from lightning_modules.sweep.jobs import Job, not_completed, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
@@ -122,8 +123,10 @@ def _settle(job: Job, how: int | str | None) -> str:
         if name == "SIGKILL":
             why += ": out of memory, or somebody's kill -9"
         told = job.last_words(3)
+        # Somebody stopped it before it could say so.
+        stopped = how in CODES or (isinstance(how, int) and -how in SIGNALS)
         result = {
-            "status": "failed",
+            "status": "interrupted" if stopped else "failed",
             "id": job.id,
             "cell": job.cell,
             "metrics": {},
