@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -13,11 +14,14 @@ from conftest import ROOT, cell_config
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.cell import Cell
 from zoo.errors import ConvzooError
 
 EPOCHS, BATCHES = 3, 4
 SMALL = (
     "model=effnet",  # has drop-path: the random states matter
+    "scale=width",
+    "scale.factor=0.25",
     "logger=none",
     "data.image_size=8",
     "data.batch_size=8",
@@ -34,37 +38,63 @@ def outcome(folder):
     """What must not depend on interruptions."""
     result = json.loads((folder / "result.json").read_text())
     lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    epochs = {line["epoch"]: {k: v for k, v in line.items() if k != "seconds"} for line in lines}
+    epochs = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
     metrics = {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "cost/", "train/"))}
     weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     return result["status"], epochs, metrics, weights
 
 
 def same(a, b):
-    assert a[:3] == b[:3]
+    assert a[0] == "completed" and a[:3] == b[:3]
     assert all(torch.equal(a[3][k], b[3][k]) for k in a[3]) and a[3].keys() == b[3].keys()
 
 
-@pytest.fixture(scope="module", params=[(), ("optim=sgd", "trainer.accumulate_grad_batches=2")], ids=["adamw", "sgd"])
-def undisturbed(request, tmp_path_factory):
-    config = cell_config(*SMALL, *request.param)
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_cell(config, folder, "a command")
-    return config, outcome(folder)
+RECIPES = {
+    "adamw": ("data.augment.mixup=0.2", "data.augment.cutmix=1", "data.augment.random_erasing=0.5"),
+    "sgd": ("optim=sgd", "trainer.accumulate_grad_batches=2", "hardware.plan=fp32_fast"),
+    "val": ("trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=2", "hardware.plan=fp32"),
+}
 
 
-@pytest.mark.parametrize("batch", [1, BATCHES, BATCHES + 2, EPOCHS * BATCHES], ids=lambda n: f"batch{n}")
-def test_a_stopped_run_ends_like_an_undisturbed_one(undisturbed, batch, tmp_path, monkeypatch):
-    config, expected = undisturbed
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """Speeds are not what is tested here, and take more time than all else."""
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The outcome of a recipe's run that nothing disturbs."""
+
+    @cache
+    def outcome_of(recipe):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run_cell(cell_config(*SMALL, *RECIPES[recipe]), folder, "a command")
+        return outcome(folder)
+
+    return outcome_of
+
+
+def stop_at_batch(monkeypatch, batch, signum=signal.SIGTERM):
+    """The process is sent a signal when it begins its n-th batch."""
+    seen = []
+
+    def stop(self, trainer, module, images, index):
+        seen.append(index)
+        if len(seen) == batch:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", stop)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [("adamw", 1), ("adamw", BATCHES), ("adamw", EPOCHS * BATCHES), ("sgd", 6), ("val", 7), ("val", 8)],
+)
+def test_a_stopped_run_ends_like_an_undisturbed_one(recipe, batch, undisturbed, tmp_path, monkeypatch):
+    config = cell_config(*SMALL, *RECIPES[recipe])
     with monkeypatch.context() as patch:
-        seen = []
-
-        def stop_at(self, trainer, module, images, index):
-            seen.append(index)
-            if len(seen) == batch:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patch.setattr(LastCheckpoint, "on_train_batch_start", stop_at)
+        stop_at_batch(patch, batch)
         with pytest.raises(SystemExit) as stopped:
             run_cell(config, tmp_path, "a command")
     assert stopped.value.code == 143 and (tmp_path / "last.ckpt").exists()
@@ -72,9 +102,8 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(undisturbed, batch, tmp_path
     assert result["status"] == "interrupted" and "SIGTERM" in result["error"]
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     run_cell(config, tmp_path, "a command")
-    assert expected[0] == "completed"
-    same(outcome(tmp_path), expected)
-    assert not (tmp_path / "last.ckpt").exists()
+    same(outcome(tmp_path), undisturbed(recipe))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "epochs.jsonl", "job.lock", "result.json"]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch):

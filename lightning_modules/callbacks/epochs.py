@@ -14,7 +14,7 @@ from lightning_modules.files import why_not, write_whole
 from lightning_modules.result import EPOCHS
 from zoo.errors import ConvzooError
 
-KEYS = ("train/loss", "val/loss", "val/acc", "train/lr")
+KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 
 
 class EpochLines(Checkpoint):
@@ -31,23 +31,26 @@ class EpochLines(Checkpoint):
     def __init__(self, folder: Path, seconds: Callable[[], float]) -> None:
         self.path, self.seconds = folder / EPOCHS, seconds
         self._lines: list[str] = []
+        self._validated: dict[str, float | None] = {}  # in this epoch
         self._problem: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lines": list(self._lines)}
+        return {"lines": list(self._lines), "validated": dict(self._validated)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._lines = list(state_dict["lines"])
+        self._lines, self._validated = list(state_dict["lines"]), dict(state_dict["validated"])
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
             self._try(self._write_all)
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._validated = _values(trainer, "val/")
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        found = trainer.callback_metrics
-        values = {key: float(found[key]) for key in KEYS if key in found}
         line = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        line |= {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line |= _values(trainer, "train/") | self._validated
+        self._validated = {}
         line |= {"seconds": round(self.seconds(), 3)}
         self._lines.append(json.dumps(line) + "\n")
         if trainer.is_global_zero:
@@ -82,3 +85,10 @@ class EpochLines(Checkpoint):
             self._problem = problem
         else:
             self._problem = None
+
+
+def _values(trainer: Any, prefix: str) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity: they are null."""
+    found = trainer.callback_metrics
+    values = {key: float(found[key]) for key in KEYS if key in found and key.startswith(prefix)}
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}

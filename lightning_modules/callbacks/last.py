@@ -78,8 +78,11 @@ class LastCheckpoint(Checkpoint):
         self.signals.wait = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The last batch belongs to the end of the epoch, and gradients that are being accumulated are in no checkpoint.
-        if self._in_epoch(trainer) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        # The last batch belongs to the end of the epoch, gradients that are being accumulated are in no checkpoint, and
+        # a validation that is due after this batch would be left out by a run that goes on from here.
+        loop = trainer.fit_loop
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self._in_epoch(trainer) and stepped and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             self._batches += 1
             if trainer.world_size == 1 or self._batches >= self._look_after:
                 self._save_if_due(trainer)
