@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -26,19 +26,26 @@ def read_checked(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedError: It was cut or changed, or is no checkpoint.
-        OSError: It cannot be read at all.
+        OSError: It cannot be opened.
     """
+    file = path.open("rb")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if wrong := archive.testzip():
-                raise DamagedError(f"{path} is damaged: the checksum of {wrong} is wrong.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, DamagedError):
+        with file:
+            return _read(file, path)
+    except DamagedError:
         raise
     except zipfile.BadZipFile as error:
         raise DamagedError(f"{path} is damaged: {str(error).strip('.')}.") from None
     except Exception as error:  # whatever bytes that are no checkpoint make zipfile and torch raise
         raise DamagedError(f"{path} is damaged, or no checkpoint ({type(error).__name__}).") from None
+
+
+def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        if wrong := archive.testzip():
+            raise DamagedError(f"{path} is damaged: the checksum of {wrong} is wrong.")
+    file.seek(0)
+    content = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise DamagedError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
     return content
