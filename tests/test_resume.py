@@ -11,10 +11,12 @@ from functools import cache
 import pytest
 import torch
 from conftest import ROOT, cell_config
+from ranks import end_ranks, kill, start_ranks
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.cell import Cell
+from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
 EPOCHS, BATCHES = 3, 4
@@ -137,3 +139,29 @@ def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, cl
     undisturbed = tmp_path / "undisturbed"
     run_cell(config, undisturbed, "a command")
     same(outcome(tmp_path), outcome(undisturbed))
+
+
+def test_killed_ranks_go_on_like_undisturbed_ones(tmp_path, monkeypatch):
+    """Each with random numbers of its own: another drop-path, another mixup."""
+    monkeypatch.chdir(ROOT)
+    pool = Pool(True)
+    if not pool.forks:
+        pytest.skip("this system cannot adopt processes")
+    config = cell_config(*SMALL, *RECIPES["adamw"], "hardware=ddp", "trainer.accelerator=cpu", "checkpoint.every_s=0")
+    folders = tmp_path / "killed", tmp_path / "undisturbed"
+    try:
+        started = start_ranks(pool, folders[0], config)
+        while not (folders[0] / "last-previous.ckpt").exists():
+            assert not any(p.poll() for p in started), (folders[0] / "log-rank0.txt").read_text()
+            time.sleep(0.01)
+        kill(started)
+        end_ranks(started, folders[0])
+        states = torch.load(folders[0] / "last.ckpt", weights_only=True)["convzoo"]["random"]
+        assert len(states) == 2 and not torch.equal(states[0]["torch"], states[1]["torch"])
+        for folder in folders:
+            assert end_ranks(start_ranks(pool, folder, config), folder) == [0, 0], (
+                folder / "log-rank0.txt"
+            ).read_text()
+    finally:
+        pool.close()
+    same(outcome(folders[0]), outcome(folders[1]))
