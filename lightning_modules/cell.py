@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ class Cell:
         self.config, self.folder, self.hardware = config, folder, hardware
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
+        if config["trainer"]["deterministic"]:
+            # Looked at when the GPU is used first, which is before there is a Trainer that would say it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
@@ -89,7 +93,11 @@ class Cell:
             ),
             hardware.device,
             before=self._last.plan if self._last else None,
-            alone=hardware.world_size == 1,
+            unmeasured="several processes"
+            if hardware.world_size > 1
+            else "trainer.deterministic"
+            if config["trainer"]["deterministic"]
+            else None,
         )
         if global_rank() == 0:
             print(found, flush=True)

@@ -29,7 +29,7 @@ from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
 JOB_FILE = "job.json"
-"""What the ranks of a distributed run read: the configuration and the command."""
+"""What the ranks of a distributed run read: the configuration, the command, and when the run began."""
 
 
 def run(
@@ -74,7 +74,7 @@ def _run_ranks(
     """Runs the cell once per rank of this machine, each in a process of its own."""
     try:
         try:
-            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command}))
+            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
         except OSError as error:
             raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
         # The agent of the ranks has handlers of its own.
@@ -86,11 +86,11 @@ def _run_ranks(
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
         result = _read(folder) or _empty(config, command, hardware)
         if result["status"] != "interrupted":
-            write_result(folder, result | {"status": "failed", "error": str(error)})
+            _save(folder, result | {"status": "failed", "error": str(error)})
         raise
     except SystemExit:
         if _read(folder) is None:
-            write_result(folder, _empty(config, command, hardware) | {"status": "interrupted"})
+            _save(folder, _empty(config, command, hardware) | {"status": "interrupted"})
             print(_goes_on(folder, command), flush=True)
         raise
     return _read(folder)

@@ -44,12 +44,13 @@ class StopSignals:
     Attributes:
         wait: Somebody looks at ``pending`` soon (at the end of the batch): the first signal is only kept there.
         pending: The signal that was kept; None for none.
+        begun: When the run began, on the machine's monotonic clock: its limit of time counts from then.
     """
 
     def __init__(self, wait: bool = False) -> None:
         self.wait = wait
         self.pending: int | None = None
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
         self._kept_at = 0.0
         self._pid = os.getpid()
         self._old: dict[int, Any] = {}
@@ -59,9 +60,9 @@ class StopSignals:
         self._set(self._handle)
 
     def limit(self, seconds: float | None) -> None:
-        """Stops the run when it has taken so long, from when this object was made; None: never."""
+        """Stops the run when it has taken so long since it began; None: never."""
         if seconds is not None and threading.current_thread() is threading.main_thread():
-            left = seconds - (time.monotonic() - self._begun)
+            left = seconds - (time.monotonic() - self.begun)
             signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))
 
     def look(self) -> None:

@@ -18,7 +18,7 @@ def start_ranks(pool, folder, config, ranks=2):
         The processes.
     """
     folder.mkdir(exist_ok=True)
-    write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": "a command"}))
+    write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": "a command", "begun": time.monotonic()}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

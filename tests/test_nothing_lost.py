@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from conftest import cell_config
+from conftest import ROOT, cell_config
 from test_resume import SMALL, outcome, same, stop_at_batch
 
 import zoo
@@ -169,6 +170,15 @@ def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected,
     same(outcome(folder), expected)
 
 
+def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
+    """Where a sweep's jobs print is where their files are."""
+    code = "from lightning_modules.process import keep_output; keep_output(); print('x' * 9999, flush=True); print('y')"
+    with (small_disk / "log.txt").open("wb") as log:
+        fill(small_disk)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def fill(disk):
     with contextlib.suppress(OSError), (disk / "others").open("ab", buffering=0) as file:
         while True:
@@ -232,3 +242,19 @@ def test_what_is_no_time_is_refused(text):
     config["trainer"]["max_time"] = text
     with pytest.raises(ConvzooError, match=r"trainer\.max_time=.* HH:MM:SS"):
         check(config)
+
+
+def test_two_deterministic_runs_have_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "")
+    config = cell_config(*SMALL, "trainer.deterministic=true", "trainer.max_epochs=1", "data.augment.mixup=0.2")
+    try:
+        for name in "ab":
+            torch.rand(3)
+            run_cell(config, tmp_path / name, "a command")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    same(outcome(tmp_path / "a"), outcome(tmp_path / "b"))
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["environment"]["plan_why"] == "not measured: trainer.deterministic"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -144,8 +144,8 @@ def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch)
         (("fp32", None), {}, "fp32", "as asked"),
         (("bf16_fast", "bf16-mixed"), {}, "bf16_fast", "as asked"),
         (("auto", None), {"before": "bf16"}, "bf16", "as before"),
-        (("auto", "32-true"), {"alone": False}, "fp32_fast", "several processes"),
-        (("auto", "bf16-mixed"), {"alone": False}, "bf16_fast", "several processes"),
+        (("auto", "32-true"), {"unmeasured": "several processes"}, "fp32_fast", "several processes"),
+        (("auto", "bf16-mixed"), {"unmeasured": "several processes"}, "bf16_fast", "several processes"),
         (("auto", "64-true"), {}, "given", "trainer.precision=64-true"),
     ],
 )

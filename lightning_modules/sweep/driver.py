@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -137,7 +138,9 @@ def _settle(job: Job, how: int | str | None) -> str:
             "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
-        write_result(job.folder, result)
+        # On a full disk it is told, and not written.
+        with contextlib.suppress(OSError):
+            write_result(job.folder, result)
     return result["status"]
 
 
