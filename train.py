@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
 from lightning_modules.process import prepare
+from lightning_modules.signals import StopSignals
 from zoo.report import print_result
 
 
@@ -21,15 +22,18 @@ from zoo.report import print_result
 def train(config: DictConfig) -> float | None:
     """One cell: returns its test accuracy, for sweepers that optimise it."""
     folder = HydraConfig.get().runtime.output_dir
+    # What stops the program while it imports stops the run, which says so.
+    signals = StopSignals(wait=True)
     with plain_errors():
         check_overrides()
+        signals.install()
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
         prepare(settings["logger"]["name"])
         from lightning_modules import run_cell
         from lightning_modules.hardware import global_rank
 
-        result = run_cell(settings, folder, command_line())
+        result = run_cell(settings, folder, command_line(), signals)
     if global_rank() == 0:
         print_result(result, folder)
     return result["metrics"].get("test/acc")

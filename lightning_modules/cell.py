@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint, saved_plan
+from lightning_modules.callbacks.last import LastCheckpoint, Saved, find_last
 from lightning_modules.callbacks.progress import progress
+from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
@@ -45,6 +47,9 @@ class Cell:
         self.config, self.folder, self.hardware = config, folder, hardware
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
+        if config["trainer"]["deterministic"]:
+            # Looked at when the GPU is used first, which is before there is a Trainer that would say it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
@@ -54,7 +59,12 @@ class Cell:
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
         self.image_shape = (spec.in_chans, image_size, image_size)
+        self._say = print if global_rank() == 0 else _nothing
+        self._last: Saved | None = find_last(folder, cell_id(config), self._say)
         self.plan = self._choose_plan()
+        if rank := global_rank():
+            # All ranks have built the same network; what they draw from here on is each one's own.
+            L.seed_everything((config["seed"] + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
         self.costs = CostLogger(image_size, spec.in_chans)
         self.speeds = SpeedLogger()
         self.conditions: dict[str, Any] = {
@@ -82,8 +92,12 @@ class Cell:
                 self._steps() if hardware.world_size == 1 else 0,
             ),
             hardware.device,
-            before=saved_plan(self.folder),
-            alone=hardware.world_size == 1,
+            before=self._last.plan if self._last else None,
+            unmeasured="several processes"
+            if hardware.world_size > 1
+            else "trainer.deterministic"
+            if config["trainer"]["deterministic"]
+            else None,
         )
         if global_rank() == 0:
             print(found, flush=True)
@@ -104,14 +118,20 @@ class Cell:
         every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
         last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
-        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
+        checkpoints, last_path = Checkpoints(), None
+        if self._last:
+            checkpoints.give(last_path := self._last.path, self._last.content)
+            self._last = None  # its memory
+        trainer = self._trainer(logger, checkpoints, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
         with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
-            trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
+            trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
             # Nothing was validated: the last weights are the best there are.
             trainer.save_checkpoint(best.path, weights_only=True)
+        checkpoints.finish()
+        epochs.finish()
         self.checkpoint = str(best.path)
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
@@ -125,8 +145,9 @@ class Cell:
         metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
-    def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
-        given = {k: v for k, v in self.config["trainer"].items() if v is not None}
+    def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
+        # Lightning's max_time ends a run as if it had completed; ours (signals.py) interrupts it.
+        given = {k: v for k, v in self.config["trainer"].items() if v is not None and k != "max_time"}
         if given.get("enable_progress_bar", True):
             callbacks = [*callbacks, progress()]
         arguments = {
@@ -135,6 +156,7 @@ class Cell:
             **self.hardware.trainer_arguments,
             "logger": logger,
             "callbacks": callbacks,
+            "plugins": [checkpoints],
             "default_root_dir": self.folder,
             "use_distributed_sampler": False,
             "enable_model_summary": False,
@@ -158,6 +180,10 @@ class Cell:
             "speed/latency_ms": measured.latency_ms.median,
             "speed/latency_ms_iqr": measured.latency_ms.iqr,
         }
+
+
+def _nothing(words: str) -> None:
+    pass
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules.signals import SIGNALS
+from lightning_modules.signals import CODES, SIGNALS
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
@@ -132,7 +132,8 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     Raises:
         ConvzooError: A rank met a mistake of the user's.
         RuntimeError: A rank failed; the text says which and how.
-        SystemExit: This process was sent a signal; the ranks have ended, the code is 128 + the signal.
+        SystemExit: This process was sent a signal, or the ranks' time is over; they have ended, the code is one of
+            `lightning_modules.signals.CODES`.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -160,6 +161,8 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
         raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode in CODES:
+            raise SystemExit(failure.exitcode) from None
         told = failure.message
         message = str(told["message"] if isinstance(told, dict) else told)
         if message.startswith(f"{ConvzooError.__name__}: "):

@@ -15,6 +15,7 @@ WHERE = (
     "data.download",
     "data.workers",
     "trainer.enable_progress_bar",
+    "trainer.max_time",
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )

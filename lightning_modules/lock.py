@@ -28,7 +28,7 @@ class Lock:
         Raises:
             ConvzooError: Another process has it.
         """
-        self._file = self.path.open("a+")
+        self._file = self.path.open("a+", errors="replace")
         if not self._take():
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"

@@ -69,7 +69,7 @@ def choose_plan(
     device: torch.device,
     *,
     before: str | None = None,
-    alone: bool = True,
+    unmeasured: str | None = None,
 ) -> Choice:
     """Chooses a cell's execution plan.
 
@@ -80,7 +80,7 @@ def choose_plan(
         work: What is to be done with it.
         device: Where it runs.
         before: The plan that an earlier start of this run had: it goes on with it.
-        alone: Whether the job is one process; several must not come to different ends.
+        unmeasured: Why nothing may be measured, if so: several processes, or two runs, would come to different ends.
 
     Raises:
         ConvzooError: A plan that contradicts the precision.
@@ -103,8 +103,8 @@ def choose_plan(
     if before in PLANS:
         return chosen(PLANS[before], "as before the run was stopped")
     plans = candidates(device, bf16)
-    if not alone:
-        return chosen(plans[0], "not measured: several processes")
+    if unmeasured:
+        return chosen(plans[0], f"not measured: {unmeasured}")
     if SHARE * work.steps < LEAST * len(plans):
         return chosen(plans[0], "not measured: a short run")
     # What the run draws must not depend on whether it was measured.

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
+import io
 import os
 import platform
+import stat
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
 """glibc's numbers and ours. By default a large tensor is fresh memory from the kernel each time, which fills it with
@@ -26,9 +31,33 @@ def keep_memory() -> bool:
     return all(mallopt(number, value) for number, value in _MALLOPT.values())
 
 
+class _File(io.FileIO):
+    """A file whose disk may be full: what finds no room is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return len(data)
+
+
+def keep_output() -> None:
+    """Lets a full disk cost the lines that are printed into a file there (as a sweep's jobs do), and no more."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and stream and stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            stream.flush()
+            raw = _File(os.dup(stream.fileno()), "ab")
+            kept = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, kept)
+
+
 def prepare(logger: str) -> None:
     """To be called before torch is imported, in a process that trains and tracks with ``logger``."""
     keep_memory()
+    keep_output()
     os.environ.update(waiting_threads(os.environ))
     if logger == "wandb":
         # wandb.init imports this, and pydantic looks through all modules for each class there: 0.1 s before there are

@@ -12,18 +12,22 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.hardware import resolve_hardware
-from lightning_modules.process import keep_memory
+from lightning_modules.process import keep_memory, keep_output
 from lightning_modules.run import JOB_FILE, run_rank
+from lightning_modules.signals import StopSignals
 from zoo.errors import ConvzooError
 
 
 @record  # the agent reads the error of the rank that failed first
 def main() -> None:
+    signals = StopSignals(wait=True)
+    signals.install()
     keep_memory()
+    keep_output()
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
-    config = job["config"]
-    run_rank(config, folder, job["command"], resolve_hardware(config["hardware"], config["trainer"]))
+    config, signals.begun = job["config"], job["begun"]
+    run_rank(config, folder, job["command"], resolve_hardware(config["hardware"], config["trainer"]), signals)
 
 
 def _end_with(parent: int) -> None:

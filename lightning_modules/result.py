@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.files import write_whole
+
 FILE = "result.json"
 LOCK = "job.lock"
 """Held while a run goes on: two runs in one folder would overwrite each other's files."""
@@ -26,15 +28,12 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
         folder: The run's folder.
         result: ``status``, ``cell``, ``metrics``, ``environment``, ``wandb``, ``checkpoint``, ``command``; ``error``
             where the status is not ``completed``.
+
+    Raises:
+        OSError: It cannot be written.
     """
     path = Path(folder) / FILE
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(_finite(result), file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, json.dumps(_finite(result), indent=2, allow_nan=False) + "\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,27 @@ LOGGERS = ("wandb", "csv", "none")
 
 def _one_of(values: tuple[str, ...]) -> Rule:
     return lambda v: v in values, ", ".join(values)
+
+
+def seconds_of(time: str | None) -> float | None:
+    """Seconds of ``[[DD:]HH:]MM:SS``; None for null.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if time is None:
+        return None
+    if not re.fullmatch(r"\d+(:\d\d){1,3}", time, re.ASCII):
+        raise ValueError(time)
+    parts = [int(part) for part in reversed(time.split(":"))]
+    return float(sum(part * unit for part, unit in zip(parts, (1, 60, 3600, 86400), strict=False)))
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return value is None or seconds_of(value) > 0
+    except (ValueError, TypeError):
+        return False
 
 
 SWITCH: Rule = (lambda v: type(v) is bool, "true or false")
@@ -133,7 +155,7 @@ RULES: dict[str, Rule] = {
     "trainer.min_epochs": _or_null(_whole(1)),
     "trainer.max_steps": (lambda v: type(v) is int and v >= -1 and v != 0, "a whole number from 1 (-1: no limit)"),
     "trainer.min_steps": _or_null(_whole(1)),
-    "trainer.max_time": ANYTHING,
+    "trainer.max_time": (_is_time, "HH:MM:SS, DD:HH:MM:SS or MM:SS, or null"),
     "trainer.accelerator": _or_null(TEXT),
     "trainer.devices": ANYTHING,  # lightning_modules.hardware
     "trainer.num_nodes": ANYTHING,

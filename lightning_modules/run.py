@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import traceback
 import warnings
 from pathlib import Path
@@ -13,65 +14,84 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.callbacks.last import NAME as LAST
+from lightning_modules.callbacks.last import PREVIOUS
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
+from lightning_modules.files import remove_unfinished, why_not, write_whole
 from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
+from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
 JOB_FILE = "job.json"
-"""What the ranks of a distributed run read: the configuration and the command."""
+"""What the ranks of a distributed run read: the configuration, the command, and when the run began."""
 
 
-def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) -> dict[str, Any]:
+def run(
+    config: dict[str, Any], folder: str | os.PathLike[str], command: str, signals: StopSignals | None = None
+) -> dict[str, Any]:
     """Trains and tests one cell; with ``task=time`` it measures the cell and trains nothing.
 
     Args:
         config: The resolved configuration (the tree of ``conf/config.yaml``) as plain values.
         folder: Where the run's files go; made if need be.
         command: What reproduces the run; it goes into the result.
+        signals: Those that the program has taken over already.
 
     Returns:
         The result, as it stands in ``result.json`` in the folder.
 
     Raises:
-        ConvzooError: A mistake in the configuration; nothing was trained.
-        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM); the result says "interrupted", and the same call
-            goes on with it.
+        ConvzooError: A mistake in the configuration (nothing was trained), or a result that could not be saved.
+        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM, 124: ``trainer.max_time``); the result says
+            "interrupted", and the same call goes on with it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check(config)
     hardware = resolve_hardware(config["hardware"], config["trainer"])
     check_ranks(hardware)
+    signals = signals or StopSignals()
     if global_rank() > 0:
-        return run_rank(config, folder, command, hardware)
+        return run_rank(config, folder, command, hardware, signals)
     with Lock(folder / LOCK, "a run"):
+        remove_unfinished(folder)
+        # What an earlier start left behind must not be taken for this one's.
+        (folder / FILE).unlink(missing_ok=True)
         if hardware.world_size > 1 and not inside_a_rank():
-            return _run_ranks(config, folder, command, hardware)
-        return run_rank(config, folder, command, hardware)
+            return _run_ranks(config, folder, command, hardware, signals)
+        return run_rank(config, folder, command, hardware, signals)
 
 
-def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
+def _run_ranks(
+    config: dict[str, Any], folder: Path, command: str, hardware: Hardware, signals: StopSignals
+) -> dict[str, Any]:
     """Runs the cell once per rank of this machine, each in a process of its own."""
-    (folder / JOB_FILE).write_text(json.dumps({"config": config, "command": command}))
-    (folder / FILE).unlink(missing_ok=True)
     try:
+        try:
+            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
+        except OSError as error:
+            raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
+        # The agent of the ranks has handlers of its own.
+        signals.restore()
+        if signals.pending is not None:
+            raise SystemExit(Stopped(signals.pending).code)
         launch_ranks(hardware.devices, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
         result = _read(folder) or _empty(config, command, hardware)
         if result["status"] != "interrupted":
-            write_result(folder, result | {"status": "failed", "error": str(error)})
+            _save(folder, result | {"status": "failed", "error": str(error)})
         raise
     except SystemExit:
         if _read(folder) is None:
-            write_result(folder, _empty(config, command, hardware) | {"status": "interrupted"})
+            _save(folder, _empty(config, command, hardware) | {"status": "interrupted"})
+            print(_goes_on(folder, command), flush=True)
         raise
     return _read(folder)
 
@@ -79,6 +99,13 @@ def _run_ranks(config: dict[str, Any], folder: Path, command: str, hardware: Har
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def _goes_on(folder: Path, command: str) -> str:
+    """What a person types to go on with a run that was stopped."""
+    where = os.path.relpath(folder).replace("\\", "\\\\").replace("'", "\\'")
+    override = shlex.quote(f"hydra.run.dir='{where}'")
+    return f"Go on with: {command} {override}"
 
 
 def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str, Any]:
@@ -95,15 +122,18 @@ def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str
     }
 
 
-def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardware) -> dict[str, Any]:
+def run_rank(
+    config: dict[str, Any], folder: Path, command: str, hardware: Hardware, signals: StopSignals
+) -> dict[str, Any]:
     """Trains and tests one cell in this process: alone, or as one rank of several."""
     _be_quiet()
     main = global_rank() == 0
     result = _empty(config, command, hardware)
     tracking = None
-    signals = StopSignals()
     try:
         signals.install()
+        signals.limit(seconds_of(config["trainer"]["max_time"]))
+        signals.look()
         cell = Cell(config, folder, hardware)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
@@ -125,14 +155,34 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
         raise
     finally:
         signals.ignore()
-        if main:
-            write_result(folder, result)
-            if result["status"] == "completed":
-                (folder / LAST).unlink(missing_ok=True)
-            if tracking:
-                tracking.finish(result["metrics"], result["status"])
+        unsaved = _save(folder, result) if main else None
+        if unsaved and result["status"] == "completed":
+            result |= {"status": "failed", "error": unsaved}
+        if tracking:
+            tracking.finish(result["metrics"], result["status"])
         signals.restore()
+        if main and result["status"] == "interrupted":
+            print(f"interrupted: {result['error']}. {_goes_on(folder, command)}", flush=True)
+    if unsaved:
+        raise ConvzooError(unsaved)
     return result
+
+
+def _save(folder: Path, result: dict[str, Any]) -> str | None:
+    """Writes the result of a run that ended; says why it could not."""
+    completed = result["status"] == "completed"
+    try:
+        if completed:
+            # First one of the two: a full disk has room for the result then.
+            (folder / PREVIOUS).unlink(missing_ok=True)
+        write_result(folder, result)
+        if completed:
+            (folder / LAST).unlink(missing_ok=True)
+        return None
+    except OSError as error:
+        unsaved = f"{why_not(error, folder / FILE, 10_000)}, so the result of this run is not saved."
+        print(unsaved, flush=True)
+        return f"{unsaved} Make room, and type the same command."
 
 
 def _outcome(error: BaseException) -> tuple[str, int | None]:

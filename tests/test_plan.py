@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from lightning_modules import plan_choice
-from lightning_modules.callbacks.last import saved_plan
+from lightning_modules.callbacks.last import find_last
 from lightning_modules.plan_choice import Work, choose_plan
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
@@ -144,8 +144,8 @@ def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch)
         (("fp32", None), {}, "fp32", "as asked"),
         (("bf16_fast", "bf16-mixed"), {}, "bf16_fast", "as asked"),
         (("auto", None), {"before": "bf16"}, "bf16", "as before"),
-        (("auto", "32-true"), {"alone": False}, "fp32_fast", "several processes"),
-        (("auto", "bf16-mixed"), {"alone": False}, "bf16_fast", "several processes"),
+        (("auto", "32-true"), {"unmeasured": "several processes"}, "fp32_fast", "several processes"),
+        (("auto", "bf16-mixed"), {"unmeasured": "several processes"}, "bf16_fast", "several processes"),
         (("auto", "64-true"), {}, "given", "trainer.precision=64-true"),
     ],
 )
@@ -187,4 +187,4 @@ def test_a_wrong_plan_is_refused():
 
 
 def test_no_checkpoint_no_plan(tmp_path):
-    assert saved_plan(tmp_path) is None
+    assert find_last(tmp_path, "an id") is None

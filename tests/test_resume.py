@@ -6,18 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
 from conftest import ROOT, cell_config
+from ranks import end_ranks, kill, start_ranks
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.cell import Cell
+from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
 EPOCHS, BATCHES = 3, 4
 SMALL = (
     "model=effnet",  # has drop-path: the random states matter
+    "scale=width",
+    "scale.factor=0.25",
     "logger=none",
     "data.image_size=8",
     "data.batch_size=8",
@@ -34,37 +40,63 @@ def outcome(folder):
     """What must not depend on interruptions."""
     result = json.loads((folder / "result.json").read_text())
     lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    epochs = {line["epoch"]: {k: v for k, v in line.items() if k != "seconds"} for line in lines}
+    epochs = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
     metrics = {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "cost/", "train/"))}
     weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
     return result["status"], epochs, metrics, weights
 
 
 def same(a, b):
-    assert a[:3] == b[:3]
+    assert a[0] == "completed" and a[:3] == b[:3]
     assert all(torch.equal(a[3][k], b[3][k]) for k in a[3]) and a[3].keys() == b[3].keys()
 
 
-@pytest.fixture(scope="module", params=[(), ("optim=sgd", "trainer.accumulate_grad_batches=2")], ids=["adamw", "sgd"])
-def undisturbed(request, tmp_path_factory):
-    config = cell_config(*SMALL, *request.param)
-    folder = tmp_path_factory.mktemp("undisturbed")
-    run_cell(config, folder, "a command")
-    return config, outcome(folder)
+RECIPES = {
+    "adamw": ("data.augment.mixup=0.2", "data.augment.cutmix=1", "data.augment.random_erasing=0.5"),
+    "sgd": ("optim=sgd", "trainer.accumulate_grad_batches=2", "hardware.plan=fp32_fast"),
+    "val": ("trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=2", "hardware.plan=fp32"),
+}
 
 
-@pytest.mark.parametrize("batch", [1, BATCHES, BATCHES + 2, EPOCHS * BATCHES], ids=lambda n: f"batch{n}")
-def test_a_stopped_run_ends_like_an_undisturbed_one(undisturbed, batch, tmp_path, monkeypatch):
-    config, expected = undisturbed
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """Speeds are not what is tested here, and take more time than all else."""
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The outcome of a recipe's run that nothing disturbs."""
+
+    @cache
+    def outcome_of(recipe):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run_cell(cell_config(*SMALL, *RECIPES[recipe]), folder, "a command")
+        return outcome(folder)
+
+    return outcome_of
+
+
+def stop_at_batch(monkeypatch, batch, signum=signal.SIGTERM):
+    """The process is sent a signal when it begins its n-th batch."""
+    seen = []
+
+    def stop(self, trainer, module, images, index):
+        seen.append(index)
+        if len(seen) == batch:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", stop)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch"),
+    [("adamw", 1), ("adamw", BATCHES), ("adamw", EPOCHS * BATCHES), ("sgd", 6), ("val", 7), ("val", 8)],
+)
+def test_a_stopped_run_ends_like_an_undisturbed_one(recipe, batch, undisturbed, tmp_path, monkeypatch):
+    config = cell_config(*SMALL, *RECIPES[recipe])
     with monkeypatch.context() as patch:
-        seen = []
-
-        def stop_at(self, trainer, module, images, index):
-            seen.append(index)
-            if len(seen) == batch:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patch.setattr(LastCheckpoint, "on_train_batch_start", stop_at)
+        stop_at_batch(patch, batch)
         with pytest.raises(SystemExit) as stopped:
             run_cell(config, tmp_path, "a command")
     assert stopped.value.code == 143 and (tmp_path / "last.ckpt").exists()
@@ -72,9 +104,8 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(undisturbed, batch, tmp_path
     assert result["status"] == "interrupted" and "SIGTERM" in result["error"]
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     run_cell(config, tmp_path, "a command")
-    assert expected[0] == "completed"
-    same(outcome(tmp_path), expected)
-    assert not (tmp_path / "last.ckpt").exists()
+    same(outcome(tmp_path), undisturbed(recipe))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "epochs.jsonl", "job.lock", "result.json"]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch):
@@ -108,3 +139,29 @@ def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, cl
     undisturbed = tmp_path / "undisturbed"
     run_cell(config, undisturbed, "a command")
     same(outcome(tmp_path), outcome(undisturbed))
+
+
+def test_killed_ranks_go_on_like_undisturbed_ones(tmp_path, monkeypatch):
+    """Each with random numbers of its own: another drop-path, another mixup."""
+    monkeypatch.chdir(ROOT)
+    pool = Pool(True)
+    if not pool.forks:
+        pytest.skip("this system cannot adopt processes")
+    config = cell_config(*SMALL, *RECIPES["adamw"], "hardware=ddp", "trainer.accelerator=cpu", "checkpoint.every_s=0")
+    folders = tmp_path / "killed", tmp_path / "undisturbed"
+    try:
+        started = start_ranks(pool, folders[0], config)
+        while not (folders[0] / "last-previous.ckpt").exists():
+            assert not any(p.poll() for p in started), (folders[0] / "log-rank0.txt").read_text()
+            time.sleep(0.01)
+        kill(started)
+        end_ranks(started, folders[0])
+        states = torch.load(folders[0] / "last.ckpt", weights_only=True)["convzoo"]["random"]
+        assert len(states) == 2 and not torch.equal(states[0]["torch"], states[1]["torch"])
+        for folder in folders:
+            assert end_ranks(start_ranks(pool, folder, config), folder) == [0, 0], (
+                folder / "log-rank0.txt"
+            ).read_text()
+    finally:
+        pool.close()
+    same(outcome(folders[0]), outcome(folders[1]))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoo.builder import build
+from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
 
 
@@ -57,18 +58,20 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
     """Reads a ``.ckpt`` that a run of convzoo wrote, with ``weights_only=True``: nothing in it is executed.
 
     Raises:
-        ConvzooError: There is no such file, or it is no checkpoint of convzoo's.
+        ConvzooError: There is no such file, it is damaged, or it is no checkpoint of convzoo's.
     """
     path = Path(checkpoint)
     if not path.is_file():
         raise ConvzooError(f"{path} is not a file. Give the best.ckpt of a run, such as runs/DATE/TIME-…/best.ckpt.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_checked(path)
         network = {**content["hyper_parameters"]["network"], "pretrained": False}
         weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
         settings = content.get("datamodule_hyper_parameters", {})
         return Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
-    except Exception:  # Bytes that are no checkpoint raise anything: struct.error, EOFError, KeyError.
+    except DamagedError:
+        raise
+    except Exception:  # What is no checkpoint of ours raises anything: KeyError, TypeError.
         raise _foreign(path) from None
 
 

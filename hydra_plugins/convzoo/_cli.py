@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_modules.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest
 
 PLAIN_KEYS = {"seed", "task"}
@@ -86,6 +87,8 @@ def plain_errors() -> Iterator[None]:
         _fail(explain(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Stopped as stopped:
+        raise SystemExit(stopped.code) from None
     except (ValueError, KeyError, OSError) as error:
         # Before a run has begun, these are Hydra's words for a wrong flag or a folder that cannot be written.
         if HydraConfig.initialized() and not isinstance(error, OSError):

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+NAME = "best.ckpt"
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt``: the highest ``val/acc``, of equals the latest, which has trained the longest.
@@ -20,7 +22,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder) / "best.ckpt"
+        self.path = Path(folder) / NAME
         super().__init__(
             dirpath=folder,
             filename="best",
@@ -32,6 +34,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     # Lightning's asks after every batch whether to save, which this one does only when it knows val/acc.
     on_train_batch_end = Callback.on_train_batch_end
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The folder may have been moved since, and Lightning would forget what the best was.
+        here, paths = str(self.path), ("best_model_path", "kth_best_model_path")
+        moved = {key: here for key in paths if state_dict[key]}
+        moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if moved else {}
+        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath})
 
     def _should_skip_saving_checkpoint(self, trainer: Any) -> bool:
         return self.monitor not in trainer.callback_metrics or super()._should_skip_saving_checkpoint(trainer)

@@ -10,13 +10,16 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
+from lightning_modules.files import why_not, write_whole
 from lightning_modules.result import EPOCHS
+from zoo.errors import ConvzooError
 
-KEYS = ("train/loss", "val/loss", "val/acc", "train/lr")
+KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 
 
 class EpochLines(Checkpoint):
-    """Appends to ``epochs.jsonl`` after each epoch. A run that went on may repeat an epoch: the later line counts.
+    """Appends to ``epochs.jsonl`` after each epoch. A run that goes on begins with the lines that its checkpoint knows:
+    the file has each epoch once, whatever became of it meanwhile.
 
     A Checkpoint, because Lightning calls those last, when all of the epoch's metrics are there.
 
@@ -27,14 +30,65 @@ class EpochLines(Checkpoint):
 
     def __init__(self, folder: Path, seconds: Callable[[], float]) -> None:
         self.path, self.seconds = folder / EPOCHS, seconds
+        self._lines: list[str] = []
+        self._validated: dict[str, float | None] = {}  # in this epoch
+        self._problem: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": list(self._lines), "validated": dict(self._validated)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._lines, self._validated = list(state_dict["lines"]), dict(state_dict["validated"])
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self._try(self._write_all)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._validated = _values(trainer, "val/")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        found = trainer.callback_metrics
-        values = {key: float(found[key]) for key in KEYS if key in found}
         line = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        line |= {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line |= _values(trainer, "train/") | self._validated
+        self._validated = {}
         line |= {"seconds": round(self.seconds(), 3)}
+        self._lines.append(json.dumps(line) + "\n")
+        if trainer.is_global_zero:
+            # What could not be written may be there in part.
+            self._try(self._write_all if self._problem else self._append)
+
+    def finish(self) -> None:
+        """Tries once more what is not in the file yet.
+
+        Raises:
+            ConvzooError: It cannot be written.
+        """
+        if self._problem:
+            self._try(self._write_all)
+        if self._problem:
+            raise ConvzooError(f"{self._problem}. Make room, and type the same command: it goes on.")
+
+    def _write_all(self) -> None:
+        write_whole(self.path, "".join(self._lines))
+
+    def _append(self) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(self._lines[-1])
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            problem = why_not(error, self.path, sum(map(len, self._lines)))
+            if not self._problem:
+                print(f"{problem}. Training goes on; it is tried again.", flush=True)
+            self._problem = problem
+        else:
+            self._problem = None
+
+
+def _values(trainer: Any, prefix: str) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity: they are null."""
+    found = trainer.callback_metrics
+    values = {key: float(found[key]) for key in KEYS if key in found and key.startswith(prefix)}
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import random
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
+from lightning_modules.callbacks.best import NAME as BEST
+from lightning_modules.random_states import random_states, set_random_states
 from lightning_modules.signals import Stopped, StopSignals
+from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
 
-NAME = "last.ckpt"
+NAME, PREVIOUS = "last.ckpt", "last-previous.ckpt"
+KEY = "convzoo"
+"""Under which a checkpoint has what is beside Lightning's."""
 
 LOOK_S = 1.0
 """Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
+
+PATIENCE_S = 8.0
+"""How long a signal waits for a validation to end: schedulers kill after 30 seconds, a sweep after 20."""
 
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every ``every_s`` seconds, after a batch or an epoch, and when a signal stops the run.
 
-    Beside what Lightning saves it holds the random states and the metrics of the unfinished epoch, so that a run which
-    goes on ends where an undisturbed one does.
+    Beside what Lightning saves it holds the random states of all ranks and the metrics of the unfinished epoch, so that
+    a run which goes on ends where an undisturbed one does. The one before it stays, as ``last-previous.ckpt``.
 
     Attributes:
         path: Where it is; the run removes it once its result is written.
@@ -45,7 +54,7 @@ class LastCheckpoint(Checkpoint):
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked = 0.0
-        self._random: dict[str, Any] | None = None
+        self._random: list[dict[str, Any]] = []  # one a rank
         self._metrics: dict[str, dict[str, torch.Tensor]] = {}
 
     @property
@@ -62,26 +71,32 @@ class LastCheckpoint(Checkpoint):
                 setattr(metric, state, value.to(metric.device) * trainer.is_global_zero)
             metric._update_count = 1
         self._metrics = {}
-        if self._random is not None:
-            _set_random_states(self._random)
-            self._random = None
+        if trainer.global_rank < len(self._random):
+            set_random_states(self._random[trainer.global_rank], trainer.strategy.root_device)
+        self._random = []
         self.signals.install()
         self.signals.wait = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The last batch belongs to the end of the epoch, and gradients that are being accumulated are in no checkpoint.
-        if self._in_epoch(trainer) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        # The last batch belongs to the end of the epoch, gradients that are being accumulated are in no checkpoint, and
+        # a validation that is due after this batch would be left out by a run that goes on from here.
+        loop = trainer.fit_loop
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self._in_epoch(trainer) and stepped and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             self._batches += 1
             if trainer.world_size == 1 or self._batches >= self._look_after:
                 self._save_if_due(trainer)
+
+    def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
+        # There is no checkpoint of half a validation, and whoever sent the signal does not wait for ever.
+        if self.signals.waited_s > PATIENCE_S:
+            self.signals.look()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._save_if_due(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.signals.wait = False
-        if self.signals.pending:
-            raise Stopped(self.signals.pending)
+        self.signals.look()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.signals.wait = False
@@ -111,58 +126,105 @@ class LastCheckpoint(Checkpoint):
         return bool(due), int(stop)
 
     def _save(self, trainer: Any) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.path)
+        trainer.save_checkpoint(self.path, storage_options={"previous": self.path.with_name(PREVIOUS)})
         self._saved = time.perf_counter()
 
-    def found(self) -> Path | None:
-        """The checkpoint to go on from; None for none.
-
-        Raises:
-            ConvzooError: It is of a run with another configuration.
-        """
-        saved = _saved(self.path, tell=True)
-        if not saved:
-            return None
-        if saved["id"] != self.identity:
-            raise ConvzooError(
-                f"{self.path} is of a run with another configuration ({saved['id']}, not {self.identity}). Type "
-                "another hydra.run.dir, or remove the file to start anew."
-            )
-        return self.path
-
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["convzoo"] = {
+        checkpoint[KEY] = {
             "id": self.identity,
             "plan": self.plan,
             "seconds": self.seconds,
-            "random": _random_states(),
+            "random": _of_all_ranks(random_states(trainer.strategy.root_device)),
             "metrics": _metric_states(trainer, pl_module) if self._in_epoch(trainer) else {},
         }
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint.get("convzoo")
+        saved = checkpoint.get(KEY)
         if saved and trainer.state.fn == "fit":
             self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
 
 
-def saved_plan(folder: Path) -> str | None:
-    """The execution plan of the run that was stopped in a folder; None where there is none."""
-    return _saved(folder / NAME).get("plan")
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint to go on from, read whole.
+
+    Attributes:
+        path: Its file.
+        content: What is in it.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def plan(self) -> str:
+        """The execution plan of the run that was stopped."""
+        return self.content[KEY]["plan"]
 
 
-def _saved(path: Path, tell: bool = False) -> dict[str, Any]:
-    """What `LastCheckpoint` wrote beside Lightning's; empty where there is no file, or none that can be read."""
-    if not path.exists():
-        return {}
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["convzoo"]
-    except Exception as error:  # whatever a damaged file makes torch raise
-        if tell:
-            print(f"{path} cannot be read ({type(error).__name__}), so this run starts anew.", flush=True)
-        return {}
+def find_last(folder: Path, identity: str, say: Callable[[str], None] = print) -> Saved | None:
+    """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
+
+    Args:
+        folder: The run's.
+        identity: The run's (`lightning_modules.identity.cell_id`).
+        say: Told what was found to be damaged.
+
+    Returns:
+        None where there is nothing to go on from: the run starts anew.
+
+    Raises:
+        ConvzooError: It is of a run with another configuration.
+    """
+    wrong = None
+    for path in (folder / NAME, folder / PREVIOUS):
+        try:
+            found = Saved(path, _read(path, identity))
+            _check_best(folder, found.content)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            wrong = str(error)
+            say(wrong)
+            continue
+        except OSError as error:
+            raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
+        if path.name != NAME:
+            say(f"This run goes on from {path.name}, at step {found.content['global_step']}.")
+        return found
+    if wrong:
+        say("This run starts anew.")
+    return None
+
+
+def _read(path: Path, identity: str) -> dict[str, Any]:
+    content = read_checked(path)
+    if KEY not in content:
+        raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
+    if (other := content[KEY]["id"]) != identity:
+        raise ConvzooError(
+            f"{path} is of a run with another configuration ({other}, not {identity}). Type "
+            f"another hydra.run.dir, or remove the file to start anew."
+        )
+    return content
+
+
+def _check_best(folder: Path, content: dict[str, Any]) -> None:
+    """What was the best so far is in its own file, and may be the best at the end."""
+    best = folder / BEST
+    if not any(state.get("best_model_path") for state in content["callbacks"].values()):
+        return
+    if not best.exists():
+        raise DamagedError(f"{best} is missing, and it was the best checkpoint so far.")
+    read_checked(best)
+
+
+def _of_all_ranks(value: Any) -> list[Any]:
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def _metric_states(trainer: Any, module: Any) -> dict[str, dict[str, torch.Tensor]]:
@@ -173,23 +235,3 @@ def _metric_states(trainer: Any, module: Any) -> dict[str, dict[str, torch.Tenso
             values = {k: getattr(metric, k) for k, v in metric._defaults.items() if isinstance(v, torch.Tensor)}
             states[name] = {k: trainer.strategy.reduce(v.clone(), reduce_op="sum") for k, v in values.items()}
     return states
-
-
-def _random_states() -> dict[str, Any]:
-    """The states of all generators, as values that ``torch.load(weights_only=True)`` takes."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
+from lightning_modules.signals import CODES, SIGNALS
 from lightning_modules.sweep.jobs import Job, not_completed, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
@@ -122,8 +124,10 @@ def _settle(job: Job, how: int | str | None) -> str:
         if name == "SIGKILL":
             why += ": out of memory, or somebody's kill -9"
         told = job.last_words(3)
+        # Somebody stopped it before it could say so.
+        stopped = how in CODES or (isinstance(how, int) and -how in SIGNALS)
         result = {
-            "status": "failed",
+            "status": "interrupted" if stopped else "failed",
             "id": job.id,
             "cell": job.cell,
             "metrics": {},
@@ -134,7 +138,9 @@ def _settle(job: Job, how: int | str | None) -> str:
             "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
-        write_result(job.folder, result)
+        # On a full disk it is told, and not written.
+        with contextlib.suppress(OSError):
+            write_result(job.folder, result)
     return result["status"]
 
 

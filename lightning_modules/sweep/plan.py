@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.files import write_whole
 from lightning_modules.identity import recipe
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.pool import Pool
@@ -105,9 +106,7 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
     for record in earlier:
         if record["number"] in numbers:
             record["number"] = next(n for n in free if n not in {r["number"] for r in earlier})
-    temporary = folder / f"{FILE}.tmp"
-    temporary.write_text(json.dumps({"command": command, "jobs": records + earlier}, indent=1) + "\n")
-    temporary.replace(folder / FILE)
+    write_whole(folder / FILE, json.dumps({"command": command, "jobs": records + earlier}, indent=1) + "\n")
 
 
 def read_plan(folder: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from lightning_modules.signals import TIME_OVER
 from lightning_modules.sweep.jobs import RESULT
 
 END_FILE = "slurm.json"
@@ -83,7 +84,7 @@ class SlurmTask:
             time.sleep(LATE_S)
         if code and (TIME_IS_OVER in received or (received and preempted(job_id(os.environ)))):
             requeue(TIME_IS_OVER, None)
-        elif code and not received:
+        elif code not in (0, TIME_OVER) and not received:
             end = {"job": job_id(os.environ), "node": socket.gethostname(), "rank": rank, "code": code}
             (self.folder / END_FILE).write_text(json.dumps(end) + "\n")
             raise RuntimeError(f"rank {rank} {ending(code)}; its output is in {self.folder}")

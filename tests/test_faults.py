@@ -1,0 +1,203 @@
+"""Faults by the hundred: ``CONVZOO_FAULTS=100 pytest -m fault -n 0 tests/test_faults.py``. Each prints what it did."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, cell_config
+from PIL import Image
+from ranks import end_ranks, kill, start_ranks
+from test_resume import RECIPES, SMALL, outcome, same, stop_at_batch
+
+from lightning_modules import run_cell
+from lightning_modules.cell import Cell
+from lightning_modules.sweep.pool import Pool
+from zoo.errors import ConvzooError
+
+pytestmark = pytest.mark.fault
+FAULTS = int(os.environ.get("CONVZOO_FAULTS", 20))
+LONG = (*SMALL, "trainer.max_epochs=6", "checkpoint.every_s=0")
+AUGMENTED = RECIPES["adamw"]
+RUNS = {
+    "augmented": AUGMENTED,
+    "own kernels": ("hardware.plan=bf16_fast", *AUGMENTED),
+    "accumulated": ("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3", "optim=sgd"),
+    "folder": ("data=imagefolder", "data.workers=2", "data.augment.mixup=0.2", "data.augment.random_erasing=0.5"),
+}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(True, "hydra_plugins.convzoo._cli:warm_up")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 4)):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(0, 255, (12, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def start(pool, folder, overrides):
+    folder.mkdir(exist_ok=True)
+    with (folder / "log.txt").open("ab") as log, open(os.devnull, "rb") as nothing:
+        words = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
+        return pool.popen(words, os.environ | {"OMP_NUM_THREADS": "1"}, nothing, log, log)
+
+
+def run_with_kills(begin, draw, longest_s):
+    """Starts it again and again, and kills it with all of its processes after a random time, until it ends by itself.
+
+    Returns:
+        How many times it was killed.
+    """
+    for kills in range(FAULTS + 1):
+        process, until = begin(), time.monotonic() + (draw.uniform(0, longest_s) if kills < FAULTS else 600)
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        if process.poll() is not None:
+            assert process.returncode == 0
+            return kills
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session: its workers too
+        process.wait()
+    raise AssertionError("it does not end")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_is_killed_again_and_again(name, pool, images, tmp_path):
+    overrides = [*LONG, *RUNS[name], *([f"data.root={images}", "data.num_classes=2"] if name == "folder" else [])]
+    begun = time.monotonic()
+    assert start(pool, tmp_path / "undisturbed", overrides).wait() == 0
+    took = time.monotonic() - begun
+    draw = random.Random(f"{name} {os.environ.get('CONVZOO_SEED', 0)}")
+    kills = run_with_kills(lambda: start(pool, tmp_path / "killed", overrides), draw, 0.9 * took)
+    print(f"\n{name}: {kills} kills, an undisturbed run takes {took:.1f} s")
+    same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))
+    assert not list((tmp_path / "killed").glob("*.unfinished"))
+
+
+def test_ranks_that_are_killed_again_and_again(pool, tmp_path):
+    os.chdir(ROOT)
+    config = cell_config(*LONG, *AUGMENTED, "hardware=ddp", "trainer.accelerator=cpu")
+    draw, kills = random.Random(0), 0
+    begun = time.monotonic()
+    assert end_ranks(start_ranks(pool, tmp_path / "undisturbed", config), tmp_path) == [0, 0]
+    took = time.monotonic() - begun
+    while True:
+        started = start_ranks(pool, tmp_path / "killed", config)
+        until = time.monotonic() + (draw.uniform(0.3, 0.9) * took if kills < FAULTS // 4 else 600)
+        while any(p.poll() is None for p in started) and time.monotonic() < until:
+            time.sleep(0.01)
+        if all(p.poll() == 0 for p in started):
+            break
+        kill(started)
+        end_ranks(started, tmp_path)
+        kills += 1
+    print(f"\nranks: {kills} kills")
+    same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))
+
+
+def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
+    draw, kills = random.Random(0), {"launcher": 0, "job": 0}
+    axes = ["seed=0,1,2", "hydra.launcher.jobs=2", "hydra.job.chdir=false", *LONG, *AUGMENTED]
+
+    def begin(name):
+        command = [sys.executable, str(ROOT / "train.py"), "-m", *axes, f"hydra.sweep.dir={tmp_path / name}"]
+        out = (tmp_path / f"{name}.txt").open("ab")
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
+
+    begun = time.monotonic()
+    assert begin("undisturbed").wait() == 0
+    took = time.monotonic() - begun
+    process = begin("killed")
+    while True:
+        last = sum(kills.values()) >= FAULTS
+        until = time.monotonic() + (600 if last else draw.uniform(0.1, 0.5) * took)
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            if process.returncode == 0:
+                break
+            # A job of its was killed: the same command runs that one again.
+            process = begin("killed")
+            continue
+        jobs = [pid for lock in (tmp_path / "killed").glob("*/job.lock") if (pid := running(lock))]
+        if jobs and draw.random() < 0.6:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(draw.choice(jobs), signal.SIGKILL)
+            kills["job"] += 1
+        else:
+            process.kill()
+            process.wait()
+            kills["launcher"] += 1
+            process = begin("killed")
+    print(f"\nsweep: {kills}, an undisturbed one takes {took:.1f} s")
+    folders = sorted(p.name for p in (tmp_path / "undisturbed").iterdir() if p.is_dir() and p.name[0] != ".")
+    assert len(folders) == 3
+    for name in folders:
+        same(outcome(tmp_path / "killed" / name), outcome(tmp_path / "undisturbed" / name))
+
+
+def running(lock):
+    """The process that holds a run's lock; None for none."""
+    found = re.match(r"process (\d+) ", lock.read_text())
+    if not found or not Path(f"/proc/{found[1]}").exists():
+        return None
+    return int(found[1])
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+
+
+def test_what_is_damaged_at_random_ends_right_or_with_one_error(unmeasured, tmp_path):
+    config, seen = cell_config(*SMALL, "checkpoint.every_s=0", "hardware.plan=fp32"), {}
+    expected = tmp_path / "undisturbed"
+    run_cell(config, expected, "")
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        stop_at_batch(patch, 7)
+        run_cell(config, stopped, "")
+    names = [p.name for p in stopped.iterdir()]
+    assert {"last.ckpt", "last-previous.ckpt", "best.ckpt", "result.json", "epochs.jsonl", "job.lock"} <= {*names}
+    draw = random.Random(os.environ.get("CONVZOO_SEED", "0"))
+    for number in range(FAULTS):
+        folder = shutil.copytree(stopped, tmp_path / f"damaged{number}")
+        path = folder / names[number % len(names)]
+        content = bytearray(path.read_bytes())
+        if cut := draw.random() < 0.3:
+            del content[draw.randrange(len(content)) :]
+        else:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        try:
+            run_cell(config, folder, "")
+        except ConvzooError as error:
+            how = f"error: {error}"
+        else:
+            same(outcome(folder), outcome(expected))
+            how = "right"
+        seen[path.name, "cut" if cut else "flipped", how] = (
+            seen.get((path.name, "cut" if cut else "flipped", how), 0) + 1
+        )
+        shutil.rmtree(folder)
+    print("\n" + "\n".join(f"{count} × {' '.join(what)}" for what, count in sorted(seen.items())))

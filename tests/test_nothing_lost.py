@@ -1,0 +1,260 @@
+"""Faults, injected for real: cut and changed files, a full disk, signals and limits of time at any moment."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, cell_config
+from test_resume import SMALL, outcome, same, stop_at_batch
+
+import zoo
+from lightning_modules import run_cell
+from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.cell import Cell
+from lightning_modules.classifier import Classifier
+from lightning_modules.files import UNFINISHED
+from lightning_modules.rules import seconds_of
+from zoo.checked import DamagedError, read_checked
+from zoo.errors import ConvzooError
+
+CONFIG = (*SMALL, "checkpoint.every_s=0", "hardware.plan=fp32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured():
+    """Speeds are not what is tested here, and take more time than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cell, "_inference_speed", lambda *_: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_cell(cell_config(*CONFIG), folder, "a command")
+    return outcome(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that was stopped in its second epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        stop_at_batch(patch, 7)
+        run_cell(cell_config(*CONFIG), folder, "a command")
+    return folder
+
+
+def flip(path, place=None):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_no_bit_of_a_checkpoint_changes_unseen(tmp_path):
+    content = {"weights": torch.arange(5.0), "step": 3, "name": "a name"}
+    path = tmp_path / "a.ckpt"
+    torch.save(content, path)
+    whole, draw = path.read_bytes(), random.Random(0)
+    seen = 0
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            read = read_checked(path)
+        except DamagedError:
+            seen += 1
+            continue
+        # Padding, dates and the like: what is read is what was written.
+        assert torch.equal(read.pop("weights"), content["weights"])
+        assert read == {"step": 3, "name": "a name"}
+    assert seen > len(whole) / 4
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedError, match=r"a\.ckpt is damaged"):
+            read_checked(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"last.ckpt": flip, "epochs.jsonl": cut}, r"last\.ckpt is damaged: .*\n.* last-previous\.ckpt, at step 6"),
+        ({"last.ckpt": os.unlink}, r"goes on from last-previous\.ckpt, at step 6"),
+        ({"last.ckpt": cut, "last-previous.ckpt": flip}, r"last\.ckpt is damaged: (.*\n)+.*starts anew"),
+        ({"best.ckpt": flip}, r"best\.ckpt is damaged: (.*\n)+.*starts anew"),
+        ({"best.ckpt": os.unlink, "result.json": cut}, r"best\.ckpt is missing(.*\n)+.*starts anew"),
+    ],
+    ids=["last", "no-last", "both", "best", "no-best"],
+)  # fmt: skip
+def test_a_damaged_file_is_said_and_costs_time_only(damage, says, stopped, expected, tmp_path, capsys):
+    # Elsewhere: a folder may be moved.
+    folder = shutil.copytree(stopped, tmp_path / "moved")
+    for name, how in damage.items():
+        how(folder / name)
+    if "best.ckpt" in damage:
+        with pytest.raises(ConvzooError, match=r"best\.ckpt is"):
+            zoo.load(folder / "best.ckpt")
+    (folder / f"last.ckpt{UNFINISHED}").write_text("half")
+    run_cell(cell_config(*CONFIG), folder, "a command")
+    assert re.search(says, capsys.readouterr().out)
+    same(outcome(folder), expected)
+    assert not list(folder.glob(f"*{UNFINISHED}")) and not list(folder.glob("last*"))
+
+
+def test_a_best_checkpoint_that_is_newer_than_the_last_one(stopped, expected, tmp_path, monkeypatch):
+    """kill -9 after best.ckpt was written and before last.ckpt was."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    last = (folder / "last.ckpt").read_bytes()
+    with monkeypatch.context() as patch:
+        stop_at_batch(patch, 3)  # in the next epoch
+        with pytest.raises(SystemExit):
+            run_cell(cell_config(*CONFIG), folder, "a command")
+    (folder / "last.ckpt").write_bytes(last)
+    run_cell(cell_config(*CONFIG), folder, "a command")
+    same(outcome(folder), expected)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
+    seen, folder = [], small_disk / "run"
+
+    def other_people(self, trainer, module, images, index):
+        seen.append(index)
+        if len(seen) == 2:
+            fill(small_disk)
+        if len(seen) == 7:
+            (small_disk / "others").unlink()
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", other_people)
+    run_cell(cell_config(*CONFIG), folder, "a command")
+    said = capsys.readouterr().out
+    assert said.count("could not be written (No space left on device: 0 MB are free there") >= 1
+    assert said.count("ckpt could not be written") == 1 and said.count("there is room again") == 1
+    same(outcome(folder), expected)
+
+
+def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected, capsys, monkeypatch):
+    folder = small_disk / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: fill(small_disk))
+        with pytest.raises(ConvzooError, match=r"best\.ckpt could not be written \(No space .* needed.*Make room"):
+            run_cell(cell_config(*CONFIG), folder, "a command")
+    assert not list(folder.glob(f"*{UNFINISHED}"))
+    assert "result of this run is not saved" in capsys.readouterr().out
+    (small_disk / "others").unlink()
+    run_cell(cell_config(*CONFIG), folder, "a command")
+    same(outcome(folder), expected)
+
+
+def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
+    """Where a sweep's jobs print is where their files are."""
+    code = "from lightning_modules.process import keep_output; keep_output(); print('x' * 9999, flush=True); print('y')"
+    with (small_disk / "log.txt").open("wb") as log:
+        fill(small_disk)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def fill(disk):
+    with contextlib.suppress(OSError), (disk / "others").open("ab", buffering=0) as file:
+        while True:
+            file.write(b" " * 4096)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "signum"),
+    [
+        (Cell, "_choose_plan", signal.SIGUSR1),
+        (Classifier, "validation_step", signal.SIGUSR2),
+        (Classifier, "test_step", signal.SIGINT),
+        (Cell, "_inference_speed", signal.SIGTERM),
+    ],
+)
+def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path, monkeypatch, capsys):
+    method = getattr(where, name)
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signum)
+        return method(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, stopped)
+        with pytest.raises(SystemExit) as end:
+            run_cell(cell_config(*CONFIG), tmp_path, "python train.py seed=0")
+    assert end.value.code == 128 + signum
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["error"]) == ("interrupted", f"stopped by {signal.Signals(signum).name}")
+    assert "Go on with: python train.py seed=0 'hydra.run.dir=" in capsys.readouterr().out
+    # A validation is waited for: its epoch is not lost.
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True) if name == "validation_step" else {"epoch": 0}
+    assert saved["epoch"] == 0 and (name != "validation_step" or saved["global_step"] == 4)
+    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_limit_of_time_interrupts(expected, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: time.sleep(1))
+        with pytest.raises(SystemExit) as end:
+            run_cell(cell_config(*CONFIG, "trainer.max_time=00:00:05"), tmp_path, "a command")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert end.value.code == 124 and result["status"] == "interrupted" and "trainer.max_time" in result["error"]
+    # The limit is no part of the recipe.
+    run_cell(cell_config(*CONFIG), tmp_path, "a command")
+    same(outcome(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:10", 10), ("90:00", 5400), ("01:00:00", 3600), ("02:00:00:01", 172801), (None, None)]
+)
+def test_how_a_limit_of_time_is_written(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", 10, "1:2", "00:00", "a:00", "-1:00", ""])
+def test_what_is_no_time_is_refused(text):
+    from lightning_modules.config import check
+
+    config = cell_config(*CONFIG)
+    config["trainer"]["max_time"] = text
+    with pytest.raises(ConvzooError, match=r"trainer\.max_time=.* HH:MM:SS"):
+        check(config)
+
+
+def test_two_deterministic_runs_have_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "")
+    config = cell_config(*SMALL, "trainer.deterministic=true", "trainer.max_epochs=1", "data.augment.mixup=0.2")
+    try:
+        for name in "ab":
+            torch.rand(3)
+            run_cell(config, tmp_path / name, "a command")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    same(outcome(tmp_path / "a"), outcome(tmp_path / "b"))
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["environment"]["plan_why"] == "not measured: trainer.deterministic"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

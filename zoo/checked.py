@@ -1,0 +1,51 @@
+"""Reads a checkpoint that carries checksums, and finds out where it was cut or changed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from zoo.errors import ConvzooError
+
+
+class DamagedError(ConvzooError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Reads a ``.ckpt`` once its checksums are right: a CRC-32 for each tensor and for what names them.
+
+    A file of ``torch.save`` is a zip archive, which has these anyway; PyTorch writes them and does not look at them
+    when it reads. ``unzip -t`` checks them too.
+
+    Returns:
+        Its content, on the CPU; nothing in it is executed (``weights_only=True``).
+
+    Raises:
+        DamagedError: It was cut or changed, or is no checkpoint.
+        OSError: It cannot be opened.
+    """
+    file = path.open("rb")
+    try:
+        with file:
+            return _read(file, path)
+    except DamagedError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise DamagedError(f"{path} is damaged: {str(error).strip('.')}.") from None
+    except Exception as error:  # whatever bytes that are no checkpoint make zipfile and torch raise
+        raise DamagedError(f"{path} is damaged, or no checkpoint ({type(error).__name__}).") from None
+
+
+def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        if wrong := archive.testzip():
+            raise DamagedError(f"{path} is damaged: the checksum of {wrong} is wrong.")
+    file.seek(0)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
+    return content
