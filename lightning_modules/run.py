@@ -20,6 +20,7 @@ from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.signals import Stopped, StopSignals
+from lightning_modules.sweep.slurm_task import requeued
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
@@ -100,14 +101,15 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
     _be_quiet()
     main = global_rank() == 0
     result = _empty(config, command, hardware)
-    tracking = None
+    tracking, code = None, 0
     signals = StopSignals()
     try:
         signals.install()
         cell = Cell(config, folder, hardware)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
-            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"])
+            goes_on = (folder / LAST).exists()
+            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"], goes_on)
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
         if config["task"] == "time":
             result["metrics"] = time_cell(cell)
@@ -130,7 +132,9 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
             if result["status"] == "completed":
                 (folder / LAST).unlink(missing_ok=True)
             if tracking:
-                tracking.finish(result["metrics"], result["status"])
+                tracking.finish(result["metrics"], result["status"], _exit_code(result["status"], code), requeued(code))
+                if tracking.wandb != result["wandb"]:
+                    write_result(folder, result | {"wandb": tracking.wandb})
         signals.restore()
     return result
 
@@ -145,6 +149,10 @@ def _outcome(error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
         return "interrupted", 130
     return "failed", None
+
+
+def _exit_code(status: str, code: int | None) -> int:
+    return code or int(status != "completed")
 
 
 def _be_quiet() -> None:

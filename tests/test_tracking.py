@@ -1,47 +1,179 @@
-"""W&B: what happens without an account, without a server, or when it is switched off."""
+"""W&B never costs a run: what happens without an account, a server or a service, and what is in the files then."""
 
 import json
 import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
+import pytest
+import wandb  # noqa: F401  # its import is no part of what is timed
 from conftest import QUICK
 from wandb_file import read_run
+from wandb_peer import KEY, server
+
+from lightning_modules import wandb_run
+from lightning_modules.tracking import Tracking, has_key
+from lightning_modules.wandb_file import run_files
 
 NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", *QUICK, "hydra.run.dir=run")
-NO_SERVER = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+TIMEOUT_S = 2.0
+SLACK_S = 3.0
+"""Starting and ending W&B's service on a busy machine."""
 
 
-def result(tmp_path):
-    return json.loads((tmp_path / "run" / "result.json").read_text())
-
-
-def test_a_server_that_is_not_there_costs_seconds_not_the_run(train, tmp_path):
-    done = train(*NET, "logger.timeout_s=3", env=NO_SERVER)
-    assert done.returncode == 0, done.stderr
-    assert "offline" in done.stdout and "wandb sync" in done.stdout
-    assert result(tmp_path)["wandb"]["mode"] == "offline"
-    run = read_run(tmp_path / "run" / os.path.relpath(result(tmp_path)["wandb"]["dir"], tmp_path / "run"))
-    assert run["exit_code"] == 0 and run["summary"]["test/acc"] == result(tmp_path)["metrics"]["test/acc"]
-    texts = [
-        p.read_text(errors="replace") for p in (tmp_path / "run").rglob("*") if p.is_file() and p.suffix != ".ckpt"
-    ]
-    assert not any("0" * 40 in text for text in texts), "no key in any file"
-
-
-def test_switched_off(train, tmp_path):
-    assert train(*NET, env={"WANDB_MODE": "disabled"}).returncode == 0
-    assert result(tmp_path)["wandb"] == {"id": None, "mode": "disabled", "dir": None}
-
-
-def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
-    from lightning_modules.tracking import has_key
-
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    for name in [n for n in os.environ if n.startswith("WANDB_")] + ["NETRC"]:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "mine"))
-    assert not has_key()
-    (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password " + "a" * 40 + "\n")
-    assert has_key()
-    monkeypatch.delenv("NETRC")
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert has_key()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    yield
+    wandb_run.kill_service()
+    wandb_run.stop_service()
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    with server() as peer:
+        for name, value in peer.environment.items():
+            monkeypatch.setenv(name, value)
+        yield peer
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts tracking a run in ``tmp_path/run``."""
+
+    def begin(goes_on=False, **settings):
+        defaults = {"name": "wandb", "mode": "auto", "project": "p", "entity": None, "group": None, "tags": None}
+        (tmp_path / "run").mkdir(exist_ok=True)
+        cell = {"model": "m", "seed": 0}
+        return Tracking(
+            defaults | {"timeout_s": TIMEOUT_S} | settings, tmp_path / "run", cell, {"a": 1}, "plain", goes_on
+        )
+
+    return begin
+
+
+def log(tracking, steps):
+    """Logs rows as a training loop does, which must not wait for anything."""
+    for step in steps:
+        before = time.perf_counter()
+        tracking.logger.log_metrics({"train/loss": 1 / (1 + step), "epoch": step // 4}, step)
+        assert time.perf_counter() - before < 0.05
+
+
+def steps(history):
+    return [row[wandb_run.STEP] for row in history if wandb_run.STEP in row]
+
+
+def finish(tracking, status="completed", code=0, requeued=False):
+    tracking.finish({"test/acc": 0.5, "val/acc": 0.25}, status, code, requeued)
+
+
+def misbehave(peer, fault):
+    if fault == "gone":
+        peer.stop()
+    else:
+        peer.fault = fault
+
+
+def last_file(tracking):
+    return read_run(Path(tracking.wandb["dir"]))
+
+
+@pytest.mark.parametrize("fault", ["gone", "hang", 1.5, 500, 401, "cut"])
+def test_a_server_that_fails_at_the_start_costs_seconds_and_the_run_is_offline(peer, begin, capsys, tmp_path, fault):
+    misbehave(peer, fault)
+    start = time.monotonic()
+    tracking = begin()
+    log(tracking, range(8))
+    finish(tracking)
+    assert time.monotonic() - start < TIMEOUT_S + SLACK_S
+    assert tracking.wandb["mode"] == "offline" and tracking.wandb["lost_rows"] == 0
+    run = last_file(tracking)
+    assert steps(run["history"]) == list(range(8)) and run["exit_code"] == 0 and run["summary"]["val/acc"] == 0.25
+    out, err = capsys.readouterr()
+    assert err == "" and len(out.splitlines()) == 2 and "is offline" in out
+    assert out.splitlines()[1].endswith(f"Upload it with: wandb sync {tracking.wandb['dir']}")
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or KEY not in path.read_text(errors="replace"), f"the key is in {path}"
+
+
+@pytest.mark.parametrize("fault", ["gone", "hang", 0.4, 500, 401, 403])
+def test_a_server_that_fails_in_the_middle(peer, begin, capsys, fault):
+    tracking = begin()
+    log(tracking, range(4))
+    peer.wait(lambda: peer.runs and peer.runs[tracking.wandb["id"]].count("wandb-events.jsonl"))
+    misbehave(peer, fault)
+    log(tracking, range(4, 8))
+    start = time.monotonic()
+    finish(tracking, "failed", 1)
+    assert time.monotonic() - start < TIMEOUT_S + SLACK_S
+    assert tracking.wandb["mode"] == "online" and tracking.wandb["lost_rows"] == 0
+    run = last_file(tracking)
+    assert steps(run["history"]) == list(range(8)) and run["exit_code"] == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"Upload it with: wandb sync --no-skip-online {tracking.wandb['dir']}" in line and "not uploaded" in line
+
+
+@pytest.fixture
+def service():
+    """The process of W&B's service."""
+    return wandb_run._service
+
+
+@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, service, fault, online):
+    """What it had not written yet is written by the next one; where it only hangs, it is ended when the run ends."""
+    peer = request.getfixturevalue("peer") if online else None
+    tracking = begin()
+    log(tracking, range(4))
+    os.kill(service().pid, fault)
+    log(tracking, range(4, 6))
+    time.sleep(1.5 if fault == signal.SIGKILL else 0)
+    log(tracking, range(6, 8))
+    start = time.monotonic()
+    finish(tracking)
+    # Nobody can tell a service that hangs from one that is busy but by waiting.
+    assert time.monotonic() - start < TIMEOUT_S + wandb_run.GRACE_S + SLACK_S
+    done = tracking.wandb
+    history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
+    assert steps(history) == list(range(8)) and [row["_step"] for row in history] == list(range(9))
+    assert last_file(tracking)["exit_code"] == 0 and done["lost_rows"] == 0
+    if online and fault == signal.SIGKILL:
+        (run,) = peer.runs.values()
+        assert steps(run.history) == list(range(8)) and run.exit_codes == [0] and done["upload"] is None
+        assert capsys.readouterr().out == ""
+    else:
+        assert all(d in done["upload"] for d in done["dirs"])
+
+
+def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
+    monkeypatch.setenv("_WANDB_CORE_PATH", "/bin/false")
+    tracking = begin()
+    log(tracking, range(4))
+    finish(tracking)
+    assert tracking.wandb["mode"] is None and tracking.wandb["dirs"] == []
+    (line, lost) = capsys.readouterr().out.splitlines()
+    assert "cannot be started" in line and "4 of 4 rows" in lost
+
+
+def test_the_service_is_killed_as_the_run_ends(peer, begin, service):
+    tracking = begin()
+    log(tracking, range(4))
+    peer.wait(lambda: peer.runs)
+    time.sleep(0.3)
+    peer.fault = "hang"
+    threading.Timer(0.5, lambda: service().kill()).start()
+    finish(tracking, "failed", 1)
+    done = tracking.wandb
+    history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
+    assert steps(history) == list(range(4)) and last_file(tracking)["exit_code"] == 1
+    assert all(d in done["upload"] for d in done["dirs"])
