@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
@@ -155,15 +156,17 @@ def has_key() -> bool:
     """Whether a W&B key is configured: in the environment, or in the netrc file where ``wandb login`` puts it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    hosts = {urlparse(quiet_setup().base_url).hostname, "api.wandb.ai"}
+    hosts: set[str] = set()
     candidates = [os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
     for path in filter(None, candidates):
-        try:
-            if hosts & set(netrc(path).hosts):
-                return True
-        except (OSError, NetrcParseError):
-            continue
-    return False
+        with suppress(OSError, NetrcParseError):
+            hosts |= set(netrc(path).hosts)
+    if not hosts or "api.wandb.ai" in hosts:
+        return bool(hosts)
+    try:
+        return urlparse(quiet_setup().base_url).hostname in hosts
+    except Exception:  # whatever keeps W&B from starting is told when the run starts
+        return False
 
 
 VALUES = ("model", "variant", "conv", "between", "act", "init", "data", "hardware", "optim")

@@ -26,6 +26,9 @@ SAFE_S = 2.0 * FLUSH_S
 GRACE_S = 5.0
 """For writing a file on this machine, where the time for the server is over."""
 
+SERVICE_S = 10.0
+"""For W&B's service to start: a fraction of a second, if the machine is not overloaded."""
+
 RESTARTS = 3
 """How often W&B's service may die in one run; then the run goes on without it."""
 
@@ -206,19 +209,21 @@ class WandbRun:
                     self._online, self._why = False, f"the server did not take this run ({plain(error)})"
                 # The service still holds the id of the run that did not start.
                 stop_service()
-        try:
-            self._init("offline")
-            print(f"W&B: {self._why}, so this run is offline", flush=True)
-        except BaseException as error:
-            self._run, self.mode = None, None
-            stop_service()
-            print(f"W&B: it cannot be started ({plain(error)}), so this run goes on without it", flush=True)
+        for _ in range(2):  # its service may be killed as it starts
+            try:
+                self._init("offline")
+                print(f"W&B: {self._why}, so this run is offline", flush=True)
+                return
+            except BaseException as error:
+                self._run, self.mode, reason = None, None, plain(error)
+                stop_service()
+        print(f"W&B: it cannot be started ({reason}), so this run goes on without it", flush=True)
 
     def _init(self, mode: str) -> None:
         import wandb
 
         seconds = self._timeout_s
-        quiet_setup(x_service_wait=max(seconds, GRACE_S))
+        quiet_setup()
         if mode == "online" and not self._online:
             # Whoever stopped waiting did so before there was a service to be killed.
             raise TimeoutError(self._why)
@@ -288,11 +293,15 @@ def _uploaded(path: Path) -> bool:
     return ended and taken >= count_rows(path)
 
 
-def quiet_setup(**settings: Any) -> Any:
-    """W&B's settings; it says nothing by itself from here on."""
+def quiet_setup() -> Any:
+    """Starts W&B's service if need be; W&B says nothing by itself from here on.
+
+    Returns:
+        W&B's settings.
+    """
     import wandb
 
-    return wandb.setup(settings=wandb.Settings(silent=True, **settings)).settings
+    return wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=SERVICE_S)).settings
 
 
 def with_axes(run: Any) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def service():
 def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, service, fault, online):
     """What it had not written yet is written by the next one; where it only hangs, it is ended when the run ends."""
     peer = request.getfixturevalue("peer") if online else None
-    tracking = begin()
+    tracking = begin(timeout_s=10 if fault == signal.SIGKILL else TIMEOUT_S)
     log(tracking, range(4))
     os.kill(service().pid, fault)
     log(tracking, range(4, 6))
@@ -156,7 +157,7 @@ def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, servi
 
 
 def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
-    monkeypatch.setenv("_WANDB_CORE_PATH", "/bin/false")
+    monkeypatch.setattr("wandb.sdk.lib.service.service_process.get_core_path", lambda: "/bin/false")
     tracking = begin()
     log(tracking, range(4))
     finish(tracking)
@@ -177,3 +178,26 @@ def test_the_service_is_killed_as_the_run_ends(peer, begin, service):
     history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
     assert steps(history) == list(range(4)) and last_file(tracking)["exit_code"] == 1
     assert all(d in done["upload"] for d in done["dirs"])
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["space", "no-space"])
+def test_a_full_disk(begin, capsys, tmp_path, starts):
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)]).returncode:
+        pytest.skip("needs a root that may mount")
+    try:
+        (tmp_path / "run" / "wandb").mkdir(parents=True)
+        fill = tmp_path / "fill"
+        if not starts:
+            with suppress(OSError), fill.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        tracking = begin(mode="offline", timeout_s=10)
+        for step in range(1000):
+            tracking.logger.log_metrics({f"train/{i}": step / 7 for i in range(20)}, step)
+        start = time.monotonic()
+        finish(tracking)
+        assert time.monotonic() - start < 10 + SLACK_S
+        assert tracking.wandb["lost_rows"] > 100
+        assert "rows are not in its file: is the disk full?" in capsys.readouterr().out
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
