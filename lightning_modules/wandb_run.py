@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import shlex
+import subprocess
 import threading
 import time
 from collections import deque
@@ -28,6 +30,9 @@ GRACE_S = 5.0
 
 SERVICE_S = 10.0
 """For W&B's service to start: a fraction of a second, if the machine is not overloaded."""
+
+ENDS_S = 0.5
+"""Its connection ends a little before a process does."""
 
 RESTARTS = 3
 """How often W&B's service may die in one run; then the run goes on without it."""
@@ -90,7 +95,7 @@ class WandbRun:
         self._opened, self._ended = threading.Event(), threading.Event()
         begin = time.monotonic()
         threading.Thread(target=self._work, name="wandb", daemon=True).start()
-        if not self._opened.wait(timeout_s) and self._online:
+        if not self._opened.wait(timeout_s if online else min(timeout_s, GRACE_S)) and online:
             self._stop_waiting(f"the server did not answer within {timeout_s:g} s")
         self._left = max(timeout_s - (time.monotonic() - begin), timeout_s / 4)
 
@@ -157,7 +162,7 @@ class WandbRun:
         try:
             self._run.log(numbered[2], step=numbered[1], commit=True)
         except BaseException as error:  # even SystemExit comes out of W&B where its service has died
-            if service_died():
+            if service_died(ENDS_S):
                 self._open_again()
             elif not self._dropped:
                 self._dropped += 1
@@ -175,9 +180,9 @@ class WandbRun:
                 self._run.finish(exit_code=end.code)
                 break
             except BaseException:
-                kill_service()
-                if has_end(self._own[-1]):
-                    break  # the file is whole, and the server has what it took
+                if not service_died(ENDS_S) or has_end(self._own[-1]):
+                    kill_service()
+                    break  # the file has all that it can have, and the server what it took
                 self._open_again()
         stop_service()
 
@@ -212,7 +217,9 @@ class WandbRun:
         for _ in range(2):  # its service may be killed as it starts
             try:
                 self._init("offline")
-                print(f"W&B: {self._why}, so this run is offline", flush=True)
+                if self._why:
+                    print(f"W&B: {self._why}, so this run is offline", flush=True)
+                self._why = ""
                 return
             except BaseException as error:
                 self._run, self.mode, reason = None, None, plain(error)
@@ -301,6 +308,8 @@ def quiet_setup() -> Any:
     """
     import wandb
 
+    # W&B logs to files beside its own. Where their disk is full, Python would print a traceback for each line of them.
+    logging.raiseExceptions = False
     return wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=SERVICE_S)).settings
 
 
@@ -332,10 +341,13 @@ def _service() -> Any:
     return getattr(getattr(connection, "_proc", None), "_process", None)
 
 
-def service_died() -> bool:
-    """Whether W&B's service has ended by itself."""
-    process = _service()
-    return process is not None and process.poll() is not None
+def service_died(within_s: float = 0.0) -> bool:
+    """Whether W&B's service has ended by itself, or does so soon."""
+    if (process := _service()) is None:
+        return False
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(within_s)
+    return process.returncode is not None
 
 
 def kill_service() -> None:
