@@ -134,7 +134,8 @@ def run_rank(config: dict[str, Any], folder: Path, command: str, hardware: Hardw
             if tracking:
                 tracking.finish(result["metrics"], result["status"], _exit_code(result["status"], code), requeued(code))
                 if tracking.wandb != result["wandb"]:
-                    write_result(folder, result | {"wandb": tracking.wandb})
+                    result["wandb"] = tracking.wandb
+                    write_result(folder, result)
         signals.restore()
     return result
 

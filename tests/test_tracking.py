@@ -1,8 +1,7 @@
 """W&B never costs a run: what happens without an account, a server or a service, and what is in the files then."""
 
-import json
 import os
-import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -14,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
-from conftest import QUICK
+from conftest import QUICK, ROOT
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
 from lightning_modules import wandb_run
-from lightning_modules.tracking import Tracking, has_key
+from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.secrets import check_secrets
+from lightning_modules.tracking import Tracking
 from lightning_modules.wandb_file import run_files
 
 NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", *QUICK, "hydra.run.dir=run")
@@ -209,7 +210,8 @@ def upload(tracking, output):
     command = output.strip().rpartition("Upload it with: ")[2]
     words = shlex.split(command)
     assert words[:2] == ["wandb", "sync"] and command == tracking.wandb["upload"]
-    subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True)
+    # W&B writes a log of its own where it is typed.
+    subprocess.run([sys.executable, "-m", *words], cwd=Path(words[-1]), check=True, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("code, requeued", [(1, False), (130, False), (140, True)])
@@ -295,7 +297,7 @@ def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     assert len(safe) > 50
     if alone:
         peer.wait(lambda: not Path(f"/proc/{service}").exists())
-        assert not mode == "online" or peer.runs["abc"].exit_codes != [0], "it did not succeed"
+        assert mode == "offline" or peer.runs["abc"].exit_codes != [0], "it did not succeed"
     found = steps(read_run(path.parent)["history"])
     assert found[: len(safe)] == safe and found == list(range(len(found)))
     # The next start brings the server what it has not got.
@@ -306,3 +308,127 @@ def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     history = peer.runs["abc"].history
     assert steps(history) == list(range(len(found) + 5)) == [row["_step"] for row in history]
     assert peer.runs["abc"].exit_codes[-1] == 0 and run.upload_command is None
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+logger.api_key=hello",
+        "WANDB_API_KEY=hello",
+        "+logger={api_key: hello, name: x}",
+        "++a.b.password='hello'",
+        f"logger.project={KEY}",
+        f"logger.tags=[a,{KEY}]",
+        f"{KEY}",
+        "logger.entity=wandb_v1_abcDEF123_xyz",
+        "data.root=s3://me:hello@host/x",
+        "+hf=hf_" + "aB3" * 11,
+    ],
+)
+@pytest.mark.parametrize("sweep", [(), ("-m",)], ids=["run", "sweep"])
+def test_a_secret_on_the_command_line_is_refused_and_nothing_is_written(argument, sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *sweep, "seed=1,2", argument])
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert refused.value.code == 2 and "wandb login" in err and "WANDB_API_KEY" in err
+    assert "hello" not in out + err and KEY not in out + err and "abcDEF" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "logger.project=tokens",
+        "init.checkpoint=/hub/snapshots/" + "0a" * 20 + "/best.ckpt",
+        "logger.group=" + "0a" * 19,
+        "+a.token=null",
+        "data.root=s3://bucket/a@b:c",
+        "model.key_dim=3",
+    ],
+)
+def test_what_is_no_secret(argument):
+    check_secrets([argument])
+
+
+SMALL = (
+    "model=mobilenet",
+    "model.variant=v3_small",
+    "data.image_size=8",
+    "data.batch_size=8",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "hardware.plan=fp32_fast",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def outcome(result):
+    """What W&B must not change."""
+    return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "train/", "cost/"))}
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory):
+    return outcome(run_cell(cell_config(*SMALL, "logger=none"), tmp_path_factory.mktemp("untracked"), ""))
+
+
+def test_a_run_whose_server_and_service_fail_has_the_same_metrics(peer, tmp_path, monkeypatch, untracked, service):
+    """The server answers 500 in the middle, then the service is killed, then the server is gone."""
+    config = cell_config(*SMALL, f"logger.timeout_s={TIMEOUT_S + 3}")
+    batches = []
+
+    def disturb(self, trainer, module, images, index):
+        batches.append(index)
+        if len(batches) == 2:
+            peer.fault = 500
+        if len(batches) == 4:
+            service().kill()
+        if len(batches) == 5:
+            peer.stop()
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", disturb)
+    result = run_cell(config, tmp_path, "")
+    assert outcome(result) == untracked and result["status"] == "completed"
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    known = result["wandb"]
+    assert known["lost_rows"] == 0 and len(known["dirs"]) == 2 and all(d in known["upload"] for d in known["dirs"])
+    rows = [row for d in known["dirs"] for row in read_run(Path(d))["history"]]
+    assert [row["train/loss"] for row in rows if "train/loss" in row]
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    assert last_file_of(result)["exit_code"] == 0
+
+
+def last_file_of(result):
+    return read_run(Path(result["wandb"]["dir"]))
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGINT", "SIGUSR2", "an error"])
+@pytest.mark.parametrize("scheduler", [False, True], ids=["by-hand", "requeued"])
+def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, scheduler, ending):
+    if scheduler:
+        monkeypatch.setenv("CONVZOO_REQUEUES", "1")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        scontrol = tmp_path / "scontrol"
+        scontrol.write_text("#!/bin/sh\necho JobId=7 PreemptTime=None\n")
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def stop(*_):
+        if ending == "an error":
+            raise ValueError("a bug")
+        os.kill(os.getpid(), getattr(signal, ending))
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", stop)
+    with pytest.raises((SystemExit, ValueError)):
+        run_cell(cell_config(*SMALL), tmp_path, "")
+    result = json.loads((tmp_path / "result.json").read_text())
+    run = last_file_of(result)
+    code = 1 if ending == "an error" else 128 + getattr(signal, ending)
+    assert (run["exit_code"], run["summary"]["status"]) == (code, "failed" if code == 1 else "interrupted")
+    assert run.get("preempting", False) == (scheduler and ending == "SIGUSR2")
