@@ -275,17 +275,23 @@ class WandbRun:
     @property
     def upload_command(self) -> str | None:
         """What a person types to upload the rest; None where the server has everything."""
-        if not self._own or _uploaded(self._own[-1]):
-            # An online start sends what earlier ones could not.
+        paths = [*self._earlier, *self._own]
+        # An online start sends what the server has not got of earlier ones, and has it in its own file.
+        online = [i for i, path in enumerate(paths) if not _is_offline(path)]
+        folders = [path.parent for path in paths[max(online, default=0) :] if not _uploaded(path)]
+        if not folders:
             return None
-        folders = [path.parent for path in [*self._earlier, *self._own] if not _uploaded(path)]
         # Without the flag W&B leaves out what was begun online.
-        flag = [] if all(path.name.startswith("offline-") for path in folders) else ["--no-skip-online"]
+        flag = ["--no-skip-online"] if online else []
         return shlex.join(["wandb", "sync", *flag, *map(str, folders)])
 
 
+def _is_offline(path: Path) -> bool:
+    return path.parent.name.startswith("offline-")
+
+
 def _acknowledged(path: Path) -> tuple[int, bool]:
-    if path.parent.name.startswith("offline-"):
+    if _is_offline(path):
         return 0, False
     try:
         return acknowledged_rows(path.parent)

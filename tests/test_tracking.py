@@ -1,5 +1,6 @@
 """W&B never costs a run: what happens without an account, a server or a service, and what is in the files then."""
 
+import json
 import os
 import runpy
 import shlex
@@ -13,17 +14,16 @@ from pathlib import Path
 
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
-from conftest import QUICK, ROOT
+from conftest import ROOT, cell_config
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
-from lightning_modules import wandb_run
+from lightning_modules import run_cell, wandb_run
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.secrets import check_secrets
-from lightning_modules.tracking import Tracking
-from lightning_modules.wandb_file import run_files
+from lightning_modules.tracking import Tracking, has_key
+from lightning_modules.wandb_file import has_end, rows, run_files
 
-NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", *QUICK, "hydra.run.dir=run")
 TIMEOUT_S = 2.0
 SLACK_S = 3.0
 """Starting and ending W&B's service on a busy machine."""
@@ -89,7 +89,7 @@ def last_file(tracking):
     return read_run(Path(tracking.wandb["dir"]))
 
 
-@pytest.mark.parametrize("fault", ["gone", "hang", 1.5, 500, 401, "cut"])
+@pytest.mark.parametrize("fault", ["gone", "hang", 500, 401, "cut"])
 def test_a_server_that_fails_at_the_start_costs_seconds_and_the_run_is_offline(peer, begin, capsys, tmp_path, fault):
     misbehave(peer, fault)
     start = time.monotonic()
@@ -107,7 +107,7 @@ def test_a_server_that_fails_at_the_start_costs_seconds_and_the_run_is_offline(p
         assert not path.is_file() or KEY not in path.read_text(errors="replace"), f"the key is in {path}"
 
 
-@pytest.mark.parametrize("fault", ["gone", "hang", 0.4, 500, 401, 403])
+@pytest.mark.parametrize("fault", ["gone", "hang", 0.4, 401])
 def test_a_server_that_fails_in_the_middle(peer, begin, capsys, fault):
     tracking = begin()
     log(tracking, range(4))
@@ -130,8 +130,7 @@ def service():
     return wandb_run._service
 
 
-@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("fault, online", [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGSTOP, True)])
 def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, service, fault, online):
     """What it had not written yet is written by the next one; where it only hangs, it is ended when the run ends."""
     peer = request.getfixturevalue("peer") if online else None
@@ -214,26 +213,30 @@ def upload(tracking, output):
     subprocess.run([sys.executable, "-m", *words], cwd=Path(words[-1]), check=True, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code, requeued", [(1, False), (130, False), (140, True)])
-@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
-def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, begin, capsys, code, requeued, online):
+@pytest.mark.parametrize("code, requeued", [(1, False), (140, True)])
+@pytest.mark.parametrize("modes", ["offline offline", "online online", "offline online"])
+def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, begin, capsys, code, requeued, modes):
     """A start goes on from the last checkpoint: it takes steps again that an earlier one logged already."""
-    mode = "online" if online else "offline"
-    first = begin(mode=mode)
+    before, after = modes.split()
+    first = begin(mode=before)
     log(first, range(8))
     finish(first, "failed" if code == 1 else "interrupted", code, requeued)
     file = last_file(first)
     assert file["exit_code"] == code and file.get("preempting", False) == requeued
     capsys.readouterr()
-    second = begin(goes_on=True, mode=mode)
+    second = begin(goes_on=True, mode=after)
     log(second, range(4, 12))
     finish(second)
     assert second.wandb["id"] == first.wandb["id"] and len(second.wandb["dirs"]) == 2
-    if not online:
+    if after == "offline":
         assert peer.runs == {}
         upload(second, capsys.readouterr().out)
     (run,) = peer.runs.values()
-    assert steps(run.history) == list(range(12)) and run.exit_codes == [code, 0] and run.preempting == requeued
+    assert steps(run.history) == list(range(12))
+    if modes == "offline online":  # of the first start the server gets the rows; its end is past
+        assert run.exit_codes == [0]
+    else:
+        assert run.exit_codes == [code, 0] and run.preempting == requeued
     assert [row["_step"] for row in run.history] == list(range(14))
     assert run.summary["status"] == "completed" and run.summary["val/acc"] == 0.25
     assert second.wandb["upload"] is None
@@ -279,8 +282,7 @@ for step in range(100000):
 """
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
-@pytest.mark.parametrize("alone", [True, False], ids=["only-the-run", "all"])
+@pytest.mark.parametrize("mode, alone", [("online", True), ("offline", False)], ids=["only-the-run", "all"])
 def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     feed = subprocess.Popen([sys.executable, "-c", FEED, str(tmp_path), mode], stdout=subprocess.PIPE, text=True)
     service = int(feed.stdout.readline())
@@ -398,9 +400,9 @@ def test_a_run_whose_server_and_service_fail_has_the_same_metrics(peer, tmp_path
     assert result == json.loads((tmp_path / "result.json").read_text())
     known = result["wandb"]
     assert known["lost_rows"] == 0 and len(known["dirs"]) == 2 and all(d in known["upload"] for d in known["dirs"])
-    rows = [row for d in known["dirs"] for row in read_run(Path(d))["history"]]
-    assert [row["train/loss"] for row in rows if "train/loss" in row]
-    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    logged = [row for d in known["dirs"] for row in read_run(Path(d))["history"]]
+    assert [row["train/loss"] for row in logged if "train/loss" in row]
+    assert [row["_step"] for row in logged] == list(range(len(logged)))
     assert last_file_of(result)["exit_code"] == 0
 
 
@@ -408,9 +410,11 @@ def last_file_of(result):
     return read_run(Path(result["wandb"]["dir"]))
 
 
-@pytest.mark.parametrize("ending", ["SIGTERM", "SIGINT", "SIGUSR2", "an error"])
-@pytest.mark.parametrize("scheduler", [False, True], ids=["by-hand", "requeued"])
-def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, scheduler, ending):
+@pytest.mark.parametrize(
+    "ending, scheduler",
+    [("SIGINT", False), ("SIGUSR2", False), ("SIGUSR2", True), ("SIGTERM", True), ("an error", True)],
+)
+def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, ending, scheduler):
     if scheduler:
         monkeypatch.setenv("CONVZOO_REQUEUES", "1")
         monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -432,3 +436,37 @@ def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, scheduler, ending)
     code = 1 if ending == "an error" else 128 + getattr(signal, ending)
     assert (run["exit_code"], run["summary"]["status"]) == (code, "failed" if code == 1 else "interrupted")
     assert run.get("preempting", False) == (scheduler and ending == "SIGUSR2")
+
+
+def test_switched_off(begin, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracking = begin()
+    finish(tracking)
+    assert tracking.wandb == {"id": None, "mode": "disabled", "dir": None} and tracking.logger is False
+
+
+def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("NETRC", str(tmp_path / "mine"))
+    assert not has_key()
+    (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password " + "a" * 40 + "\n")
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://w.example.org")
+    (tmp_path / "mine").write_text("machine other.example.org\n  login user\n  password " + "a" * 40 + "\n")
+    assert not has_key()
+    (tmp_path / "mine").write_text("machine w.example.org\n  login user\n  password " + "a" * 40 + "\n")
+    assert has_key()
+    monkeypatch.delenv("NETRC")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert has_key()
+
+
+def test_a_file_that_was_cut_or_damaged_is_read_up_to_there(begin, tmp_path):
+    tracking = begin(mode="offline")
+    log(tracking, range(20))
+    finish(tracking)
+    (path,) = run_files(tmp_path / "run")
+    whole = path.read_bytes()
+    for content in (whole[:-100], whole[: len(whole) // 2], whole[:5], b"", whole[:3000] + b"\xff" + whole[3001:]):
+        path.write_bytes(content)
+        found = steps(rows(path))
+        assert found == list(range(len(found))) and len(found) <= 20 and not has_end(path)
