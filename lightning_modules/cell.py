@@ -39,6 +39,7 @@ class Cell:
 
     Attributes:
         choices: Flat, for result.json and W&B.
+        goes_on: Whether training goes on from the checkpoint of an earlier start.
         conditions: What the measured figures depend on.
         checkpoint: The best one's path, once trained.
     """
@@ -61,6 +62,7 @@ class Cell:
         self.image_shape = (spec.in_chans, image_size, image_size)
         self._say = print if global_rank() == 0 else _nothing
         self._last: Saved | None = find_last(folder, cell_id(config), self._say)
+        self.goes_on = self._last is not None
         self.plan = self._choose_plan()
         if rank := global_rank():
             # All ranks have built the same network; what they draw from here on is each one's own.
@@ -81,6 +83,9 @@ class Cell:
 
     def _choose_plan(self) -> Choice:
         config, hardware, network = self.config, self.hardware, self.start.network
+        unmeasured = "several processes" if hardware.world_size > 1 else None
+        if config["trainer"]["deterministic"]:
+            unmeasured = "trainer.deterministic"
         found = choose_plan(
             config["hardware"]["plan"],
             config["trainer"]["precision"],
@@ -93,11 +98,7 @@ class Cell:
             ),
             hardware.device,
             before=self._last.plan if self._last else None,
-            unmeasured="several processes"
-            if hardware.world_size > 1
-            else "trainer.deterministic"
-            if config["trainer"]["deterministic"]
-            else None,
+            unmeasured=unmeasured,
         )
         if global_rank() == 0:
             print(found, flush=True)

@@ -24,6 +24,7 @@ from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
+from lightning_modules.sweep.slurm_task import requeued
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
@@ -129,7 +130,7 @@ def run_rank(
     _be_quiet()
     main = global_rank() == 0
     result = _empty(config, command, hardware)
-    tracking = None
+    tracking, code = None, 0
     try:
         signals.install()
         signals.limit(seconds_of(config["trainer"]["max_time"]))
@@ -137,7 +138,7 @@ def run_rank(
         cell = Cell(config, folder, hardware)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
-            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"])
+            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"], cell.goes_on)
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
         if config["task"] == "time":
             result["metrics"] = time_cell(cell)
@@ -159,7 +160,10 @@ def run_rank(
         if unsaved and result["status"] == "completed":
             result |= {"status": "failed", "error": unsaved}
         if tracking:
-            tracking.finish(result["metrics"], result["status"])
+            tracking.finish(result["metrics"], result["status"], _exit_code(result["status"], code), requeued(code))
+            if tracking.wandb != result["wandb"]:
+                result["wandb"] = tracking.wandb
+                _save(folder, result)
         signals.restore()
         if main and result["status"] == "interrupted":
             print(f"interrupted: {result['error']}. {_goes_on(folder, command)}", flush=True)
@@ -195,6 +199,10 @@ def _outcome(error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
         return "interrupted", 130
     return "failed", None
+
+
+def _exit_code(status: str, code: int | None) -> int:
+    return code or int(status != "completed")
 
 
 def _be_quiet() -> None:

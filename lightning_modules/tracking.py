@@ -5,14 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 
+from lightning_modules.wandb_file import count_rows, run_files
+from lightning_modules.wandb_run import End, WandbRun, quiet_setup
 from zoo.errors import choose
+
+NOTHING = {"id": None, "mode": None, "dir": None}
+"""What result.json has of W&B where another logger is used."""
 
 
 class Tracking:
@@ -20,11 +27,17 @@ class Tracking:
 
     Attributes:
         logger: For Lightning's Trainer; False for none.
-        wandb: ``{"id", "mode", "dir"}`` of the W&B run, as result.json has it; all None without one.
+        wandb: What result.json has of the W&B run.
     """
 
     def __init__(
-        self, settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any], plan: str
+        self,
+        settings: dict[str, Any],
+        folder: Path,
+        cell: dict[str, Any],
+        config: dict[str, Any],
+        plan: str,
+        goes_on: bool = False,
     ) -> None:
         """Starts tracking.
 
@@ -34,110 +47,126 @@ class Tracking:
             cell: The choices, flat; they become columns in W&B.
             config: The whole resolved configuration; it becomes one key.
             plan: The execution plan, a column too.
+            goes_on: The run goes on from the checkpoint of an earlier start.
         """
         name = settings["name"]
-        self._run = None
+        self._run: WandbRun | None = None
+        self._mode = None
         self.logger: Logger | bool = False
         if name == "csv":
             self.logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
         elif name == "wandb":
-            self._run = _start_wandb(settings, folder, cell, config, plan)
-            self.logger = WandbLogger(experiment=self._run)
+            self._mode, why = _wandb_mode(settings)
+            if self._mode != "disabled":
+                arguments = {
+                    "project": settings["project"],
+                    "entity": settings["entity"],
+                    "group": settings["group"],
+                    "name": run_name(cell),
+                    "id": _this_run_id(run_id(cell, folder), folder, goes_on),
+                    "tags": settings["tags"],
+                    "job_type": "train",
+                    "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": config},
+                    "dir": folder,
+                }
+                online = self._mode == "online"
+                self._run = WandbRun(arguments, online, why, settings["timeout_s"], goes_on)
+                self.logger = RowLogger(self._run)
 
     @property
-    def wandb(self) -> dict[str, str | None]:
+    def wandb(self) -> dict[str, Any]:
+        """``id``, ``mode`` and ``dir`` (of the last start; all None without W&B). Of a W&B run also ``dirs`` (those of
+        all starts), ``upload`` (the command that uploads the rest, None where nothing is missing) and ``lost_rows``.
+        """
         if self._run is None:
-            return {"id": None, "mode": None, "dir": None}
-        if self._run.disabled:
-            return {"id": None, "mode": "disabled", "dir": None}
-        mode = "offline" if self._run.offline else "online"
-        return {"id": self._run.id, "mode": mode, "dir": self._run.settings.sync_dir}
+            return NOTHING | {"mode": self._mode}
+        run, dirs = self._run, self._run.dirs
+        return {
+            "id": run.id,
+            "mode": run.mode,
+            "dir": dirs[-1] if dirs else None,
+            "dirs": dirs,
+            "upload": run.upload_command,
+            "lost_rows": run.lost_rows,
+        }
 
-    def finish(self, metrics: dict[str, float], status: str) -> None:
-        """Writes the final metrics and ends the run with its real outcome."""
+    def finish(self, metrics: dict[str, float], status: str, code: int, requeued: bool = False) -> None:
+        """Writes the final metrics and ends the run with its real outcome.
+
+        Args:
+            metrics: The result's.
+            status: The result's.
+            code: What the process will end with.
+            requeued: A scheduler starts the run again.
+        """
         if self._run is not None:
-            if metrics:
-                self._run.log({k: v for k, v in metrics.items() if k != "val/acc"})
-                # In the history val/acc is a curve; its summary is that of the checkpoint that was tested.
-                self._run.summary.update(metrics)
-            self._run.summary["status"] = status
-            self._run.finish(exit_code=0 if status == "completed" else 1)
-            _stop_service()
+            # In the history val/acc is a curve; its summary is that of the checkpoint that was tested.
+            row = {k: v for k, v in metrics.items() if k != "val/acc"}
+            self._run.finish(End(row, metrics | {"status": status}, code, requeued))
         elif self.logger:
             if metrics:
                 self.logger.log_metrics(metrics)
             self.logger.finalize("success" if status == "completed" else "failed")
 
 
-def has_key() -> bool:
-    """Whether a W&B key is configured: in the environment, or in the netrc file where ``wandb login`` puts it."""
-    import wandb
+class RowLogger(Logger):
+    """Lightning's view of a W&B run."""
 
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    hosts = {urlparse(wandb.setup().settings.base_url).hostname, "api.wandb.ai"}
-    candidates = [os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
-    for path in filter(None, candidates):
-        try:
-            if hosts & set(netrc(path).hosts):
-                return True
-        except (OSError, NetrcParseError):
-            continue
-    return False
+    def __init__(self, run: WandbRun) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return self.run.id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(dict(metrics), step)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are in the run's config already."""
 
 
-def _start_wandb(
-    settings: dict[str, Any], folder: Path, cell: dict[str, Any], config: dict[str, Any], plan: str
-) -> Any:
-    """Starts a W&B run: online when a key and a server are there, else offline, with one line that says so."""
-    import wandb
-
+def _wandb_mode(settings: dict[str, Any]) -> tuple[str, str]:
+    """online, offline or disabled; and why it is offline, in words."""
     mode = settings["mode"]
+    asked = mode != "auto" or "WANDB_MODE" in os.environ
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     choose("logger.mode", mode, ("auto", "online", "offline", "disabled"))
-    arguments = {
-        "project": settings["project"],
-        "entity": settings["entity"],
-        "group": settings["group"],
-        "name": run_name(cell),
-        "id": run_id(cell, folder),
-        "tags": settings["tags"],
-        "job_type": "train",
-        "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": config},
-        "dir": folder,
-        # A run that goes on after it was stopped continues its rows on the server.
-        "resume": "allow" if mode == "online" else None,
-    }
-    # Flushed every second (the default is 15), so that a killed run keeps its rows.
-    options = {"init_timeout": settings["timeout_s"], "x_transaction_log_flush_interval": 1, "silent": True}
-    if mode == "online":
-        try:
-            online = wandb.Settings(**options, finish_timeout=settings["timeout_s"])
-            return _with_axes(wandb.init(mode=mode, settings=online, **arguments))
-        except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            reason, mode = f"the server did not take this run ({_first_line(error)})", "offline"
-            # The service still holds the id of the run that did not start.
-            _stop_service()
-    else:
-        reason = "no API key" if settings["mode"] == "auto" and "WANDB_MODE" not in os.environ else "as asked"
-    run = _with_axes(wandb.init(mode=mode, settings=wandb.Settings(**options), **arguments))
-    if mode == "offline":
-        print(f"W&B: {reason}, so this run is offline. Upload it with: wandb sync {run.sync_dir}", flush=True)
-    return run
+    return mode, "as asked" if asked else "no API key"
 
 
-def _with_axes(run: Any) -> Any:
-    """Draws the curves over epochs: runs of different batch sizes are comparable there, and steps are not.
+def _this_run_id(first: str, folder: Path, goes_on: bool) -> str:
+    """The id of the start that this one continues; a new one where it starts anew beside rows of an earlier start."""
+    earlier = [path for path in run_files(folder) if path.stem.removeprefix("run-").partition("-")[0] == first]
+    if not earlier:
+        return first
+    last = earlier[-1].stem.removeprefix("run-")
+    if goes_on or not any(count_rows(path) for path in earlier if path.name == earlier[-1].name):
+        return last
+    return f"{first}-{int(last.partition('-')[2] or 1) + 1}"
 
-    No ``summary="max,last"``: it makes ``val/acc`` a number in a finished run and ``{"max", "last"}`` in one that was
-    stopped, and a sweep or a plot that reads ``val/acc`` would leave out one of the two. Here it is a number always:
-    the latest one while training, at the end that of the checkpoint that was tested.
-    """
-    run.define_metric("epoch", hidden=True)
-    for curves in ("train/*", "val/*"):
-        run.define_metric(curves, step_metric="epoch", step_sync=True)
-    return run
+
+def has_key() -> bool:
+    """Whether a W&B key is configured: in the environment, or in the netrc file where ``wandb login`` puts it."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    hosts: set[str] = set()
+    candidates = [os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
+    for path in filter(None, candidates):
+        with suppress(OSError, NetrcParseError):
+            hosts |= set(netrc(path).hosts)
+    if not hosts or "api.wandb.ai" in hosts:
+        return bool(hosts)
+    try:
+        return urlparse(quiet_setup().base_url).hostname in hosts
+    except Exception:  # whatever keeps W&B from starting is told when the run starts
+        return False
 
 
 VALUES = ("model", "variant", "conv", "between", "act", "init", "data", "hardware", "optim")
@@ -168,14 +197,3 @@ def run_id(cell: dict[str, Any], folder: Path) -> str:
     """
     content = json.dumps([cell, str(folder.resolve())], sort_keys=True)
     return "c" + hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _stop_service() -> None:
-    """Ends W&B's own process, which writes the file: before that the last records may not be on the disk."""
-    import wandb
-
-    wandb.teardown()

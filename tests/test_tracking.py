@@ -1,47 +1,472 @@
-"""W&B: what happens without an account, without a server, or when it is switched off."""
+"""W&B never costs a run: what happens without an account, a server or a service, and what is in the files then."""
 
 import json
 import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 
-from conftest import QUICK
+import pytest
+import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
+from conftest import ROOT, cell_config
 from wandb_file import read_run
+from wandb_peer import KEY, server
 
-NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", *QUICK, "hydra.run.dir=run")
-NO_SERVER = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+from lightning_modules import run_cell, wandb_run
+from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.secrets import check_secrets
+from lightning_modules.tracking import Tracking, has_key
+from lightning_modules.wandb_file import has_end, rows, run_files
 
-
-def result(tmp_path):
-    return json.loads((tmp_path / "run" / "result.json").read_text())
-
-
-def test_a_server_that_is_not_there_costs_seconds_not_the_run(train, tmp_path):
-    done = train(*NET, "logger.timeout_s=3", env=NO_SERVER)
-    assert done.returncode == 0, done.stderr
-    assert "offline" in done.stdout and "wandb sync" in done.stdout
-    assert result(tmp_path)["wandb"]["mode"] == "offline"
-    run = read_run(tmp_path / "run" / os.path.relpath(result(tmp_path)["wandb"]["dir"], tmp_path / "run"))
-    assert run["exit_code"] == 0 and run["summary"]["test/acc"] == result(tmp_path)["metrics"]["test/acc"]
-    texts = [
-        p.read_text(errors="replace") for p in (tmp_path / "run").rglob("*") if p.is_file() and p.suffix != ".ckpt"
-    ]
-    assert not any("0" * 40 in text for text in texts), "no key in any file"
+TIMEOUT_S = 2.0
+SLACK_S = 3.0
+"""Starting and ending W&B's service on a busy machine."""
 
 
-def test_switched_off(train, tmp_path):
-    assert train(*NET, env={"WANDB_MODE": "disabled"}).returncode == 0
-    assert result(tmp_path)["wandb"] == {"id": None, "mode": "disabled", "dir": None}
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    for name in [n for n in os.environ if n.startswith("WANDB_")] + ["NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    yield
+    wandb_run.kill_service()
+    wandb_run.stop_service()
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    with server() as peer:
+        for name, value in peer.environment.items():
+            monkeypatch.setenv(name, value)
+        yield peer
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Starts tracking a run in ``tmp_path/run``."""
+
+    def begin(goes_on=False, **settings):
+        defaults = {"name": "wandb", "mode": "auto", "project": "p", "entity": None, "group": None, "tags": None}
+        (tmp_path / "run").mkdir(exist_ok=True)
+        cell = {"model": "m", "seed": 0}
+        return Tracking(
+            defaults | {"timeout_s": TIMEOUT_S} | settings, tmp_path / "run", cell, {"a": 1}, "plain", goes_on
+        )
+
+    return begin
+
+
+def log(tracking, steps):
+    """Logs rows as a training loop does, which must not wait for anything."""
+    for step in steps:
+        before = time.perf_counter()
+        tracking.logger.log_metrics({"train/loss": 1 / (1 + step), "epoch": step // 4}, step)
+        assert time.perf_counter() - before < 0.05
+
+
+def steps(history):
+    return [row[wandb_run.STEP] for row in history if wandb_run.STEP in row]
+
+
+def finish(tracking, status="completed", code=0, requeued=False):
+    tracking.finish({"test/acc": 0.5, "val/acc": 0.25}, status, code, requeued)
+
+
+def misbehave(peer, fault):
+    if fault == "gone":
+        peer.stop()
+    else:
+        peer.fault = fault
+
+
+def last_file(tracking):
+    return read_run(Path(tracking.wandb["dir"]))
+
+
+@pytest.mark.parametrize("fault", ["gone", "hang", 500, 401, "cut"])
+def test_a_server_that_fails_at_the_start_costs_seconds_and_the_run_is_offline(peer, begin, capsys, tmp_path, fault):
+    misbehave(peer, fault)
+    start = time.monotonic()
+    tracking = begin()
+    log(tracking, range(8))
+    finish(tracking)
+    assert time.monotonic() - start < TIMEOUT_S + SLACK_S
+    assert tracking.wandb["mode"] == "offline" and tracking.wandb["lost_rows"] == 0
+    run = last_file(tracking)
+    assert steps(run["history"]) == list(range(8)) and run["exit_code"] == 0 and run["summary"]["val/acc"] == 0.25
+    out, err = capsys.readouterr()
+    assert err == "" and len(out.splitlines()) == 2 and "is offline" in out
+    assert out.splitlines()[1].endswith(f"Upload it with: wandb sync {tracking.wandb['dir']}")
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or KEY not in path.read_text(errors="replace"), f"the key is in {path}"
+
+
+@pytest.mark.parametrize("fault", ["gone", "hang", 0.4, 401])
+def test_a_server_that_fails_in_the_middle(peer, begin, capsys, fault):
+    tracking = begin()
+    log(tracking, range(4))
+    peer.wait(lambda: peer.runs and peer.runs[tracking.wandb["id"]].count("wandb-events.jsonl"))
+    misbehave(peer, fault)
+    log(tracking, range(4, 8))
+    start = time.monotonic()
+    finish(tracking, "failed", 1)
+    assert time.monotonic() - start < TIMEOUT_S + SLACK_S
+    assert tracking.wandb["mode"] == "online" and tracking.wandb["lost_rows"] == 0
+    run = last_file(tracking)
+    assert steps(run["history"]) == list(range(8)) and run["exit_code"] == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"Upload it with: wandb sync --no-skip-online {tracking.wandb['dir']}" in line and "not uploaded" in line
+
+
+@pytest.fixture
+def service():
+    """The process of W&B's service."""
+    return wandb_run._service
+
+
+@pytest.mark.parametrize("fault, online", [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGSTOP, True)])
+def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, service, fault, online):
+    """What it had not written yet is written by the next one; where it only hangs, it is ended when the run ends."""
+    peer = request.getfixturevalue("peer") if online else None
+    tracking = begin(timeout_s=10 if fault == signal.SIGKILL else TIMEOUT_S)
+    log(tracking, range(4))
+    os.kill(service().pid, fault)
+    log(tracking, range(4, 6))
+    time.sleep(1.5 if fault == signal.SIGKILL else 0)
+    log(tracking, range(6, 8))
+    start = time.monotonic()
+    finish(tracking)
+    # Nobody can tell a service that hangs from one that is busy but by waiting.
+    assert time.monotonic() - start < TIMEOUT_S + wandb_run.GRACE_S + SLACK_S
+    done = tracking.wandb
+    history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
+    assert steps(history) == list(range(8)) and [row["_step"] for row in history] == list(range(9))
+    assert last_file(tracking)["exit_code"] == 0 and done["lost_rows"] == 0
+    if online and fault == signal.SIGKILL:
+        (run,) = peer.runs.values()
+        assert steps(run.history) == list(range(8)) and run.exit_codes == [0] and done["upload"] is None
+        assert capsys.readouterr().out == ""
+    else:
+        assert all(d in done["upload"] for d in done["dirs"])
+
+
+def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
+    monkeypatch.setattr("wandb.sdk.lib.service.service_process.get_core_path", lambda: "/bin/false")
+    tracking = begin()
+    log(tracking, range(4))
+    finish(tracking)
+    assert tracking.wandb["mode"] is None and tracking.wandb["dirs"] == []
+    (line, lost) = capsys.readouterr().out.splitlines()
+    assert "cannot be started" in line and "4 of 4 rows" in lost
+
+
+def test_the_service_is_killed_as_the_run_ends(peer, begin, service):
+    tracking = begin()
+    log(tracking, range(4))
+    peer.wait(lambda: peer.runs)
+    time.sleep(0.3)
+    peer.fault = "hang"
+    threading.Timer(0.5, lambda: service().kill()).start()
+    finish(tracking, "failed", 1)
+    done = tracking.wandb
+    history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
+    assert steps(history) == list(range(4)) and last_file(tracking)["exit_code"] == 1
+    assert all(d in done["upload"] for d in done["dirs"])
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["space", "no-space"])
+def test_a_full_disk(begin, capsys, tmp_path, starts):
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)]).returncode:
+        pytest.skip("needs a root that may mount")
+    try:
+        (tmp_path / "run" / "wandb").mkdir(parents=True)
+        fill = tmp_path / "fill"
+        if not starts:
+            with suppress(OSError), fill.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        start = time.monotonic()
+        tracking = begin(mode="offline", timeout_s=10)
+        for step in range(1000):
+            tracking.logger.log_metrics({f"train/{i}": step / 7 for i in range(20)}, step)
+        finish(tracking)
+        assert time.monotonic() - start < 3 * wandb_run.GRACE_S + SLACK_S
+        assert tracking.wandb["lost_rows"] > 100
+        out, err = capsys.readouterr()
+        assert err == "" and "rows are not in its file: is the disk full?" in out
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def upload(tracking, output):
+    """Types the command that was printed."""
+    command = output.strip().rpartition("Upload it with: ")[2]
+    words = shlex.split(command)
+    assert words[:2] == ["wandb", "sync"] and command == tracking.wandb["upload"]
+    # W&B writes a log of its own where it is typed.
+    subprocess.run([sys.executable, "-m", *words], cwd=Path(words[-1]), check=True, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("code, requeued", [(1, False), (140, True)])
+@pytest.mark.parametrize("modes", ["offline offline", "online online", "offline online"])
+def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, begin, capsys, code, requeued, modes):
+    """A start goes on from the last checkpoint: it takes steps again that an earlier one logged already."""
+    before, after = modes.split()
+    first = begin(mode=before)
+    log(first, range(8))
+    finish(first, "failed" if code == 1 else "interrupted", code, requeued)
+    file = last_file(first)
+    assert file["exit_code"] == code and file.get("preempting", False) == requeued
+    capsys.readouterr()
+    second = begin(goes_on=True, mode=after)
+    log(second, range(4, 12))
+    finish(second)
+    assert second.wandb["id"] == first.wandb["id"] and len(second.wandb["dirs"]) == 2
+    if after == "offline":
+        assert peer.runs == {}
+        upload(second, capsys.readouterr().out)
+    (run,) = peer.runs.values()
+    assert steps(run.history) == list(range(12))
+    if modes == "offline online":  # of the first start the server gets the rows; its end is past
+        assert run.exit_codes == [0]
+    else:
+        assert run.exit_codes == [code, 0] and run.preempting == requeued
+    assert [row["_step"] for row in run.history] == list(range(14))
+    assert run.summary["status"] == "completed" and run.summary["val/acc"] == 0.25
+    assert second.wandb["upload"] is None
+
+
+def test_what_the_server_missed_is_sent_by_the_next_start(peer, begin):
+    first = begin()
+    log(first, range(4))
+    peer.wait(lambda: peer.runs)
+    time.sleep(0.3)
+    peer.fault = 500
+    finish(first, "interrupted", 130)
+    (run,) = peer.runs.values()
+    assert len(run.history) < 4 and first.wandb["upload"]
+    peer.fault = None
+    second = begin(goes_on=True)
+    log(second, range(2, 8))
+    finish(second)
+    assert steps(run.history) == list(range(8)) and run.exit_codes == [0]
+    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
+    assert second.wandb["upload"] is None
+
+
+def test_a_run_that_starts_anew_is_another_run(peer, begin):
+    ids = []
+    for _ in range(3):
+        tracking = begin()
+        log(tracking, range(2))
+        finish(tracking)
+        ids.append(tracking.wandb["id"])
+    assert len(set(ids)) == 3 and [len(run.history) for run in peer.runs.values()] == [3, 3, 3]
+
+
+FEED = """
+import sys, time
+from lightning_modules.wandb_run import WandbRun, _service
+run = WandbRun({"id": "abc", "dir": sys.argv[1], "project": "p"}, sys.argv[2] == "online", "", 10, False)
+print(_service().pid, flush=True)
+for step in range(100000):
+    run.log({"train/loss": 1.0, "epoch": 0}, step)
+    print(step, flush=True)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("mode, alone", [("online", True), ("offline", False)], ids=["only-the-run", "all"])
+def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
+    feed = subprocess.Popen([sys.executable, "-c", FEED, str(tmp_path), mode], stdout=subprocess.PIPE, text=True)
+    service = int(feed.stdout.readline())
+    logged = []
+    while len(logged) < 150:
+        logged.append((int(feed.stdout.readline()), time.monotonic()))
+    if not alone:
+        os.kill(service, signal.SIGKILL)
+    feed.kill()
+    killed = time.monotonic()
+    feed.wait()
+    (path,) = run_files(tmp_path)
+    safe = [step for step, at in logged if at < killed - 1.5]
+    assert len(safe) > 50
+    if alone:
+        peer.wait(lambda: not Path(f"/proc/{service}").exists())
+        assert mode == "offline" or peer.runs["abc"].exit_codes != [0], "it did not succeed"
+    found = steps(read_run(path.parent)["history"])
+    assert found[: len(safe)] == safe and found == list(range(len(found)))
+    # The next start brings the server what it has not got.
+    run = wandb_run.WandbRun({"id": "abc", "dir": tmp_path, "project": "p"}, True, "", 10, True)
+    for step in range(len(found) // 2, len(found) + 5):
+        run.log({"train/loss": 1.0, "epoch": 0}, step)
+    run.finish(wandb_run.End({}, {}, 0, False))
+    history = peer.runs["abc"].history
+    assert steps(history) == list(range(len(found) + 5)) == [row["_step"] for row in history]
+    assert peer.runs["abc"].exit_codes[-1] == 0 and run.upload_command is None
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+logger.api_key=hello",
+        "WANDB_API_KEY=hello",
+        "+logger={api_key: hello, name: x}",
+        "++a.b.password='hello'",
+        f"logger.project={KEY}",
+        f"logger.tags=[a,{KEY}]",
+        f"{KEY}",
+        "logger.entity=wandb_v1_abcDEF123_xyz",
+        "data.root=s3://me:hello@host/x",
+        "+hf=hf_" + "aB3" * 11,
+    ],
+)
+@pytest.mark.parametrize("sweep", [(), ("-m",)], ids=["run", "sweep"])
+def test_a_secret_on_the_command_line_is_refused_and_nothing_is_written(argument, sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *sweep, "seed=1,2", argument])
+    with pytest.raises(SystemExit) as refused:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert refused.value.code == 2 and "wandb login" in err and "WANDB_API_KEY" in err
+    assert "hello" not in out + err and KEY not in out + err and "abcDEF" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "logger.project=tokens",
+        "init.checkpoint=/hub/snapshots/" + "0a" * 20 + "/best.ckpt",
+        "logger.group=" + "0a" * 19,
+        "+a.token=null",
+        "data.root=s3://bucket/a@b:c",
+        "model.key_dim=3",
+    ],
+)
+def test_what_is_no_secret(argument):
+    check_secrets([argument])
+
+
+SMALL = (
+    "model=mobilenet",
+    "model.variant=v3_small",
+    "data.image_size=8",
+    "data.batch_size=8",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "hardware.plan=fp32_fast",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+    "trainer.log_every_n_steps=1",
+)
+
+
+def outcome(result):
+    """What W&B must not change."""
+    return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "train/", "cost/"))}
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory):
+    return outcome(run_cell(cell_config(*SMALL, "logger=none"), tmp_path_factory.mktemp("untracked"), ""))
+
+
+def test_a_run_whose_server_and_service_fail_has_the_same_metrics(peer, tmp_path, monkeypatch, untracked, service):
+    """The server answers 500 in the middle, then the service is killed, then the server is gone."""
+    config = cell_config(*SMALL, f"logger.timeout_s={TIMEOUT_S + 3}")
+    batches = []
+
+    def disturb(self, trainer, module, images, index):
+        batches.append(index)
+        if len(batches) == 2:
+            peer.fault = 500
+        if len(batches) == 4:
+            service().kill()
+        if len(batches) == 5:
+            peer.stop()
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", disturb)
+    result = run_cell(config, tmp_path, "")
+    assert outcome(result) == untracked and result["status"] == "completed"
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    known = result["wandb"]
+    assert known["lost_rows"] == 0 and len(known["dirs"]) == 2 and all(d in known["upload"] for d in known["dirs"])
+    logged = [row for d in known["dirs"] for row in read_run(Path(d))["history"]]
+    assert [row["train/loss"] for row in logged if "train/loss" in row]
+    assert [row["_step"] for row in logged] == list(range(len(logged)))
+    assert last_file_of(result)["exit_code"] == 0
+
+
+def last_file_of(result):
+    return read_run(Path(result["wandb"]["dir"]))
+
+
+@pytest.mark.parametrize(
+    "ending, scheduler",
+    [("SIGINT", False), ("SIGUSR2", False), ("SIGUSR2", True), ("SIGTERM", True), ("an error", True)],
+)
+def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, ending, scheduler):
+    if scheduler:
+        monkeypatch.setenv("CONVZOO_REQUEUES", "1")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        scontrol = tmp_path / "scontrol"
+        scontrol.write_text("#!/bin/sh\necho JobId=7 PreemptTime=None\n")
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def stop(*_):
+        if ending == "an error":
+            raise ValueError("a bug")
+        os.kill(os.getpid(), getattr(signal, ending))
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", stop)
+    with pytest.raises((SystemExit, ValueError)):
+        run_cell(cell_config(*SMALL), tmp_path, "")
+    result = json.loads((tmp_path / "result.json").read_text())
+    run = last_file_of(result)
+    code = 1 if ending == "an error" else 128 + getattr(signal, ending)
+    assert (run["exit_code"], run["summary"]["status"]) == (code, "failed" if code == 1 else "interrupted")
+    assert run.get("preempting", False) == (scheduler and ending == "SIGUSR2")
+
+
+def test_switched_off(begin, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracking = begin()
+    finish(tracking)
+    assert tracking.wandb == {"id": None, "mode": "disabled", "dir": None} and tracking.logger is False
 
 
 def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
-    from lightning_modules.tracking import has_key
-
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "mine"))
     assert not has_key()
     (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password " + "a" * 40 + "\n")
     assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://w.example.org")
+    (tmp_path / "mine").write_text("machine other.example.org\n  login user\n  password " + "a" * 40 + "\n")
+    assert not has_key()
+    (tmp_path / "mine").write_text("machine w.example.org\n  login user\n  password " + "a" * 40 + "\n")
+    assert has_key()
     monkeypatch.delenv("NETRC")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     assert has_key()
+
+
+def test_a_file_that_was_cut_or_damaged_is_read_up_to_there(begin, tmp_path):
+    tracking = begin(mode="offline")
+    log(tracking, range(20))
+    finish(tracking)
+    (path,) = run_files(tmp_path / "run")
+    whole = path.read_bytes()
+    for content in (whole[:-100], whole[: len(whole) // 2], whole[:5], b"", whole[:3000] + b"\xff" + whole[3001:]):
+        path.write_bytes(content)
+        found = steps(rows(path))
+        assert found == list(range(len(found))) and len(found) <= 20 and not has_end(path)

@@ -1,38 +1,12 @@
-"""Reads W&B's offline file record by record, without W&B's own reader (which is not part of its Python package).
-
-The format is LevelDB's log: 32 KiB blocks of chunks (checksum, length, type), behind a header of seven bytes.
-"""
+"""What a W&B file says of a run, as tests want to see it."""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
-
-BLOCK, HEADER, CHUNK = 32768, 7, 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def records(path: Path) -> Iterator[Record]:
-    """Every record of a ``run-*.wandb`` file."""
-    data = path.read_bytes()
-    assert data[:4] == b":W&B", f"{path} is no W&B file"
-    position, parts = HEADER, []
-    while position + CHUNK <= len(data):
-        left = BLOCK - position % BLOCK
-        if left < CHUNK:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + CHUNK])
-        parts.append(data[position + CHUNK : position + CHUNK + length])
-        position += CHUNK + length
-        if kind in (FULL, LAST):
-            yield Record.FromString(b"".join(parts))
-            parts = []
+from lightning_modules.wandb_file import items, records
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -48,15 +22,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         elif kind == "config":
             run["config"] |= {i.key: json.loads(i.value_json) for i in record.config.update}
         elif kind == "history":
-            items = {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
-            run["history"].append(items)
+            row = items(record.history.item)
+            run["history"].append(row)
             # What a row says stands in the summary until a later record says otherwise.
-            run["summary"] |= items
+            run["summary"] |= row
         elif kind == "summary":
-            updates = {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in record.summary.update}
-            run["summary"] |= updates
+            run["summary"] |= items(record.summary.update)
         elif kind == "metric":
             run["metrics"].append(record.metric)
+        elif kind == "preempting":
+            run["preempting"] = True
         elif kind == "exit":
             run["exit_code"] = record.exit.exit_code
     return run

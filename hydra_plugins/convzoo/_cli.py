@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lightning_modules.secrets import check_secrets
 from lightning_modules.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest
 
@@ -63,8 +64,9 @@ def check_arguments(arguments: list[str]) -> None:
     """Refuses what would take away a part of the configuration that every run needs.
 
     Raises:
-        ConvzooError: A deletion (``~key``) or an empty group (``model=null``).
+        ConvzooError: A deletion (``~key``) or an empty group (``model=null``); or a secret.
     """
+    check_secrets(arguments)
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
     for argument in arguments:
         key, _, value = argument.partition("=")

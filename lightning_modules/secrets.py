@@ -1,0 +1,48 @@
+"""Keys and passwords do not belong on a command line: it goes into files, logs and W&B."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from zoo.errors import ConvzooError
+
+NAMED = re.compile(
+    r"(?<![a-z])(api_?key|access_?key|secret|secret_?key|private_?key|token|password|passwd|pwd|credentials?)[\"']?"
+    r"\s*[:=]\s*[\"']?(?!null\b)[^\s\"',}]",
+    re.IGNORECASE,
+)
+"""A word that says what is given for it."""
+
+FORMS = re.compile(
+    r"(?<![0-9A-Za-z/])("
+    r"[0-9a-f]{40}"  # W&B's of old; between slashes it is a commit's folder
+    r"|wandb_v\d_\w+"
+    r"|hf_[0-9A-Za-z]{30,}"  # Hugging Face
+    r"|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{30,}"
+    r"|sk-[\w-]{20,}"
+    r"|AKIA[0-9A-Z]{16}"  # Amazon
+    r")(?![0-9A-Za-z/])"
+    r"|\w://[^/\s:@]*:[^/\s@]+@"  # a password in an address
+)
+"""Keys that can be told by their form."""
+
+
+def check_secrets(arguments: Sequence[str]) -> None:
+    """Refuses a command line with a key, a token or a password in it, before any of it is written.
+
+    Args:
+        arguments: The words of the command line.
+
+    Raises:
+        ConvzooError: One of them looks like a secret; the message does not repeat it.
+    """
+    key_here = os.environ.get("WANDB_API_KEY") or None
+    for number, argument in enumerate(arguments, 1):
+        if NAMED.search(argument) or FORMS.search(argument) or (key_here and key_here in argument):
+            raise ConvzooError(
+                f"argument {number} looks like it has a key, a token or a password in it. It would be written into the "
+                "run's files and sent to W&B, so nothing was started. Leave it out here: type wandb login once, or set "
+                "an environment variable (WANDB_API_KEY for W&B). Your shell's history may have it now."
+            )

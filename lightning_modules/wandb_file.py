@@ -1,0 +1,96 @@
+"""Reads the file that W&B keeps of each start of a run (``run-ID.wandb``), whole or cut short.
+
+The format is LevelDB's log: 32 KiB blocks of chunks (checksum, length, type), behind a header of seven bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+BLOCK, HEADER, CHUNK = 32768, 7, 7
+FULL, LAST = 1, 4
+
+
+def records(path: Path) -> Iterator[Record]:
+    """Every whole record of a ``run-*.wandb`` file, up to the first that is not: a killed writer leaves half of one."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = path.read_bytes()
+    position, parts = HEADER, []
+    while position + CHUNK <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < CHUNK:
+            position += left
+            continue
+        checksum, length, kind = struct.unpack("<IHB", data[position : position + CHUNK])
+        part = data[position + CHUNK : position + CHUNK + length]
+        if len(part) < length or zlib.crc32(bytes([kind]) + part) != checksum:
+            return
+        parts.append(part)
+        position += CHUNK + length
+        if kind in (FULL, LAST):
+            try:
+                yield Record.FromString(b"".join(parts))
+            except DecodeError:
+                return
+            parts = []
+
+
+def items(changed: Any) -> dict[str, Any]:
+    """What a record of W&B's says of its keys."""
+    return {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in changed}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the history; ``_step`` numbers them."""
+    return [items(r.history.item) for r in records(path) if r.WhichOneof("record_type") == "history"]
+
+
+def count_rows(path: Path) -> int:
+    """How many rows the file has."""
+    return sum(record.WhichOneof("record_type") == "history" for record in records(path))
+
+
+def has_end(path: Path) -> bool:
+    """Whether the file says how the run ended."""
+    return any(record.WhichOneof("record_type") == "exit" for record in records(path))
+
+
+def run_files(folder: Path) -> list[Path]:
+    """The files of all starts below a run's folder, the first start first."""
+
+    def started(path: Path) -> tuple[str, float]:
+        found = re.search(r"run-(\d{8}_\d{6})-", path.parent.name)
+        return found[1] if found else "", path.stat().st_mtime
+
+    return sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=started)
+
+
+def acknowledged_rows(folder: Path) -> tuple[int, bool]:
+    """What the server took of an online run, by W&B's own log: how many rows, and whether the end of the run.
+
+    W&B says nowhere else whether a run was uploaded: where the server refuses a key in mid-run, ``finish`` returns as
+    if nothing had happened.
+    """
+    sent, taken, ended = {}, 0, False
+    for line in (folder / "logs" / "debug-internal.log").read_text(errors="replace").splitlines():
+        if '"filestream: ' not in line:
+            continue
+        said = json.loads(line)
+        if said["msg"] == "filestream: sending request":
+            sent = said
+        elif said["msg"] == "filestream: request sent":
+            taken += sent.get("history_lines", 0)
+            ended |= bool(sent.get("complete"))
+            sent = {}
+    return taken, ended
