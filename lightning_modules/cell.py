@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
+from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint, saved_plan
@@ -104,7 +105,8 @@ class Cell:
         every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
         last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
-        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
+        bad_steps = self._bad_steps()
+        trainer = self._trainer(logger, [bad_steps, self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
         with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
@@ -121,9 +123,17 @@ class Cell:
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
-            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
-        metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
+            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. {bad_steps.advice}")
+        metrics |= bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
+
+    def _bad_steps(self) -> BadSteps:
+        optim, given = self.config["optim"], self.config["trainer"]
+        ways = [f"a smaller optim.lr (it was {optim['lr']})"]
+        ways += [] if given["gradient_clip_val"] else ["trainer.gradient_clip_val=1"]
+        ways += ["hardware.plan=fp32"] if self.plan.precision.startswith(("bf16", "16")) else []
+        advice = f"Type {' or '.join([', '.join(ways[:-1]), ways[-1]]) if ways[1:] else ways[0]}."
+        return BadSteps(self.folder, optim["bad_step"], optim["max_skipped"], advice)
 
     def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
         given = {k: v for k, v in self.config["trainer"].items() if v is not None}

@@ -25,7 +25,7 @@ class Classifier(LightningModule):
     Args:
         network: Arguments of `zoo.build`, as plain values: they go into the checkpoint, for `zoo.load`.
         optim: ``name`` (any optimizer of timm's), ``lr`` (peak of the one-cycle schedule), ``weight_decay``,
-            ``warmup`` (share of the steps), ``label_smoothing``.
+            ``warmup`` (share of the steps), ``label_smoothing``, ``bad_step``.
     """
 
     def __init__(self, network: dict[str, Any], optim: dict[str, Any]) -> None:
@@ -45,15 +45,13 @@ class Classifier(LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         images, labels = batch
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
-        self.train_loss.add(loss, len(labels), len(labels))
+        if self.hparams.optim.get("bad_step") == "skip":
+            self.train_loss.add_finite(loss, len(labels), len(labels))
+        else:
+            self.train_loss.add(loss, len(labels), len(labels))
         return loss
 
     def on_train_epoch_end(self) -> None:
-        if not torch.isfinite(self.train_loss.compute()):
-            raise ConvzooError(
-                f"the training loss is not finite in epoch {self.current_epoch + 1}: training diverged. "
-                f"Type a smaller optim.lr (it was {self.hparams.optim['lr']}), or trainer.gradient_clip_val=1."
-            )
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 

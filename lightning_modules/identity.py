@@ -14,6 +14,8 @@ WHERE = (
     "hardware.threads",
     "data.download",
     "data.workers",
+    "optim.bad_step",  # what to do where there would be no result
+    "optim.max_skipped",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "trainer.profiler",

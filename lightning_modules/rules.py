@@ -108,6 +108,8 @@ RULES: dict[str, Rule] = {
     "optim.weight_decay": _number(0),
     "optim.warmup": _number(0, 1),
     "optim.label_smoothing": _number(0, 0.99),
+    "optim.bad_step": _one_of(("stop", "skip")),
+    "optim.max_skipped": _whole(0),
     "checkpoint.every_s": _number(0),
     "sweep.name": _or_null(
         (lambda v: type(v) is str and bool(v.strip()) and not set(v) & set("/\\") and v[0] != ".", "a folder's name")
