@@ -20,7 +20,6 @@ class Seen:
 
     batch: Any
     index: int
-    epoch: int
     random: dict[str, torch.Tensor]
 
 
@@ -56,13 +55,11 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
     set_random_states(before, device)
     rank = _first_rank(trainer, bad is not None)
     if trainer.global_rank == rank:
-        _save(folder / FILE, one, bad, step, rank)
+        _save(folder / FILE, one, bad, trainer.current_epoch, step, rank)
     told = trainer.strategy.broadcast(told, rank)
-    where = f" of rank {rank}" if trainer.world_size > 1 else ""
-    return (
-        f"step {step} (epoch {one.epoch + 1}, batch {one.index + 1}{where}) has a loss or gradient that is not finite: "
-        f"{told}. The batch is in {folder / FILE}"
-    )
+    when = f"epoch {trainer.current_epoch + 1}, batch {one.index + 1}"
+    when += f" of rank {rank}" if trainer.world_size > 1 else ""
+    return f"step {step} ({when}) has a loss or gradient that is not finite: {told}. The batch is in {folder / FILE}"
 
 
 def _run_again(trainer: Any, seen: Seen) -> Bad | None:
@@ -84,14 +81,14 @@ def _first_rank(trainer: Any, found: bool) -> int:
     return int(trainer.strategy.all_gather(mine).view(-1).argmax())
 
 
-def _save(path: Path, seen: Seen, bad: Bad | None, step: int, rank: int) -> None:
+def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> None:
     images, labels, *others = [*(t.detach().cpu().clone() for t in tensors_of(seen.batch)), None, None]
     content = {
         "images": images,
         "labels": labels,
         "others": [t for t in others if t is not None],
         "step": step,
-        "epoch": seen.epoch + 1,
+        "epoch": epoch + 1,
         "batch": seen.index + 1,
         "layer": bad and bad.layer,
         "what": bad and bad.what,

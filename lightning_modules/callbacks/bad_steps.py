@@ -83,52 +83,52 @@ class BadSteps(Callback):
         self._flag, self._one = (torch.full((), value, device=self._device) for value in (0.0, 1.0))
         self._window: list[Seen] = []  # the batches of the step that is being made
         self._losses: list[torch.Tensor] = []
+        self._stepped = False
         self._waiting: deque[_Step] = deque()
-        self._steps = 0
+        self._before, self._steps = trainer.global_step, 0
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
         fused = all(o.defaults.get("fused") for o in trainer.optimizers)
         self._later = self._device.type == "cuda" and fused and not self._scales
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._window.append(Seen(batch, batch_idx, trainer.current_epoch, random_states(self._device)))
+        if self._stepped:
+            self._window, self._losses, self._stepped = [], [], False
+        self._window.append(Seen(batch, batch_idx, random_states(self._device)))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         value = loss.detach()
-        if self._scales:
+        if self._scales or trainer.world_size == 1:
             self._losses.append(value)
-        elif loss.requires_grad:
-            # A finite one adds nothing; another one makes every gradient NaN.
+        else:
+            # A finite one adds nothing; another one makes every gradient NaN, on all ranks.
             loss.register_hook(lambda gradient: gradient + value * 0)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self.skips:
             self._flag.zero_()
-        self._check(self._losses if self._scales else _gradients(optimizer))
-        seen, self._window, self._losses = self._window, [], []
-        number = trainer.global_step + 1
+        self._check([*self._losses, *([] if self._scales else _gradients(optimizer))])
+        # Not emptied here: an optimizer may ask for the same batch again, or there may be several.
+        seen, self._stepped, self._steps = self._window, True, self._steps + 1
         # Fused SGD's momentum of a first step that is left out is memory that nobody wrote.
-        if self._later and self._steps:
+        if self._later and self._steps > 1:
             optimizer.found_inf = self._flag
             self._stats.keep_unless(self._flag)
-            self._waiting.append(_asked(seen, number, self._flag))
+            self._waiting.append(_asked(seen, self._before + self._steps, self._flag))
             self._answer(trainer, BEHIND)
         elif self._flag.item():
             self._stats.undo()
             # No optimizer touches a weight without a gradient.
             for weight in _weights(optimizer):
                 weight.grad = None
-            self._bad(trainer, seen, number)
+            self._bad(trainer, seen, trainer.global_step + 1)
         else:
             self._stats.keep()
             self.in_a_row = 0
-        self._steps += 1
 
     def _check(self, values: Sequence[torch.Tensor]) -> None:
         """Sets the flag where a value is not finite; what GradScaler uses, with a factor of 1."""
-        kinds: dict[torch.dtype, list[torch.Tensor]] = {}
-        for value in values:
-            kinds.setdefault(value.dtype, []).append(value)
-        for same in kinds.values():
+        for kind in {value.dtype for value in values}:
+            same = [value for value in values if value.dtype == kind]
             torch._amp_foreach_non_finite_check_and_unscale_(same, self._flag, self._one)
 
     def _answer(self, trainer: Any, behind: int = 0) -> None:
