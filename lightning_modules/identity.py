@@ -12,6 +12,7 @@ WHERE = (
     "sweep.",
     "checkpoint.",
     "hardware.threads",
+    "hardware.timeout_s",
     "data.download",
     "data.workers",
     "optim.bad_step",  # what to do where there would be no result

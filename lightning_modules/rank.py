@@ -1,4 +1,4 @@
-"""One rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by torchrun's agent."""
+"""One rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by `launch_ranks`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_modules.run import JOB_FILE, run_rank
 from zoo.errors import ConvzooError
 
 
-@record  # the agent reads the error of the rank that failed first
+@record  # launch_ranks reads the error of the rank that failed first
 def main() -> None:
     keep_memory()
     folder = Path(sys.argv[1])

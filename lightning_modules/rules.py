@@ -102,6 +102,8 @@ RULES: dict[str, Rule] = {
     "hardware.devices": ANYTHING,  # lightning_modules.hardware
     "hardware.num_nodes": ANYTHING,
     "hardware.threads": _or_null(_whole(1)),
+    "hardware.timeout_s": _number(1),
+    "hardware.micro_batch": _or_null((lambda v: v == "auto" or (type(v) is int and v >= 1), "auto, 1, 2, 3 …")),
     "hardware.plan": _one_of(("auto", *PLANS)),
     "optim.name": TEXT,
     "optim.lr": _number(0, above=True),

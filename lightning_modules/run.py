@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_modules.callbacks.last import NAME as LAST
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
-from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
+from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
+from lightning_modules.launch import launch_ranks
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.signals import Stopped, StopSignals
