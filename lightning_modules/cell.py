@@ -24,6 +24,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
+from lightning_modules.out_of_memory import plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
@@ -52,7 +53,8 @@ class Cell:
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
         self.start = Start(config["init"], spec.network)
-        self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
+        self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
+        self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
         self.image_shape = (spec.in_chans, image_size, image_size)
         self.plan = self._choose_plan()
@@ -72,12 +74,13 @@ class Cell:
 
     def _choose_plan(self) -> Choice:
         config, hardware, network = self.config, self.hardware, self.start.network
+        batch = config["data"]["batch_size"] // hardware.world_size or 1
         found = choose_plan(
             config["hardware"]["plan"],
             config["trainer"]["precision"],
             self.module.net,
             Work(
-                (config["data"]["batch_size"] // hardware.world_size or 1, *self.image_shape),
+                (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
                 network["num_classes"],
                 # Several processes do not measure; and each would fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
@@ -108,16 +111,19 @@ class Cell:
         bad_steps = self._bad_steps()
         trainer = self._trainer(logger, [bad_steps, self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
-        with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
+        memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
+        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
             # Nothing was validated: the last weights are the best there are.
             trainer.save_checkpoint(best.path, weights_only=True)
         self.checkpoint = str(best.path)
+        if self.module.micro_batch.size:
+            self.conditions["micro_batch"] = self.module.micro_batch.size
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
-        with _plain_trainer_errors():
+        with plain_memory_errors(self.config, self.hardware.world_size), _plain_trainer_errors():
             tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
         metrics |= tested[0] if tested else {}
         if best.best_model_score is not None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from lightning_modules.bad_batch import Seen, look_into, random_states
+from lightning_modules.callbacks.bad_batch import Seen, look_into
+from lightning_modules.random_states import random_states
 from lightning_modules.running_stats import RunningStats
 from zoo.errors import ConvzooError, choose
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lightning_modules.callbacks.batch import tensors_of
-from lightning_modules.first_bad import Bad, first_bad
+from lightning_modules.callbacks.first_bad import Bad, first_bad
+from lightning_modules.random_states import random_states, set_random_states
 
 FILE = "bad_batch.pt"
 
@@ -98,16 +99,3 @@ def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: 
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)
     temporary.replace(path)
-
-
-def random_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Of torch's generators that a step draws from; a GPU does not have to wait for it."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
-
-
-def set_random_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """The opposite of `random_states`."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
