@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_modules.callbacks import CostLogger, SpeedLogger
+    from lightning_modules.callbacks import BadSteps, CostLogger, SpeedLogger
     from lightning_modules.classifier import Classifier
     from lightning_modules.data import make_data
     from lightning_modules.run import run as run_cell
 
 _WHERE = {
+    "BadSteps": ("callbacks", "BadSteps"),
     "CostLogger": ("callbacks", "CostLogger"),
     "SpeedLogger": ("callbacks", "SpeedLogger"),
     "Classifier": ("classifier", "Classifier"),

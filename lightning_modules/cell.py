@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
+from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint, Saved, find_last
@@ -25,6 +26,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
+from lightning_modules.out_of_memory import plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
@@ -57,7 +59,8 @@ class Cell:
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
         self.start = Start(config["init"], spec.network)
-        self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
+        self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
+        self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
         self.image_shape = (spec.in_chans, image_size, image_size)
         self._say = print if global_rank() == 0 else _nothing
@@ -83,6 +86,7 @@ class Cell:
 
     def _choose_plan(self) -> Choice:
         config, hardware, network = self.config, self.hardware, self.start.network
+        batch = config["data"]["batch_size"] // hardware.world_size or 1
         unmeasured = "several processes" if hardware.world_size > 1 else None
         if config["trainer"]["deterministic"]:
             unmeasured = "trainer.deterministic"
@@ -91,7 +95,7 @@ class Cell:
             config["trainer"]["precision"],
             self.module.net,
             Work(
-                (config["data"]["batch_size"] // hardware.world_size or 1, *self.image_shape),
+                (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
                 network["num_classes"],
                 # Several processes do not measure; and each would fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
@@ -123,9 +127,12 @@ class Cell:
         if self._last:
             checkpoints.give(last_path := self._last.path, self._last.content)
             self._last = None  # its memory
-        trainer = self._trainer(logger, checkpoints, [self.start, self.costs, self.speeds, best, epochs, last])
+        bad_steps = self._bad_steps()
+        callbacks = [bad_steps, self.start, self.costs, self.speeds, best, epochs, last]
+        trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
-        with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
+        memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
+        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
@@ -134,17 +141,27 @@ class Cell:
         checkpoints.finish()
         epochs.finish()
         self.checkpoint = str(best.path)
+        if self.module.micro_batch.size:
+            self.conditions["micro_batch"] = self.module.micro_batch.size
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
-        with _plain_trainer_errors():
+        with plain_memory_errors(self.config, self.hardware.world_size), _plain_trainer_errors():
             tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
         metrics |= tested[0] if tested else {}
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
-            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
-        metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
+            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. {bad_steps.advice}")
+        metrics |= bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
+
+    def _bad_steps(self) -> BadSteps:
+        optim, given = self.config["optim"], self.config["trainer"]
+        ways = [f"a smaller optim.lr (it was {optim['lr']})"]
+        ways += [] if given["gradient_clip_val"] else ["trainer.gradient_clip_val=1"]
+        ways += ["hardware.plan=fp32"] if self.plan.precision.startswith(("bf16", "16")) else []
+        advice = f"Type {' or '.join([', '.join(ways[:-1]), ways[-1]]) if ways[1:] else ways[0]}."
+        return BadSteps(self.folder, optim["bad_step"], optim["max_skipped"], advice)
 
     def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
         # Lightning's max_time ends a run as if it had completed; ours (signals.py) interrupts it.

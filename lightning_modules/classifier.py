@@ -12,6 +12,7 @@ from torchmetrics import SumMetric
 
 import zoo
 from lightning_modules.mean import Mean
+from lightning_modules.micro_batch import MicroBatch
 from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
 
@@ -25,13 +26,15 @@ class Classifier(LightningModule):
     Args:
         network: Arguments of `zoo.build`, as plain values: they go into the checkpoint, for `zoo.load`.
         optim: ``name`` (any optimizer of timm's), ``lr`` (peak of the one-cycle schedule), ``weight_decay``,
-            ``warmup`` (share of the steps), ``label_smoothing``.
+            ``warmup`` (share of the steps), ``label_smoothing``, ``bad_step``.
+        micro_batch: Images that a device takes at a time: see `MicroBatch`.
     """
 
-    def __init__(self, network: dict[str, Any], optim: dict[str, Any]) -> None:
+    def __init__(self, network: dict[str, Any], optim: dict[str, Any], micro_batch: int | str | None = None) -> None:
         super().__init__()
         # Not to the loggers: there the choices are flat columns, and "optim" is one of them.
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters("network", "optim", logger=False)
+        self.micro_batch = MicroBatch(micro_batch)
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
@@ -44,16 +47,17 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
-        self.train_loss.add(loss, len(labels), len(labels))
+        loss = self.micro_batch.loss(self.net, images, labels, self._loss)
+        if self.hparams.optim.get("bad_step") == "skip":
+            self.train_loss.add_finite(loss, len(labels), len(labels))
+        else:
+            self.train_loss.add(loss, len(labels), len(labels))
         return loss
 
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
+
     def on_train_epoch_end(self) -> None:
-        if not torch.isfinite(self.train_loss.compute()):
-            raise ConvzooError(
-                f"the training loss is not finite in epoch {self.current_epoch + 1}: training diverged. "
-                f"Type a smaller optim.lr (it was {self.hparams.optim['lr']}), or trainer.gradient_clip_val=1."
-            )
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 
@@ -72,9 +76,15 @@ class Classifier(LightningModule):
 
     def _evaluate(self, batch: tuple[torch.Tensor, torch.Tensor], loss: Mean, acc: Mean) -> None:
         images, labels = batch
-        logits = self(images).float()
+        logits = self.micro_batch.logits(self, images).float()
         loss.add(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
         acc.add((logits.argmax(1) == labels).sum(), len(labels))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["micro_batch"] = self.micro_batch.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.micro_batch.load_state_dict(checkpoint.get("micro_batch", {}))
 
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim

@@ -66,6 +66,7 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         "act": config["act"]["name"],
         "hardware": hardware,
         "plan": _unless(config["hardware"]["plan"], "auto"),
+        "micro_batch": config["hardware"]["micro_batch"],
         "data": data["name"],
         "seed": config["seed"],
         "stem": model["stem"],

@@ -1,17 +1,14 @@
-"""The hardware axis: which devices a cell runs on, and how its processes are started."""
+"""The hardware axis: which devices a cell runs on, in how many processes."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import torch
 
-from lightning_modules.signals import CODES, SIGNALS
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
@@ -29,6 +26,7 @@ class Hardware:
     Attributes:
         name: ``cpu``, ``gpu`` or ``ddp``.
         accelerator, devices, num_nodes, strategy: Arguments of Lightning's Trainer.
+        timeout_s: How long ranks wait for each other before they give up.
     """
 
     name: str
@@ -36,6 +34,7 @@ class Hardware:
     devices: int
     num_nodes: int
     strategy: str
+    timeout_s: float = 600.0
 
     @property
     def world_size(self) -> int:
@@ -52,8 +51,16 @@ class Hardware:
             "accelerator": self.accelerator,
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "strategy": self.strategy,
+            "strategy": self._strategy,
         }
+
+    @property
+    def _strategy(self) -> Any:
+        if self.strategy != "ddp":
+            return self.strategy
+        from lightning.pytorch.strategies import DDPStrategy
+
+        return DDPStrategy(timeout=timedelta(seconds=self.timeout_s))
 
 
 def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpus: int | None = None) -> Hardware:
@@ -89,7 +96,8 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
     if name != "ddp" and devices * nodes > 1:
         raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")
-    return Hardware(name, accelerator, devices, nodes, given.get("strategy", "ddp" if name == "ddp" else "auto"))
+    strategy = given.get("strategy", "ddp" if name == "ddp" else "auto")
+    return Hardware(name, accelerator, devices, nodes, strategy, hardware["timeout_s"])
 
 
 def inside_a_rank() -> bool:
@@ -122,52 +130,6 @@ def _other_number(hardware: Hardware, processes: int) -> str:
 def global_rank() -> int:
     """Which of a job's processes this is, as torchrun or srun says; 0 where it is the only one."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if inside_a_rank() else 0
-
-
-def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
-    """Runs ``python -m module arguments`` once per rank with torchrun's agent, and waits.
-
-    A rank that fails takes the others down within seconds.
-
-    Raises:
-        ConvzooError: A rank met a mistake of the user's.
-        RuntimeError: A rank failed; the text says which and how.
-        SystemExit: This process was sent a signal, or the ranks' time is over; they have ended, the code is one of
-            `lightning_modules.signals.CODES`.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    # The agent's own log lines would stand between the user and the one message that matters.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    # One thread too many a core is far worse than one too few.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        run_id="convzoo",
-        max_restarts=0,
-        monitor_interval=0.2,
-        signals_to_handle=",".join(s.name for s in SIGNALS),
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", module, *map(str, arguments))
-    except SignalException as stopped:
-        raise SystemExit(128 + stopped.sigval) from None
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode in CODES:
-            raise SystemExit(failure.exitcode) from None
-        told = failure.message
-        message = str(told["message"] if isinstance(told, dict) else told)
-        if message.startswith(f"{ConvzooError.__name__}: "):
-            raise ConvzooError(message.partition(": ")[2]) from None
-        raise RuntimeError(f"rank {rank} of {processes} failed with exit code {failure.exitcode}: {message}") from None
 
 
 def check_world_size(trainer: Any, hardware: Hardware) -> None:

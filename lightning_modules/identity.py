@@ -12,8 +12,11 @@ WHERE = (
     "sweep.",
     "checkpoint.",
     "hardware.threads",
+    "hardware.timeout_s",
     "data.download",
     "data.workers",
+    "optim.bad_step",  # what to do where there would be no result
+    "optim.max_skipped",
     "trainer.enable_progress_bar",
     "trainer.max_time",
     "trainer.log_every_n_steps",

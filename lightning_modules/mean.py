@@ -34,6 +34,12 @@ class Mean(Metric):
         self._update_count += 1
         self._computed = None
 
+    def add_finite(self, value: torch.Tensor, count: int, weight: int = 1) -> None:
+        """Adds a batch unless its value is not finite; no GPU has to wait for that."""
+        finite = value.detach().isfinite()
+        self.add(torch.where(finite, value, 0.0), 0, weight)
+        self.count.add_(finite, alpha=count)
+
     def update(self, value: torch.Tensor, count: int, weight: int = 1) -> None:
         self.add(value, count, weight)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_modules.identity import digest
+from lightning_modules.out_of_memory import is_out_of_memory
 from zoo import kernels
 from zoo.cache import recall, remember
 from zoo.devices import processor
@@ -109,7 +110,13 @@ def choose_plan(
         return chosen(plans[0], "not measured: a short run")
     # What the run draws must not depend on whether it was measured.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return chosen(*_remembered(net, plans, work, device))
+        try:
+            return chosen(*_remembered(net, plans, work, device))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+    # A plan that has no room must not end a run that may have it with another.
+    return chosen(plans[0], "not measured: out of memory")
 
 
 def _remembered(net: nn.Module, plans: list[Plan], work: Work, device: torch.device) -> tuple[Plan, str]:

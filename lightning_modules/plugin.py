@@ -1,7 +1,7 @@
 """Lightning's ``callbacks_factory`` entry points: convzoo's callbacks in every Trainer, where somebody asks for them.
 
 Off unless the environment variable ``CONVZOO_CALLBACKS`` names them:
-``CONVZOO_CALLBACKS=cost,speed python their_script.py``.
+``CONVZOO_CALLBACKS=cost,speed,bad_steps python their_script.py``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def _asked_for() -> list[type]:
     names = [n.strip() for n in os.environ.get(VARIABLE, "").split(",") if n.strip()]
     if not names:
         return []
-    from lightning_modules.callbacks import CostLogger, SpeedLogger
+    from lightning_modules.callbacks import BadSteps, CostLogger, SpeedLogger
 
-    callbacks = {"cost": CostLogger, "speed": SpeedLogger}
+    callbacks = {"cost": CostLogger, "speed": SpeedLogger, "bad_steps": BadSteps}
     return [callbacks[choose(VARIABLE, name, callbacks)] for name in names]
 
 

@@ -1,4 +1,4 @@
-"""The states of all random generators of a process."""
+"""The states of the random generators of a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """The states, as values that ``torch.load(weights_only=True)`` takes.
+    """All states, as values that ``torch.load(weights_only=True)`` takes.
 
     Args:
         device: Where the process computes; a GPU has a generator of its own.
@@ -19,8 +19,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "torch": torch_states(device),
     }
 
 
@@ -29,6 +28,17 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if device.type == "cuda" and states["cuda"] is not None:
+    set_torch_states(states["torch"], device)
+
+
+def torch_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Those of torch's generators, which are all that a step draws from; a GPU does not have to wait for it."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def set_torch_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """The opposite of `torch_states`."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

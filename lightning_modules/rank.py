@@ -1,4 +1,4 @@
-"""One rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by torchrun's agent."""
+"""One rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by `launch_ranks`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_modules.signals import StopSignals
 from zoo.errors import ConvzooError
 
 
-@record  # the agent reads the error of the rank that failed first
+@record  # launch_ranks reads the error of the rank that failed first
 def main() -> None:
     signals = StopSignals(wait=True)
     signals.install()

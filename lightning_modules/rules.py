@@ -124,12 +124,16 @@ RULES: dict[str, Rule] = {
     "hardware.devices": ANYTHING,  # lightning_modules.hardware
     "hardware.num_nodes": ANYTHING,
     "hardware.threads": _or_null(_whole(1)),
+    "hardware.timeout_s": _number(1),
+    "hardware.micro_batch": _or_null((lambda v: v == "auto" or (type(v) is int and v >= 1), "auto, 1, 2, 3 …")),
     "hardware.plan": _one_of(("auto", *PLANS)),
     "optim.name": TEXT,
     "optim.lr": _number(0, above=True),
     "optim.weight_decay": _number(0),
     "optim.warmup": _number(0, 1),
     "optim.label_smoothing": _number(0, 0.99),
+    "optim.bad_step": _one_of(("stop", "skip")),
+    "optim.max_skipped": _whole(0),
     "checkpoint.every_s": _number(0),
     "sweep.name": _or_null(
         (lambda v: type(v) is str and bool(v.strip()) and not set(v) & set("/\\") and v[0] != ".", "a folder's name")

@@ -18,8 +18,9 @@ from lightning_modules.callbacks.last import PREVIOUS
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
 from lightning_modules.files import remove_unfinished, why_not, write_whole
-from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
+from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
+from lightning_modules.launch import launch_ranks
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
 from lightning_modules.rules import seconds_of
@@ -78,7 +79,7 @@ def _run_ranks(
             write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
         except OSError as error:
             raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
-        # The agent of the ranks has handlers of its own.
+        # Whoever starts the ranks has handlers of its own.
         signals.restore()
         if signals.pending is not None:
             raise SystemExit(Stopped(signals.pending).code)

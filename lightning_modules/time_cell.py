@@ -11,6 +11,7 @@ import torch
 import zoo
 from lightning_modules.cell import Cell
 from lightning_modules.optimizer import make_optimizer
+from lightning_modules.out_of_memory import plain_memory_errors
 from zoo.errors import ConvzooError
 from zoo.loop_speed import Batch, loop_speed
 from zoo.roofline import DTYPES, bound, measure_peaks
@@ -55,7 +56,8 @@ def time_cell(cell: Cell) -> dict[str, float]:
     image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
     batch_size = cell.config["data"]["batch_size"]
     cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])
-    training = zoo.training_speed(net, image, batch_size, SECONDS, optimizer=optimizer, autocast=autocast)
+    with plain_memory_errors(cell.config):
+        training = zoo.training_speed(net, image, batch_size, SECONDS, optimizer=optimizer, autocast=autocast)
     inference = zoo.speed(net, image, INFER_BATCH, SECONDS, autocast=autocast)
     net.train()
     loop = loop_speed(TrainingStep(net, optimizer, autocast), _batches(cell), prepare, device, SECONDS)

@@ -1,7 +1,9 @@
 """Hardware: what a choice means, and a distributed run in two processes."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -92,17 +94,55 @@ def test_a_rank_that_fails_takes_the_job_down_with_its_error(train, tmp_path):
     assert "data.batch_size=34" in done.stderr
 
 
+LONG = (*DDP, "logger=none", "data.image_size=8", "data.batch_size=8", "trainer.max_epochs=500")
+
+
+@pytest.mark.parametrize(
+    ("rank", "how"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.fault),
+        pytest.param(1, signal.SIGABRT, marks=pytest.mark.fault),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.fault),
+    ],
+)
+def test_a_rank_that_dies_takes_the_job_down(rank, how, clean_env, tmp_path):
+    """Killed in the middle of training; one that is held (SIGSTOP) is given up after hardware.timeout_s."""
+    command = [sys.executable, str(ROOT / "train.py"), *LONG, "hardware.timeout_s=5", f"hydra.run.dir={tmp_path}"]
+    job = subprocess.Popen(command, env=clean_env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ranks = _training(job, tmp_path)
+    os.kill(ranks[rank], how)
+    start = time.monotonic()
+    _, told = job.communicate(timeout=60)
+    assert time.monotonic() - start < 25 and job.returncode != 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    expected = f"rank {rank} of 2 was killed by {how.name}"
+    if how is signal.SIGSTOP:
+        expected = "did not answer within hardware.timeout_s"
+    assert result["status"] == "failed" and expected in result["error"] and expected in told
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+def _training(job, folder) -> list[int]:
+    """Waits until a job has trained for an epoch; its ranks' process numbers, in order."""
+    end = time.monotonic() + 120
+    while not (folder / "epochs.jsonl").exists():
+        assert job.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    numbers = {}
+    for pid in _children(job.pid):
+        environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        numbers[next(int(line[5:]) for line in environment if line.startswith("RANK="))] = pid
+    return [numbers[rank] for rank in sorted(numbers)]
+
+
 @pytest.mark.skipif(shutil.which("ps") is None or not Path("/proc").exists(), reason="needs ps and /proc")
 def test_ranks_end_with_the_process_that_started_them(clean_env, tmp_path):
     """kill -9 of the parent frees the folder; ranks that went on would write into the next run's files."""
     command = [sys.executable, str(ROOT / "train.py"), "hardware=ddp", "logger=none", "model=mobilenet"]
     command += ["data.image_size=16", "trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]
     parent = subprocess.Popen(command, env=clean_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not (tmp_path / "run" / "epochs.jsonl").exists():
-        assert parent.poll() is None and time.monotonic() < end
-        time.sleep(0.2)
-    ranks = _children(parent.pid)
+    ranks = _training(parent, tmp_path / "run")
     assert len(ranks) >= 2
     parent.kill()
     parent.wait()

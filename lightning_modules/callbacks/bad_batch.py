@@ -1,0 +1,101 @@
+"""The batch of a step that went wrong: kept for a look, and run again to see where the first bad value arises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.callbacks.batch import tensors_of
+from lightning_modules.callbacks.first_bad import Bad, first_bad
+from lightning_modules.random_states import set_torch_states, torch_states
+
+FILE = "bad_batch.pt"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch as training saw it, and the random states from before."""
+
+    batch: Any
+    index: int
+    random: dict[str, torch.Tensor]
+
+
+def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
+    """Finds out why a step's gradients are not finite, and writes ``bad_batch.pt``.
+
+    The file loads with ``torch.load(weights_only=True)``: ``images``, ``labels`` and what else the batch held
+    (``others``), on the CPU; ``step``, ``epoch`` and ``batch``, from 1; ``layer`` and ``what`` is not finite in it;
+    ``rank``; ``random``, the states of torch's generators before the forward pass.
+
+    Args:
+        trainer: All ranks of its job have to call this.
+        seen: The step's batches, several where gradients were accumulated.
+        step: Its number, from 1.
+        folder: Where the file goes.
+
+    Returns:
+        The first half of a message: when, where, and the file.
+    """
+    device = trainer.strategy.root_device
+    before = torch_states(device)
+    bad, one, told = None, seen[-1], "running the batch again gave finite values"
+    if any(isinstance(m, torch.nn.SyncBatchNorm) for m in trainer.lightning_module.modules()):
+        seen, told = [], "SyncBatchNorm cannot run the batch again to find the layer"
+    for candidate in seen:
+        try:
+            bad = _run_again(trainer, candidate)
+        except Exception as error:  # whatever else is wrong: that the step is bad must be told
+            told = f"running the batch again failed ({type(error).__name__})"
+        if bad:
+            one, told = candidate, f"the first value that is not finite is {bad.what}"
+            break
+    set_torch_states(before, device)
+    rank = _first_rank(trainer, bad is not None)
+    if trainer.global_rank == rank:
+        _save(folder / FILE, one, bad, trainer.current_epoch, step, rank)
+    told = trainer.strategy.broadcast(told, rank)
+    when = f"epoch {trainer.current_epoch + 1}, batch {one.index + 1}"
+    when += f" of rank {rank}" if trainer.world_size > 1 else ""
+    return f"step {step} ({when}) has a loss or gradient that is not finite: {told}. The batch is in {folder / FILE}"
+
+
+def _run_again(trainer: Any, seen: Seen) -> Bad | None:
+    module = trainer.lightning_module
+    set_torch_states(seen.random, trainer.strategy.root_device)
+    arguments = (seen.batch, seen.index)[: module.training_step.__code__.co_argcount - 1]
+
+    def loss() -> torch.Tensor:
+        with trainer.precision_plugin.train_step_context():
+            found = module.training_step(*arguments)
+        return found["loss"] if isinstance(found, dict) else found
+
+    return first_bad(module, seen.batch, loss)
+
+
+def _first_rank(trainer: Any, found: bool) -> int:
+    """The first rank that found something; 0 where none did."""
+    mine = torch.tensor(float(found), device=trainer.strategy.root_device)
+    return int(trainer.strategy.all_gather(mine).view(-1).argmax())
+
+
+def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> None:
+    images, labels, *others = [*(t.detach().cpu().clone() for t in tensors_of(seen.batch)), None, None]
+    content = {
+        "images": images,
+        "labels": labels,
+        "others": [t for t in others if t is not None],
+        "step": step,
+        "epoch": epoch + 1,
+        "batch": seen.index + 1,
+        "layer": bad and bad.layer,
+        "what": bad and bad.what,
+        "rank": rank,
+        "random": seen.random,
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)

@@ -1,0 +1,202 @@
+"""Stops a run, or leaves out a step, whose gradients are not finite. Works with anybody's LightningModule."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from lightning_modules.callbacks.bad_batch import Seen, look_into
+from lightning_modules.random_states import torch_states
+from lightning_modules.running_stats import RunningStats
+from zoo.errors import ConvzooError, choose
+
+ACTIONS = ("stop", "skip")
+IN_A_ROW = 5
+"""Steps left out one after the other that stop the run: it will not come back."""
+
+BEHIND = 2
+"""Steps after which a GPU's answer is asked for: it has worked through that step by then, and nobody waits."""
+
+CHECKPOINT = "bad_step.ckpt"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step whose answer is not known yet."""
+
+    seen: list[Seen]
+    number: int
+    flag: torch.Tensor
+    ready: torch.cuda.Event | None
+
+
+class BadSteps(Callback):
+    """Keeps NaN and infinity out of the weights.
+
+    A step is bad if its loss or any gradient is not finite. It changes neither weights nor optimizer nor BatchNorm's
+    statistics; then the run stops (``stop``), or goes on without it (``skip``), the schedule as if it had been taken.
+    ``bad_batch.pt`` in the folder holds the first bad step's batch, its number, the layer in which the first bad value
+    arose and the random states; ``bad_step.ckpt`` holds the weights from before it, where the run was stopped.
+
+    The gradients are checked on the device that has them. A CPU is asked at once. A GPU is asked ``BEHIND`` steps later
+    (by then its fused optimizer has left the step out by itself, and under ``stop`` all later ones); other optimizers
+    have to wait for the answer. fp16's GradScaler leaves out steps of its own: there the loss alone is checked.
+    In a distributed job all ranks decide the same: a bad loss makes its gradients bad, which are those of all ranks.
+
+    Args:
+        folder: Where to put the files; None: the Trainer's ``default_root_dir``.
+        action: ``stop`` or ``skip``.
+        at_most: Steps left out in all before the run stops; ``IN_A_ROW`` stop it too.
+        advice: What to try, for the message.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        action: str = "stop",
+        at_most: int = 20,
+        advice: str = "Try a smaller learning rate, or gradient_clip_val=1.",
+    ) -> None:
+        self.folder, self.skips = folder, choose("action", action, ACTIONS) == "skip"
+        self.at_most, self.advice = at_most, advice
+        self.skipped = self.in_a_row = 0
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """How many steps were left out; empty where a bad one stops the run."""
+        return {"train/skipped_steps": self.skipped} if self.skips else {}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._device = trainer.strategy.root_device
+        self._stats = RunningStats(pl_module)
+        self._flag, self._one = (torch.full((), value, device=self._device) for value in (0.0, 1.0))
+        self._window: list[Seen] = []  # the batches of the step that is being made
+        self._losses: list[torch.Tensor] = []
+        self._stepped = False
+        self._waiting: deque[_Step] = deque()
+        self._before, self._steps = trainer.global_step, 0
+        self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
+        fused = all(o.defaults.get("fused") for o in trainer.optimizers)
+        self._later = self._device.type == "cuda" and fused and not self._scales
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._stepped:
+            self._window, self._losses, self._stepped = [], [], False
+        self._window.append(Seen(batch, batch_idx, torch_states(self._device)))
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
+        value = loss.detach()
+        if self._scales or trainer.world_size == 1:
+            self._losses.append(value)
+        else:
+            # A finite one adds nothing; another one makes every gradient NaN, on all ranks.
+            loss.register_hook(lambda gradient: gradient + value * 0)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self.skips:
+            self._flag.zero_()
+        self._check([*self._losses, *([] if self._scales else _gradients(optimizer))])
+        # Not emptied here: an optimizer may ask for the same batch again, or there may be several.
+        seen, self._stepped, self._steps = self._window, True, self._steps + 1
+        # Fused SGD's momentum of a first step that is left out is memory that nobody wrote.
+        if self._later and self._steps > 1:
+            optimizer.found_inf = self._flag
+            self._stats.keep_unless(self._flag)
+            self._waiting.append(_asked(seen, self._before + self._steps, self._flag))
+            self._answer(trainer, BEHIND)
+        elif self._flag.item():
+            self._stats.undo()
+            # No optimizer touches a weight without a gradient.
+            for weight in _weights(optimizer):
+                weight.grad = None
+            self._bad(trainer, seen, trainer.global_step + 1)
+        else:
+            self._stats.keep()
+            self.in_a_row = 0
+
+    def _check(self, values: Sequence[torch.Tensor]) -> None:
+        """Sets the flag where a value is not finite; what GradScaler uses, with a factor of 1."""
+        for kind in {value.dtype for value in values}:
+            same = [value for value in values if value.dtype == kind]
+            torch._amp_foreach_non_finite_check_and_unscale_(same, self._flag, self._one)
+
+    def _answer(self, trainer: Any, behind: int = 0) -> None:
+        """Asks how the steps were, but for the last ones."""
+        while len(self._waiting) > behind:
+            step = self._waiting.popleft()
+            if step.ready is not None:
+                step.ready.synchronize()
+            if step.flag.item():
+                self._bad(trainer, step.seen, step.number)
+            else:
+                self.in_a_row = 0
+
+    def _bad(self, trainer: Any, seen: list[Seen], number: int) -> None:
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        too_many = self.skipped > self.at_most or self.in_a_row >= IN_A_ROW
+        stops = not self.skips or too_many
+        if not stops and self.skipped > 1:
+            return
+        folder = Path(self.folder or trainer.default_root_dir)
+        if stops:
+            self._waiting.clear()
+            trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
+        # The batch is run again.
+        self._stats.keep()
+        found = look_into(trainer, seen, number, folder)
+        self._stats.undo()
+        if stops:
+            many = f" {self.skipped - 1} steps before it were left out." if self.skips else ""
+            raise ConvzooError(f"{found}: training diverged.{many} {self.advice}")
+        if trainer.is_global_zero:
+            print(f"{found}: the step is left out, as will be up to {self.at_most} (optim.bad_step=skip).", flush=True)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._answer(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._answer(trainer)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self._answer(trainer)
+        # Lightning took it before that.
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
+        # A step with finite gradients may be so large that the weights are not finite after it.
+        for name, value in checkpoint["state_dict"].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise ConvzooError(
+                    f"{name} is not finite after step {trainer.global_step}: training diverged. {self.advice}"
+                )
+
+
+def _weights(optimizer: Any) -> list[torch.Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def _gradients(optimizer: Any) -> list[torch.Tensor]:
+    return [weight.grad for weight in _weights(optimizer) if weight.grad is not None]
+
+
+def _asked(seen: list[Seen], number: int, flag: torch.Tensor) -> _Step:
+    """Has the flag copied to where looking at it later makes nobody wait."""
+    if flag.device.type != "cuda":
+        return _Step(seen, number, flag.clone(), None)
+    copy = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return _Step(seen, number, copy, ready)

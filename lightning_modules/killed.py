@@ -1,0 +1,39 @@
+"""Why the kernel killed a process, as far as it says. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONTAINER = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+"""Where a container's kills are counted: cgroup v2, v1."""
+
+MACHINE = "/proc/vmstat"
+
+
+class KillWatch:
+    """Counts the kernel's kills for want of memory, from before the process whose end is to be explained."""
+
+    def __init__(self) -> None:
+        self._before = _counts()
+
+    def why(self) -> str:
+        """Of a process that was killed by SIGKILL."""
+        container, machine = (now - before for now, before in zip(_counts(), self._before, strict=True))
+        if container > 0:
+            return "out of memory: the kernel ended a process of this container, whose memory limit was reached"
+        if machine > 0:
+            return "probably out of memory: the kernel ended a process for want of memory meanwhile"
+        return "out of memory, or somebody's kill -9 (the kernel counted no kill for want of memory)"
+
+
+def _counts() -> tuple[int, int]:
+    return sum(_kills(path) for path in CONTAINER), _kills(MACHINE)
+
+
+def _kills(path: str) -> int:
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0

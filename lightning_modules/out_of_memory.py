@@ -1,0 +1,64 @@
+"""Running out of memory, on a GPU or a CPU: what it looks like, and what a person can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from zoo.errors import ConvzooError
+
+WORDS = (
+    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed"),
+    *("could not create a primitive", "could not create a memory"),
+)
+"""Of errors that have no type of their own: PyTorch's CPU allocator, C++, cuBLAS and cuDNN; and oneDNN, which does not
+say why, and nearly always means this."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is about memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
+
+
+@contextmanager
+def plain_memory_errors(config: dict[str, Any], devices: int = 1) -> Iterator[None]:
+    """Says what to lower where memory runs out.
+
+    Args:
+        config: The run's.
+        devices: That share a batch.
+
+    Raises:
+        ConvzooError: Instead of the error that the allocator raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConvzooError(f"{advice(config, devices)} PyTorch said: {first_line(error)}") from None
+
+
+def advice(config: dict[str, Any], devices: int = 1) -> str:
+    """What to type instead."""
+    data, micro = config["data"], config["hardware"]["micro_batch"]
+    each = max(1, data["batch_size"] // devices)
+    if micro == "auto":
+        return (
+            "out of memory, however few images were taken at a time (hardware.micro_batch=auto). Type a smaller "
+            "data.image_size, or a smaller model."
+        )
+    images = min(micro, each) if micro else each
+    return (
+        f"out of memory with {images} images at a time. Type hardware.micro_batch=auto, which takes fewer and keeps "
+        f"the recipe; or a smaller data.batch_size (it was {data['batch_size']}) or data.image_size."
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0].partition(". GPU ")[0][:200]

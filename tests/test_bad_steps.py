@@ -1,0 +1,294 @@
+"""Steps whose loss or gradient is not finite: they change nothing, and are told to the layer."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import lightning.pytorch as L
+import pytest
+import torch
+from conftest import cell_config
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_modules import BadSteps, run_cell
+from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.classifier import Classifier
+from lightning_modules.loop import use_lean_loop
+from lightning_modules.random_states import set_torch_states
+from zoo import ConvzooError
+
+BAD = 4  # the batch, from 1, that goes wrong
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "logger": False}
+MARK = 7.0
+"""What the first pixel of the bad batch is: a batch is bad by what it holds, so that running it again finds it."""
+
+
+class Layer(nn.Module):
+    """Goes wrong for the marked batch: in what it gives, or in the gradient that it passes on."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def forward(self, x):
+        if not (self.marked and self.where in ("forward", "backward")):
+            return x.clone()
+        return x / 0 if self.where == "forward" else Explodes.apply(x)
+
+
+class Explodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+class Module(L.LightningModule):
+    """Dropout and BatchNorm: random numbers and running statistics count."""
+
+    def __init__(self, where: str = "forward", optimizer: str = "fused") -> None:
+        super().__init__()
+        self.where, self.kind = where, optimizer
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), Layer(where), nn.Linear(8, 2))
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        marked = bool((images[0, 0] == MARK) | images[0, 0].isnan())
+        self.net[3].marked = marked
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        if marked and self.where == "loss":
+            return loss + float("inf")  # whose gradient is finite
+        return loss
+
+    def configure_optimizers(self):
+        if self.kind == "sgd":
+            return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9, fused=True)
+        return torch.optim.AdamW(self.parameters(), 0.01, fused=self.kind == "fused", foreach=False)
+
+
+class Later(BadSteps):
+    """Decides as on a GPU: the optimizer leaves the step out, and the answer comes later."""
+
+    def on_train_start(self, trainer, pl_module):
+        super().on_train_start(trainer, pl_module)
+        self._later = True
+
+
+class Watch(L.Callback):
+    """What there is after each step."""
+
+    def __init__(self) -> None:
+        self.states: list = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        weights = {k: v.clone() for k, v in module.state_dict().items()}
+        moments = [v.clone() for state in trainer.optimizers[0].state.values() for v in state.values()]
+        self.states.append((weights, moments))
+
+
+def images(bad: int, value: float, batches: int = 8):
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(batches, 4, 4, generator=generator)
+    if bad:
+        pixels[bad - 1, 0, 0] = value
+    return TensorDataset(pixels.view(-1, 4), torch.randint(0, 2, (batches * 4,), generator=generator))
+
+
+def fit(folder, where="forward", action="stop", lean=True, kind=BadSteps, optimizer="fused", bad=BAD, **settings):
+    L.seed_everything(3, verbose=False)
+    value = float("nan") if where == "batch" else MARK
+    watch, steps = Watch(), kind(folder, action, at_most=settings.pop("at_most", 20))
+    trainer = L.Trainer(callbacks=[steps, watch], max_epochs=2, enable_checkpointing=False, **QUIET, **settings)
+    if lean:
+        use_lean_loop(trainer)
+    module, error = Module(where, optimizer), None
+    try:
+        trainer.fit(module, DataLoader(images(bad, value), batch_size=4))
+    except ConvzooError as caught:
+        error = str(caught)
+    return module, watch.states, steps, error
+
+
+def equal(one, other):
+    return all(torch.equal(one[0][k], other[0][k]) for k in one[0]) and all(map(torch.equal, one[1], other[1]))
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+LAYERS = {
+    "batch": ("", "the batch itself"),
+    "forward": ("net.3", r"the output of net\.3 \(Layer\)"),
+    "backward": ("net.3", r"the gradient that net\.3 \(Layer\) passes on"),
+    "loss": ("", "the loss"),
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "settings"),
+    [
+        *((where, {}) for where in LAYERS),
+        ("backward", {"lean": False}),
+        ("loss", {"precision": "bf16-mixed"}),
+        ("forward", {"gradient_clip_val": 0.1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [BadSteps, Later], ids=["at once", "later"])
+def test_the_run_stops_with_the_step_the_layer_and_the_batch(where, kind, settings, tmp_path):
+    module, states, _, error = fit(tmp_path, where, kind=kind, **settings)
+    layer, what = LAYERS[where]
+    assert f"step {BAD} (epoch 1, batch {BAD})" in error and "smaller learning rate" in error
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert (kept["step"], kept["batch"], kept["layer"]) == (BAD, BAD, layer)
+    assert kept["what"] in error and re.search(what, kept["what"])
+    assert kept["images"].shape == (4, 4) and len(kept["labels"]) == 4
+    # The weights are those from before the step, and so is what was saved.
+    before = states[BAD - 2][0]
+    after = torch.load(tmp_path / "bad_step.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(before[k], after[k]) and torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("where", "optimizer", "lean"),
+    [
+        *((where, "fused", True) for where in LAYERS),
+        ("batch", "plain", True),
+        ("batch", "sgd", True),
+        ("loss", "sgd", False),
+        ("backward", "fused", False),
+    ],
+)
+def test_a_skipped_step_changes_nothing(where, optimizer, lean, tmp_path):
+    module, states, steps, error = fit(tmp_path, where, "skip", lean, optimizer=optimizer)
+    assert error is None and steps.metrics == {"train/skipped_steps": 2}  # once an epoch
+    for bad in (BAD, BAD + 8):
+        assert equal(states[bad - 2], states[bad - 1]) and not equal(states[bad - 1], states[bad])
+    assert all(v.isfinite().all() for v in module.state_dict().values())
+    assert torch.load(tmp_path / "bad_batch.pt", weights_only=True)["step"] == BAD
+    if optimizer != "plain":
+        again = fit(tmp_path, where, "skip", lean, Later, optimizer)
+        assert again[3] is None and again[2].metrics == steps.metrics
+        assert all(map(equal, states, again[1]))
+
+
+def test_looking_at_a_bad_batch_does_not_change_the_run(tmp_path, monkeypatch):
+    """Random states, metrics and statistics go on as if nobody had run the batch again."""
+    looked = fit(tmp_path, "batch", "skip")
+    monkeypatch.setattr("lightning_modules.callbacks.bad_steps.look_into", lambda *_: "")
+    assert all(map(equal, looked[1], fit(tmp_path, "batch", "skip")[1]))
+
+
+def test_a_run_without_bad_steps_is_left_alone(tmp_path, monkeypatch):
+    watched = [fit(tmp_path, bad=0, kind=kind)[1] for kind in (BadSteps, Later)]
+    monkeypatch.setattr(BadSteps, "on_before_backward", L.Callback.on_before_backward)
+    monkeypatch.setattr(BadSteps, "on_before_optimizer_step", L.Callback.on_before_optimizer_step)
+    plain = fit(tmp_path, bad=0)[1]
+    assert all(all(map(equal, plain, states)) for states in watched)
+
+
+def test_of_accumulated_batches_the_bad_one_is_kept(tmp_path):
+    _, states, _, error = fit(tmp_path, accumulate_grad_batches=3, bad=5)
+    assert "step 2 (epoch 1, batch 5)" in error
+    assert not equal(states[1], states[2])
+
+
+def test_the_batch_can_be_run_again(tmp_path):
+    """From the file alone: images, labels, weights and random state give the same NaN."""
+    _, states, _, _ = fit(tmp_path, "forward")
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    module = Module("forward")
+    module.load_state_dict(states[BAD - 2][0])
+    set_torch_states(kept["random"], torch.device("cpu"))
+    module.net[3].marked = True
+    assert not module.net(kept["images"]).isfinite().all()
+
+
+def test_too_many_skipped_steps_stop_the_run(tmp_path):
+    *_, error = fit(tmp_path, "forward", "skip", at_most=1)
+    assert f"step {BAD + 8} (epoch 2, batch {BAD})" in error and "1 steps before it were left out" in error
+
+
+def test_nothing_but_stop_or_skip():
+    with pytest.raises(ConvzooError, match="stop, skip"):
+        BadSteps(action="ignore")
+
+
+CELL = ("model=mobilenet", "model.variant=v3_small", "logger=none", "data.batch_size=8", "data.image_size=8")
+CELL += ("hardware=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1")
+CELL += ("trainer.limit_test_batches=1", "checkpoint.every_s=0", "hardware.plan=bf16")
+
+
+def test_a_cell_stops_with_a_good_checkpoint_and_goes_on_by_skipping(tmp_path, monkeypatch):
+    """The third batch of the second epoch: last.ckpt is of the step before, and holds nothing but numbers."""
+    step, seen = Classifier.training_step, []
+
+    def spoilt(self, batch, batch_idx):
+        bad = (self.current_epoch, batch_idx) == (1, 2)
+        return step(self, (batch[0] * float("nan"), batch[1]) if bad else batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", spoilt)
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: seen.append(1))
+    with pytest.raises(ConvzooError, match="step 8"):
+        run_cell(cell_config(*CELL), tmp_path, "a command")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "failed" and "traceback" not in result
+    for text in ("step 8 (epoch 2, batch 3)", "bad_batch.pt", "smaller optim.lr (it was 0.003)", "hardware.plan=fp32"):
+        assert text in result["error"]
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 7 and all(v.isfinite().all() for v in saved["state_dict"].values())
+    assert torch.load(tmp_path / "bad_batch.pt", weights_only=True)["layer"].startswith("net.")
+    seen.clear()
+    result = run_cell(cell_config(*CELL, "optim.bad_step=skip"), tmp_path, "a command")
+    assert len(seen) == 3  # steps 8 to 10
+    assert result["status"] == "completed" and result["metrics"]["train/skipped_steps"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
+    assert all(line["train/loss"] is not None for line in lines)
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+    """A finite gradient, but a step so large that the weights are not finite after it."""
+    with pytest.raises(ConvzooError, match=r"not finite.*training diverged.*smaller optim\.lr"):
+        run_cell(cell_config(*CELL, "optim=sgd", "optim.lr=1e29", "optim.warmup=0"), tmp_path, "a command")
+    for name in ("last.ckpt", "bad_step.ckpt"):
+        if (tmp_path / name).exists():
+            weights = torch.load(tmp_path / name, weights_only=True)["state_dict"].values()
+            assert all(v.isfinite().all() for v in weights)
+
+
+class Ranks(Module):
+    """The second rank's loss is infinite, its gradient is not: both ranks have to leave the step out."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + float("inf") if self.global_rank == 1 and batch_idx == 2 else loss
+
+
+def test_all_ranks_decide_the_same(tmp_path):
+    def trained(action):
+        L.seed_everything(3, verbose=False)
+        steps, watch = BadSteps(tmp_path, action), Watch()
+        trainer = L.Trainer(
+            callbacks=[steps, watch], max_epochs=1, enable_checkpointing=False, strategy="ddp_fork", devices=2, **QUIET
+        )
+        use_lean_loop(trainer)
+        module = Ranks("forward")
+        trainer.fit(module, DataLoader(images(0, 0), batch_size=4))
+        return module
+
+    assert all(v.isfinite().all() for v in trained("skip").state_dict().values())
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert kept["rank"] == 1 and kept["step"] == 3 and kept["what"] == "the loss"
+    with pytest.raises(Exception, match=r"batch 3 of rank 1.*the loss"):
+        trained("stop")
