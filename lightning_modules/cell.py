@@ -20,6 +20,7 @@ from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint, saved_plan
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
+from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
@@ -48,8 +49,9 @@ class Cell:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
-        if spec.found and global_rank() == 0:
-            print(spec.found, flush=True)
+        for text in (spec.found, self.data.look()):
+            if text and global_rank() == 0:
+                print(text, flush=True)
         self.start = Start(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
@@ -104,7 +106,7 @@ class Cell:
         every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
         last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
-        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
+        trainer = self._trainer(logger, [self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last])
         check_world_size(trainer, self.hardware)
         with peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last.found(), weights_only=True)
@@ -122,7 +124,7 @@ class Cell:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
             raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. Type a smaller optim.lr.")
-        metrics |= self.start.metrics | self.costs.metrics | self.speeds.metrics
+        metrics |= self.data.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
     def _trainer(self, logger: Any, callbacks: list[L.Callback]) -> L.Trainer:
@@ -164,7 +166,8 @@ class Cell:
 def _plain_trainer_errors() -> Iterator[None]:
     """What Lightning finds out about its arguments only while it runs is the user's mistake too."""
     try:
-        yield
+        with plain_worker_errors():
+            yield
     except MisconfigurationException as error:
         raise ConvzooError(f"trainer: {error}") from None
     except ValueError as error:

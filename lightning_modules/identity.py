@@ -14,6 +14,8 @@ WHERE = (
     "hardware.threads",
     "data.download",
     "data.workers",
+    "data.check",
+    "data.max_bad_images",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "trainer.profiler",

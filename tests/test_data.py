@@ -137,7 +137,7 @@ def test_imagefolder_mistakes_are_named(tmp_path):
     with pytest.raises(ConvzooError, match="val is missing"):
         start(tmp_path)
     make_folder(tmp_path, splits=("val",), classes=("ant", "wasp"))
-    with pytest.raises(ConvzooError, match="bee, wasp"):
+    with pytest.raises(ConvzooError, match="Missing: bee. Not in train: wasp"):
         start(tmp_path)
     with pytest.raises(ConvzooError, match="has 2 class folders"):
         start(tmp_path, num_classes=1000)
