@@ -24,7 +24,7 @@ from lightning_modules.data.decode import LONGEST, decode, open_image, orientati
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
-from lightning_modules.data.workers import InHand, WatchedLoader, is_death
+from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, is_death
 from zoo.errors import ConvzooError
 
 FILE = "data_check.txt"
@@ -83,10 +83,13 @@ def look_at(index: int, path: str, until: float) -> Seen:
     """
     try:
         content = read(path, until)
-        decode(content)
+        with decoders_words() as words:
+            decode(content)
+            complaint = words()
     except BadImage as error:
         return Seen(index, (error.kind, error.detail))
-    return Seen(index, None, tuple(_odd(path, content)), hashlib.blake2b(content, digest_size=16).digest())
+    odd = [*_odd(path, content), *(["the decoder complains, and reads it"] if complaint else [])]
+    return Seen(index, None, tuple(odd), hashlib.blake2b(content, digest_size=16).digest())
 
 
 def _odd(path: str, content: bytes) -> Iterator[str]:
@@ -133,24 +136,19 @@ def check_all(
         torch.distributed.all_gather_object(everybodys, seen)
         seen = [image for images in everybodys for image in images]
     seen.sort()
-    found: dict[str, list[str]] = defaultdict(list)
-    lines = []
-    for image in seen:
-        path = paths[image.index]
-        for what, detail in [image.bad] if image.bad else [(odd, "") for odd in image.odd]:
-            found[f"bad: {what}" if image.bad else what].append(path)
-            lines.append((f"bad: {what}" if image.bad else what, path, detail))
-    for what, path, twin in _twins(splits, seen):
-        found[what].append(path)
-        lines.append((what, path, f"the same as {shown(twin)}"))
+    lines = [(f"bad: {image.bad[0]}", paths[image.index], image.bad[1]) for image in seen if image.bad]
+    lines += [(what, path, f"the same as {shown(twin)}") for what, path, twin in _twins(splits, seen)]
+    lines += [(what, paths[image.index], "") for image in seen for what in image.odd]
     if rank == 0:
         root = os.path.dirname(splits[0].folder)
-        odd = dict(sorted(found.items(), key=lambda item: not item[0].startswith("bad")))
-        print("\n".join(table(odd, root)) if odd else "  nothing wrong", flush=True)
+        found: dict[str, list[str]] = defaultdict(list)
+        for what, path, _ in lines:
+            found[what].append(path)
+        print("\n".join(table(found, root)) if found else "  nothing wrong", flush=True)
         if folder:
             text = "".join(f"{what}\t{shown(path)}\t{shown(detail)}\n" for what, path, detail in lines)
             (folder / FILE).write_text(text)
-            print(f"  all of it: {shown(folder / FILE)}" * bool(lines), flush=True)
+            print(f"  all of it: {shown(folder / FILE)}", flush=True)
     for image in seen:
         if image.bad:
             bad.note(paths[image.index], str(BadImage(*image.bad)), write=rank == 0)

@@ -186,7 +186,8 @@ def _whole_jpeg(image: Image.Image, content: bytes) -> torch.Tensor | None:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-        image = Image.fromarray((np.asarray(image) / 256).clip(0, 255).astype(np.uint8))
+        # Without floating point: of a large image that would be gigabytes.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":
         image = Image.fromarray(_bytes(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:

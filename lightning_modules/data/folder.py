@@ -14,7 +14,7 @@ from lightning_modules.data.bad import BadImages
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.decode import Box, central, decode, random_box
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
-from lightning_modules.data.workers import InHand, WatchedLoader, plain_worker_errors
+from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, plain_worker_errors
 from zoo.errors import ConvzooError
 
 OTHERS = 100
@@ -70,16 +70,17 @@ class FolderImages(Dataset):
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
         pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         taken: list[int] = []
-        for index in indices:
-            for source in self._sources(epoch, index):
-                self.in_hand.take(source)
-                try:
-                    pixels[len(taken)].copy_(self._image(epoch, index, source, until))
-                    taken.append(source)
-                    break
-                except BadImage as error:
-                    self._gave_up.add(source)
-                    bad.append((source, str(error)))
+        with decoders_words():
+            for index in indices:
+                for source in self._sources(epoch, index):
+                    self.in_hand.take(source)
+                    try:
+                        pixels[len(taken)].copy_(self._image(epoch, index, source, until))
+                        taken.append(source)
+                        break
+                    except BadImage as error:
+                        self._gave_up.add(source)
+                        bad.append((source, str(error)))
         self.in_hand.take(-1)
         labels = torch.tensor([self.files[source][1] for source in taken], dtype=torch.int64)
         return pixels[: len(taken)].permute(0, 3, 1, 2), labels, bad

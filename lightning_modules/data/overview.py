@@ -25,7 +25,7 @@ def overview(splits: Sequence[Split]) -> str:
     counts = splits[0].counts()
     low, high = min(counts), max(counts)
     sizes = [f"{split.name} {len(split):,}" for split in splits]
-    sizes[0] += f" ({low:,} of each)" if low == high else f" ({low:,} to {high:,} of each)"
+    sizes[0] += f" ({low:,} a class)" if low == high else f" ({low:,} to {high:,} a class)"
     text = f"{len(counts):,} classes of images: {', '.join(sizes)}" + ("" if len(splits) > 2 else "; val is tested")
     lines = [text, *table(odd, root=os.path.dirname(splits[0].folder))]
     if unseen := sum(split.unseen for split in splits):

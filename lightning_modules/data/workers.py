@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -63,6 +65,25 @@ class WatchedLoader(DataLoader):
         """Indices that workers had in hand when they died."""
         dead = [i for i, process in enumerate(self._processes) if process.exitcode]
         return [index for i in dead if (index := self.dataset.in_hand.of(i)) is not None]
+
+
+@contextmanager
+def decoders_words() -> Iterator[Callable[[], str]]:
+    """Keeps what decoders in C write to the terminal of a worker process; yields what they have written so far.
+
+    They do not know which file they speak of. In a process that does more than decode nothing is kept.
+    """
+    if get_worker_info() is None:
+        yield str
+        return
+    with tempfile.TemporaryFile() as file:
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: os.pread(file.fileno(), 10_000, 0).decode(errors="replace").strip()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def is_death(error: RuntimeError) -> bool:
