@@ -49,9 +49,9 @@ class Cell:
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
-        for text in (spec.found, self.data.look()):
-            if text and global_rank() == 0:
-                print(text, flush=True)
+        if spec.found and global_rank() == 0:
+            print(spec.found, flush=True)
+        self.data.look(tell=global_rank() == 0)
         self.start = Start(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"]).to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)

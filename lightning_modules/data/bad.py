@@ -114,7 +114,6 @@ class BadImages:
             own = dict(list(self.found.items())[self._told :])
             everybodys: list[dict[str, str]] = [{} for _ in range(world)]
             torch.distributed.all_gather_object(everybodys, own)
-            # In the same order on every rank, so that all say the same if they fail.
             for found in everybodys:
                 self.found |= {path: reason for path, reason in found.items() if path not in self.found}
             self._told = len(self.found)

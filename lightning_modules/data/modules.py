@@ -62,13 +62,15 @@ class _Data(LightningDataModule):
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else self.device
 
-    def look(self) -> str | None:
-        """Looks for what is wrong with the data without reading them; returns what a person should know.
+    def look(self, tell: bool) -> None:
+        """Looks for what is wrong with the data without reading them.
+
+        Args:
+            tell: Print what a person should know.
 
         Raises:
             ConvzooError: They cannot be used.
         """
-        return None
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -202,13 +204,15 @@ class FolderData(_Data):
         """The bad images of this run."""
         return BadImages(self.data.get("max_bad_images", MAX_BAD), sum(map(len, self._splits)))
 
-    def look(self) -> str:
-        splits = self._splits
-        for split in splits:
+    def look(self, tell: bool) -> None:
+        if tell:
+            print(overview(self._splits), flush=True)
+        for split in self._splits:
             for path, reason in split.bad():
                 self.bad.note(path, reason)
-        self.bad.check()
-        return overview(splits)
+        # Who wants all images read wants to know of all that are bad.
+        if not self.data.get("check"):
+            self.bad.check()
 
     @property
     def callbacks(self) -> list[Callback]:

@@ -104,7 +104,8 @@ def plain_worker_errors() -> Iterator[None]:
         if not is_death(error):
             raise
         files = [shown(loader.paths[i]) for loader in list(WatchedLoader._all) for i in loader.of_the_dead()]
-        text = f"a process that reads images died{f' over {files[0]}' if files else ''}: {str(error).splitlines()[0]} "
+        over, said = f" over {files[0]}" if files else "", str(error).splitlines()[0].strip()
+        text = f"a process that reads images died{over}: {said} "
         if any(crash in text for crash in CRASHES):
             text += "A damaged file may have crashed the decoder: data.check=true finds those."
         else:
