@@ -91,6 +91,7 @@ def broken(seed: int = 0) -> dict[str, bytes]:
         "zeros.png": bytes(500),
         "archive.jpg": b"PK\x03\x04" + bytes(100),
         "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touch executed) system\n",
+        "long.tif": whole["tif"].replace(struct.pack("<HHII", 257, 4, 1, 40), struct.pack("<HHII", 257, 4, 1, 80)),
         "bomb.png": png(30000, 30000, 1, 0, bytes(1000)),
         "flipped.png": whole["png"][:60] + bytes(b ^ 255 for b in whole["png"][60:90]) + whole["png"][90:],
         "nan.tif": encoded(nan, "TIFF"),
@@ -151,6 +152,7 @@ def odd_entries(folder: Path) -> None:
     (folder / ".hidden" / "x.jpg").write_bytes(b"x")
     os.symlink(folder / "nothing", folder / "dangling.jpg")
     os.symlink(folder, folder / "circle")
+    os.symlink("itself", folder / "itself")
     os.mkfifo(folder / "pipe.jpg")
     (folder / "folder.jpg").mkdir()
     with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:

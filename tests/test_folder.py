@@ -195,16 +195,18 @@ def test_half_of_the_training_images_are_flipped(folder):
 
 
 def test_a_stopped_run_on_an_image_folder_ends_like_an_undisturbed_one(folder, tmp_path, monkeypatch):
-    """Stopped in the middle of an epoch, it goes on with other worker processes; all augmentation on."""
+    """Stopped in the middle of an epoch, it goes on with other worker processes; all augmentation on, bad images."""
+    for path in (*folder.glob("train/ant/1?.jpg"), folder / "val" / "bee" / "0.jpg"):
+        path.write_bytes(path.read_bytes()[:300])
     recipe = ["data=imagefolder", f"data.root={folder}", "data.batch_size=8", "data.image_size=32", "hardware=cpu"]
     recipe += ["model=mobilenet", "model.variant=v3_small", "logger=none", "trainer.max_epochs=2", "hardware.threads=1"]
     recipe += [f"data.augment.{key}" for key in ("random_erasing=0.5", "mixup=0.2", "cutmix=1", "cutout=8")]
-    config = cell_config(*recipe, "data.workers=2")
+    config = cell_config(*recipe, "data.workers=2", "data.max_bad_images=0.5")
 
     def outcome(place):
         result = json.loads((place / "result.json").read_text())
         weights = torch.load(place / "best.ckpt", weights_only=True)["state_dict"]
-        return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/"))}, weights
+        return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "data/"))}, weights
 
     run_cell(config, tmp_path / "undisturbed", "a command")
     with monkeypatch.context() as patch:
@@ -218,7 +220,7 @@ def test_a_stopped_run_on_an_image_folder_ends_like_an_undisturbed_one(folder, t
         patch.setattr(LastCheckpoint, "on_train_batch_start", stop_at)
         with pytest.raises(SystemExit):
             run_cell(config, tmp_path / "stopped", "a command")
-    run_cell(cell_config(*recipe, "data.workers=1"), tmp_path / "stopped", "a command")
+    run_cell(cell_config(*recipe, "data.workers=1", "data.max_bad_images=8"), tmp_path / "stopped", "a command")
     (metrics, weights), (expected, expected_weights) = outcome(tmp_path / "stopped"), outcome(tmp_path / "undisturbed")
-    assert metrics == expected
+    assert metrics == expected and 4 <= metrics["data/bad_images"] <= 7
     assert all(torch.equal(weights[k], expected_weights[k]) for k in expected_weights)

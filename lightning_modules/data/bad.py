@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,16 @@ class BadImages:
             self.check()
 
     def _write(self, lines: dict[str, str]) -> None:
-        if self._file and lines:
+        if not self._file or not lines:
+            return
+        try:
             # Several ranks append to one file: each line at once.
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
+            with self._file.open("ab", buffering=0) as file:
                 for path, reason in lines.items():
-                    os.write(descriptor, f"{path}\t{reason}\n".encode())
-            finally:
-                os.close(descriptor)
+                    file.write(f"{path}\t{reason}\n".encode())
+        except OSError as error:  # a full disk shall not cost the run
+            print(f"{shown(self._file)} cannot be written: {error.strerror}.", flush=True)
+            self._file = None
 
     def check(self) -> None:
         """Raises ConvzooError if there are more than allowed."""
@@ -121,10 +123,18 @@ class BadImages:
 
 
 class CountBadImages(Callback):
-    """Logs ``data/bad_images`` once an epoch, over all ranks, and says at the end where they are listed."""
+    """Logs ``data/bad_images`` once an epoch, over all ranks, and says at the end where they are listed.
 
-    def __init__(self, bad: BadImages) -> None:
-        self.bad = bad
+    Args:
+        begin: Called with the Trainer before training.
+    """
+
+    def __init__(self, bad: BadImages, begin: Callable[[Any], None]) -> None:
+        self.bad, self.begin = bad, begin
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        # Now it is known whether the run goes on from a checkpoint.
+        self.begin(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.bad.share(trainer.world_size)

@@ -147,8 +147,11 @@ def check_all(
         print("\n".join(table(found, root)) if found else "  nothing wrong", flush=True)
         if folder:
             text = "".join(f"{what}\t{shown(path)}\t{shown(detail)}\n" for what, path, detail in lines)
-            (folder / FILE).write_text(text)
-            print(f"  all of it: {shown(folder / FILE)}", flush=True)
+            try:
+                (folder / FILE).write_text(text)
+                print(f"  all of it: {shown(folder / FILE)}", flush=True)
+            except OSError as error:
+                print(f"  {shown(folder / FILE)} cannot be written: {error.strerror}.", flush=True)
     for image in seen:
         if image.bad:
             bad.note(paths[image.index], str(BadImage(*image.bad)), write=rank == 0)

@@ -41,6 +41,9 @@ UPRIGHT = {
 }
 """What undoes each orientation."""
 
+BOMB_PIXELS, BOMB_RATIO = 2**24, 2000
+"""More pixels than this, and than so many for each byte of the file: no photograph is."""
+
 LONGEST = 8
 """An image longer than so many times its shorter side is cut to that before it is enlarged."""
 
@@ -98,6 +101,8 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
         return _decode(content, box, size)
     except Image.DecompressionBombError:
         raise BadImage("too large", f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except BadImage:
+        raise
     except MemoryError:
         raise BadImage("too large", "no memory to decode it into") from None
     except Image.UnidentifiedImageError:
@@ -109,6 +114,7 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
 
 def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | None) -> torch.Tensor:
     with open_image(content) as image:
+        _check_header(image, len(content))
         orientation = orientation_of(image)
         width, height = image.size[::-1] if orientation in TURNED else image.size
         part = box(height, width) if box else None
@@ -128,6 +134,17 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | N
     top, left = int(part.top * down), int(part.left * across)
     bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
     return resize(pixels[top:bottom, left:right].contiguous(), size, size)
+
+
+def _check_header(image: Image.Image, size: int) -> None:
+    """Refuses an image that cannot hold as much as it says: decoded it would be seconds and gigabytes of nothing."""
+    pixels = image.size[0] * image.size[1]
+    if pixels > BOMB_PIXELS and pixels > BOMB_RATIO * size:
+        raise BadImage("too large", f"{pixels:,} pixels out of {size:,} bytes")
+    if image.format == "TIFF":
+        parts = [(right - left) * (low - high) for _, (left, high, right, low), *_ in image.tile]
+        if sum(parts) < pixels:
+            raise ValueError("its strips do not cover it")
 
 
 def open_image(content: bytes) -> Image.Image:

@@ -105,7 +105,7 @@ def scan(root: str, name: str) -> Split:
         _compare(folder, _class_folders(folder), split.classes)
     until = time.monotonic() + SIZES_S
     for entry in _entries(folder):
-        if not entry.is_dir():
+        if not _is_folder(entry):
             _keep(split, entry, "outside of a class folder, left out")
     for label, kind in enumerate(split.classes):
         # Sorted by folder, then by name: not the same as by path.
@@ -127,22 +127,28 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         raise ConvzooError(f"{shown(folder)} cannot be read: {error.strerror}.") from None
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _class_folders(split: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(split) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in _entries(split) if _is_folder(entry) and not entry.name.startswith("."))
 
 
 def _files(folder: str | Path, split: Split, until: float, seen: dict[tuple[int, int], str]) -> list[tuple[str, str]]:
     """Images below a folder, as (folder, name); ``seen`` are the folders on the way here, against links in a circle."""
-    status = os.stat(folder)
+    found, entries, status = [], _entries(folder), os.stat(folder)
     identity = status.st_dev, status.st_ino
     if identity in seen:
         split.odd["link to a folder around it, left out"].append(str(folder))
         return []
-    found = []
-    for entry in _entries(folder):
+    for entry in entries:
         if entry.name.startswith("."):
             _keep(split, entry, "hidden, left out")
-        elif entry.is_dir():
+        elif _is_folder(entry):
             found += _files(entry.path, split, until, {**seen, identity: str(folder)})
         elif not entry.name.lower().endswith(ENDINGS):
             _keep(split, entry, "another ending, left out")

@@ -178,6 +178,7 @@ class FolderData(_Data):
     def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
         super().__init__(data, seed)
         self._scanned: dict[str, Split] = {}
+        self._goes_on = False
 
     def size(self, split: str) -> int:
         """How many images ``train`` or ``val`` has.
@@ -216,21 +217,18 @@ class FolderData(_Data):
 
     @property
     def callbacks(self) -> list[Callback]:
-        return [CountBadImages(self.bad)]
+        return [CountBadImages(self.bad, self.begin)]
 
     @property
     def metrics(self) -> dict[str, float]:
         return {METRIC: len(self.bad.found)}
 
-    def setup(self, stage: str | None = None) -> None:
+    def begin(self, trainer: Any) -> None:
         """Before training: opens the run's list of bad images, and reads all images if ``data.check`` says so."""
-        if stage != "fit" or not self.trainer:
-            return
-        trainer, goes_on = self.trainer, self.trainer.ckpt_path is not None
         folder = Path(trainer.default_root_dir)
-        self.bad.follow(folder, goes_on, trainer.is_global_zero)
+        self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
         trainer.strategy.barrier()
-        if self.data.get("check") and not goes_on:
+        if self.data.get("check") and not self._goes_on:
             from lightning_modules.data.check import check_all
 
             check_all(self._splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
@@ -240,6 +238,7 @@ class FolderData(_Data):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self._goes_on = True
         before, now = state.get("files"), self._split("train").fingerprint
         if before not in (None, now):
             raise ConvzooError(
