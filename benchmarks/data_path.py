@@ -26,7 +26,9 @@ from torchvision.transforms import v2
 from turns import in_turn, options, show, text, write
 
 from lightning_modules.data import make_data
-from lightning_modules.data.folder import FolderBatches, FolderImages, as_they_are, image_files
+from lightning_modules.data.bad import BadImages
+from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
+from lightning_modules.data.layout import scan
 
 BATCH = 128
 BASELINE = "PIL, no worker"
@@ -155,12 +157,12 @@ def jpegs(root: Path, size: int, n: int) -> dict[str, Variant]:
     usual = v2.Compose([crop, v2.RandomHorizontalFlip(), *finish(3)])
     variants = pil(ImageFolder(root / "train", usual), n, batch=32)
     prepare = Prepare(size, list(MEAN), list(STD))
-    images = FolderImages(image_files(str(root), "train"), size, (0.35, 1.0), hflip=True, seed=0)
+    images = FolderImages(scan(str(root), "train").images, size, (0.35, 1.0), hflip=True, seed=0)
     for workers in (0, 2):
-        loader = DataLoader(
+        loader = FolderLoader(
             images,
+            BadImages(0, len(images)),
             batch_sampler=FolderBatches(len(images), 32, shuffle=True),
-            collate_fn=as_they_are,
             num_workers=workers,
             persistent_workers=workers > 0,
         )

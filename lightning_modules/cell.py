@@ -23,6 +23,7 @@ from lightning_modules.callbacks.last import LastCheckpoint, Saved, find_last
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.classifier import Classifier
+from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
@@ -58,6 +59,7 @@ class Cell:
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
+        self.data.look(tell=global_rank() == 0)
         self.start = Start(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
         self.module.to(memory_format=torch.channels_last)
@@ -128,7 +130,7 @@ class Cell:
             checkpoints.give(last_path := self._last.path, self._last.content)
             self._last = None  # its memory
         bad_steps = self._bad_steps()
-        callbacks = [bad_steps, self.start, self.costs, self.speeds, best, epochs, last]
+        callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
         memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
@@ -152,7 +154,7 @@ class Cell:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
             raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. {bad_steps.advice}")
-        metrics |= bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
+        metrics |= self.data.metrics | bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
     def _bad_steps(self) -> BadSteps:
@@ -208,7 +210,8 @@ def _nothing(words: str) -> None:
 def _plain_trainer_errors() -> Iterator[None]:
     """What Lightning finds out about its arguments only while it runs is the user's mistake too."""
     try:
-        yield
+        with plain_worker_errors():
+            yield
     except MisconfigurationException as error:
         raise ConvzooError(f"trainer: {error}") from None
     except ValueError as error:

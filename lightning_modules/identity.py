@@ -15,6 +15,8 @@ WHERE = (
     "hardware.timeout_s",
     "data.download",
     "data.workers",
+    "data.check",
+    "data.max_bad_images",
     "optim.bad_step",  # what to do where there would be no result
     "optim.max_skipped",
     "trainer.enable_progress_bar",

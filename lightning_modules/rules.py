@@ -107,6 +107,11 @@ RULES: dict[str, Rule] = {
     "data.epochs": _whole(1),
     "data.images": _whole(8),
     "data.workers": _or_null(_whole(0)),
+    "data.check": SWITCH,
+    "data.max_bad_images": (
+        lambda v: (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
+        "a whole number of images, or a share from 0.0 to 1.0",
+    ),
     "data.mean": SHARES,
     "data.std": (lambda v: SHARES[0](v) and all(x > 0 for x in v), "a list of numbers above 0, one a channel"),
     "data.augment.crop_padding": _whole(0),

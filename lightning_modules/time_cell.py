@@ -67,6 +67,7 @@ def time_cell(cell: Cell) -> dict[str, float]:
         "cost/params": cost.params,
         "cost/macs": cost.macs,
         "cost/activations": cost.activations,
+        **cell.data.metrics,
         **loop.images_per_s.metrics("speed/train_images_per_s"),
         **training.images_per_s.metrics("speed/step_images_per_s"),
         **inference.images_per_s.metrics("speed/infer_images_per_s"),

@@ -16,7 +16,8 @@ from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.data import make_data
 from lightning_modules.data.decode import Box, central, decode, random_box
-from lightning_modules.data.folder import FolderImages, image_files
+from lightning_modules.data.folder import FolderImages
+from lightning_modules.data.layout import scan
 
 
 def scene(width=80, height=48):
@@ -27,7 +28,7 @@ def scene(width=80, height=48):
 
 def saved(path, image, **options):
     image.save(path, **options)
-    return str(path)
+    return path.read_bytes()
 
 
 def near(image, expected, levels):
@@ -75,15 +76,15 @@ def test_images_are_turned_as_their_exif_data_say(tmp_path, orientation, factor)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "turned.jpg"
-    path = saved(path, Image.fromarray(np.ascontiguousarray(stored)), quality=95, subsampling=0, exif=exif)
-    near(decode(path), upright, 5)
+    content = saved(path, Image.fromarray(np.ascontiguousarray(stored)), quality=95, subsampling=0, exif=exif)
+    near(decode(content), upright, 5)
     seen = []
 
     def box(height, width):
         seen.append((height, width))
         return Box(16, 64, 64, 64)
 
-    near(decode(path, box, 64 // factor), np.asarray(_cut(upright, Box(16, 64, 64, 64), 64 // factor)), 6)
+    near(decode(content, box, 64 // factor), np.asarray(_cut(upright, Box(16, 64, 64, 64), 64 // factor)), 6)
     assert seen == [(96, 160)]
 
 
@@ -94,17 +95,17 @@ def _cut(pixels, box, size):
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])
 def test_a_cut_out_is_exactly_torchvisions(tmp_path, extension):
-    path = saved(tmp_path / f"x.{extension}", Image.fromarray(scene(200, 150)))
-    pixels = np.array(Image.open(path))
+    content = saved(tmp_path / f"x.{extension}", Image.fromarray(scene(200, 150)))
+    pixels = np.array(Image.open(tmp_path / f"x.{extension}"))
     draws = random.Random(0)
     for _ in range(20):
         box = random_box(150, 200, (0.35, 1.0), draws)
-        assert torch.equal(decode(path, lambda *_, b=box: b, 112), _cut(pixels, box, 112))
+        assert torch.equal(decode(content, lambda *_, b=box: b, 112), _cut(pixels, box, 112))
 
 
 def test_a_jpeg_is_decoded_no_smaller_than_needed(tmp_path, monkeypatch):
     pixels = scene(640, 480)
-    path = saved(tmp_path / "x.jpg", Image.fromarray(pixels), quality=95, subsampling=0)
+    content = saved(tmp_path / "x.jpg", Image.fromarray(pixels), quality=95, subsampling=0)
     sizes = []
     original = torch.nn.functional.interpolate
 
@@ -117,7 +118,7 @@ def test_a_jpeg_is_decoded_no_smaller_than_needed(tmp_path, monkeypatch):
     for size in (40, 64, 100, 200):
         for _ in range(10):
             box = random_box(480, 640, (0.1, 1.0), draws)
-            near(decode(path, lambda *_, b=box: b, size), np.asarray(_cut(pixels, box, size)), 8)
+            near(decode(content, lambda *_, b=box: b, size), np.asarray(_cut(pixels, box, size)), 8)
             short = min(box.height, box.width)
             assert min(sizes[-1]) >= min(short, size)
             assert min(sizes[-1]) < 2 * size + 2 or short // min(sizes[-1]) >= 7, "it could have been smaller"
@@ -158,7 +159,7 @@ def train_epoch(root, epoch=0, workers=0, seed=0, done=(0, 0)):
 
 
 def test_what_an_image_gets_follows_seed_epoch_and_index(folder):
-    files = image_files(str(folder), "train")
+    files = scan(str(folder), "train").images
     twins = [files[3], files[3]]
 
     def taken(epoch, index, seed=0):
@@ -194,16 +195,18 @@ def test_half_of_the_training_images_are_flipped(folder):
 
 
 def test_a_stopped_run_on_an_image_folder_ends_like_an_undisturbed_one(folder, tmp_path, monkeypatch):
-    """Stopped in the middle of an epoch, it goes on with other worker processes; all augmentation on."""
+    """Stopped in the middle of an epoch, it goes on with other worker processes; all augmentation on, bad images."""
+    for path in (*folder.glob("train/ant/1?.jpg"), folder / "val" / "bee" / "0.jpg"):
+        path.write_bytes(path.read_bytes()[:300])
     recipe = ["data=imagefolder", f"data.root={folder}", "data.batch_size=8", "data.image_size=32", "hardware=cpu"]
     recipe += ["model=mobilenet", "model.variant=v3_small", "logger=none", "trainer.max_epochs=2", "hardware.threads=1"]
     recipe += [f"data.augment.{key}" for key in ("random_erasing=0.5", "mixup=0.2", "cutmix=1", "cutout=8")]
-    config = cell_config(*recipe, "data.workers=2")
+    config = cell_config(*recipe, "data.workers=2", "data.max_bad_images=0.5")
 
     def outcome(place):
         result = json.loads((place / "result.json").read_text())
         weights = torch.load(place / "best.ckpt", weights_only=True)["state_dict"]
-        return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/"))}, weights
+        return {k: v for k, v in result["metrics"].items() if k.startswith(("test/", "val/", "data/"))}, weights
 
     run_cell(config, tmp_path / "undisturbed", "a command")
     with monkeypatch.context() as patch:
@@ -217,7 +220,7 @@ def test_a_stopped_run_on_an_image_folder_ends_like_an_undisturbed_one(folder, t
         patch.setattr(LastCheckpoint, "on_train_batch_start", stop_at)
         with pytest.raises(SystemExit):
             run_cell(config, tmp_path / "stopped", "a command")
-    run_cell(cell_config(*recipe, "data.workers=1"), tmp_path / "stopped", "a command")
+    run_cell(cell_config(*recipe, "data.workers=1", "data.max_bad_images=8"), tmp_path / "stopped", "a command")
     (metrics, weights), (expected, expected_weights) = outcome(tmp_path / "stopped"), outcome(tmp_path / "undisturbed")
-    assert metrics == expected
+    assert metrics == expected and 4 <= metrics["data/bad_images"] <= 7
     assert all(torch.equal(weights[k], expected_weights[k]) for k in expected_weights)

@@ -1,17 +1,28 @@
-"""From an image file to the pixels that are needed of it."""
+"""From an image file's bytes to the pixels that are needed of it."""
 
 from __future__ import annotations
 
+import io
 import math
 import random
+import warnings
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from lightning_modules.data.files import BadImage
+
+# What Pillow says about files that it can read nevertheless: each of the worker processes would say it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Whatever a file's name says. Pillow knows more: for PostScript it starts another program, for example."""
 
 RATIO = (3 / 4, 4 / 3)
 """Width / height of a cut-out, as is usual."""
@@ -19,6 +30,22 @@ RATIO = (3 / 4, 4 / 3)
 ORIENTATION = 0x0112
 """EXIF's tag; by values in ``TURNED`` the image lies on its side."""
 TURNED = (5, 6, 7, 8)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation."""
+
+BOMB_PIXELS, BOMB_RATIO = 2**24, 2000
+"""More pixels than this, and than so many for each byte of the file: no photograph is."""
+
+LONGEST = 8
+"""An image longer than so many times its shorter side is cut to that before it is enlarged."""
 
 
 class Box(NamedTuple):
@@ -53,37 +80,89 @@ def random_box(height: int, width: int, scale: tuple[float, float], draws: rando
     return Box((height - high) // 2, (width - wide) // 2, high, wide)
 
 
-def decode(path: str, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
-    """Reads an image as RGB, as it is meant to be seen: turned as its EXIF data say, 16 bits to 8, no transparency.
+def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
+    """Decodes an image as RGB, as it is meant to be seen: turned as its EXIF data say, 16 bits to 8, no transparency.
 
-    With a ``box`` only the part that it names is returned, at ``size`` × ``size`` pixels (bilinear, antialiased). A
-    JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) in which the part still has that many.
+    Of an animation the first picture. With a ``box`` only the part that it names is returned, at ``size`` × ``size``
+    pixels (bilinear, antialiased). A JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) in which the
+    part still has that many.
 
     Args:
+        content: The file's.
         box: Called with the height and width of the image.
 
     Returns:
         uint8 (H, W, 3).
+
+    Raises:
+        BadImage: Whatever is wrong with it.
     """
-    with Image.open(path) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
+    try:
+        return _decode(content, box, size)
+    except Image.DecompressionBombError:
+        raise BadImage("too large", f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except BadImage:
+        raise
+    except MemoryError:
+        raise BadImage("too large", "no memory to decode it into") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage("no image", f"none of {', '.join(FORMATS)}") from None
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadImage("cut off" if "truncated" in text.lower() else "damaged", text) from None
+
+
+def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | None) -> torch.Tensor:
+    with open_image(content) as image:
+        _check_header(image, len(content))
+        orientation = orientation_of(image)
         width, height = image.size[::-1] if orientation in TURNED else image.size
         part = box(height, width) if box else None
         factor = next((f for f in (8, 4, 2) if part and min(part.height, part.width) >= f * size), 1)
         # The same pixels, by three tenths faster than Pillow's way.
-        pixels = _whole_jpeg(image, path) if factor == 1 and orientation == 1 else None
+        pixels = _whole_jpeg(image, content) if factor == 1 and orientation == 1 else None
         if pixels is None:
+            if image.format == "PNG":
+                _check_png(content)
             # Of a JPEG; others come whole.
             image.draft(None, (image.size[0] // factor, image.size[1] // factor))
-            if orientation != 1:
-                ImageOps.exif_transpose(image, in_place=True)
-            pixels = torch.from_numpy(np.array(_rgb(image)))
+            upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+            pixels = torch.from_numpy(np.array(_rgb(upright)))
     if not part:
         return pixels
     down, across = pixels.shape[0] / height, pixels.shape[1] / width
     top, left = int(part.top * down), int(part.left * across)
     bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
     return resize(pixels[top:bottom, left:right].contiguous(), size, size)
+
+
+def _check_header(image: Image.Image, size: int) -> None:
+    """Refuses an image that cannot hold as much as it says: decoded it would be seconds and gigabytes of nothing."""
+    pixels = image.size[0] * image.size[1]
+    if pixels > BOMB_PIXELS and pixels > BOMB_RATIO * size:
+        raise BadImage("too large", f"{pixels:,} pixels out of {size:,} bytes")
+    if image.format == "TIFF":
+        parts = [(right - left) * (low - high) for _, (left, high, right, low), *_ in image.tile]
+        if sum(parts) < pixels:
+            raise ValueError("its strips do not cover it")
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Reads an image's header.
+
+    Raises:
+        Exception: Whatever Pillow raises.
+    """
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's, from 1 to 8; 1 where there is none, or none that can be read: the pixels may be fine."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return found if found in UPRIGHT else 1
 
 
 def central(pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
@@ -96,6 +175,11 @@ def central(pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
     """
     height, width = pixels.shape[:2]
     short = round(size / share)
+    # One row of 5,000 pixels would become 256 rows of 1,280,000, of which the middle is all that is needed.
+    if (longest := LONGEST * min(height, width)) < max(height, width):
+        down, across = (max(0, side - longest) // 2 for side in (height, width))
+        pixels = pixels[down : down + longest, across : across + longest].contiguous()
+        height, width = pixels.shape[:2]
     high, wide = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
     top, left = round((high - size) / 2), round((wide - size) / 2)
     return resize(pixels, high, wide)[top : top + size, left : left + size]
@@ -109,19 +193,43 @@ def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
-def _whole_jpeg(image: Image.Image, path: str) -> torch.Tensor | None:
+def _whole_jpeg(image: Image.Image, content: bytes) -> torch.Tensor | None:
     """Decodes an ordinary JPEG; None: let Pillow do it."""
     if image.format != "JPEG" or image.mode != "RGB":
         return None
     try:
-        return decode_jpeg(read_file(path), ImageReadMode.RGB).permute(1, 2, 0)
+        # Writable, or torch warns; nobody writes.
+        return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0)
     except RuntimeError:  # a torchvision built without JPEG, or a file at which Pillow is not as strict
         return None
 
 
+def _check_png(content: bytes) -> None:
+    """Compares a PNG's checksums, which Pillow does not: it would hand out noise. Raises ValueError."""
+    view, at = memoryview(content), 8
+    while at + 12 <= len(view):
+        length, name = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
+        end = at + 8 + length
+        # Small letters are for what one can do without. What is cut off Pillow notices.
+        sums = zlib.crc32(view[at + 4 : end]), int.from_bytes(view[end : end + 4], "big")
+        if name.isupper() and end + 4 <= len(view) and sums[0] != sums[1]:
+            raise ValueError(f"the checksum of {name.decode('ascii', 'replace')} is wrong")
+        at = end + 4
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-        image = Image.fromarray((np.asarray(image) / 256).clip(0, 255).astype(np.uint8))
+        # Without floating point: of a large image that would be gigabytes.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        image = Image.fromarray(_bytes(np.asarray(image)))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Floating-point grey, which is from 0 to 1 by custom; values above that mean 0 to 255."""
+    if not np.isfinite(values).all():
+        raise ValueError("pixels that are not numbers")
+    return (values * (255 if values.max() <= 1 else 1)).round().clip(0, 255).astype(np.uint8)

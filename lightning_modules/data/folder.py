@@ -1,52 +1,27 @@
-"""ImageNet's layout: a folder of class folders for each split."""
+"""Image folders as batches: read and decoded by worker processes, around images that are bad."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
+from lightning_modules.data.bad import BadImages
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.decode import Box, central, decode, random_box
+from lightning_modules.data.files import PATIENCE_S, BadImage, read
+from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, plain_worker_errors
 from zoo.errors import ConvzooError
 
-LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
+OTHERS = 100
+"""Images that are tried in a bad one's place."""
 
-
-def classes(root: str) -> list[str]:
-    """The class folders of ``root/train``.
-
-    Raises:
-        ConvzooError: ``root`` does not have the layout.
-    """
-    train = Path(root).expanduser() / "train"
-    names = sorted(p.name for p in train.iterdir() if p.is_dir()) if train.is_dir() else []
-    if not names:
-        raise ConvzooError(f"{train} has no class folders. Type data.root=ROOT, where ROOT has {LAYOUT}.")
-    return names
-
-
-def image_files(root: str, split: str) -> list[tuple[str, int]]:
-    """The images of one split: paths and labels.
-
-    Raises:
-        ConvzooError: The folder is missing, a class is empty, or the classes are not those of ``train``.
-    """
-    folder = Path(root).expanduser() / split
-    if not folder.is_dir():
-        raise ConvzooError(f"{folder} is missing. Type data.root=ROOT, where ROOT has {LAYOUT}.")
-    try:
-        images = ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise ConvzooError(f"{folder}: {error}") from None
-    if images.classes != classes(root):
-        odd = sorted(set(images.classes) ^ set(classes(root)))
-        raise ConvzooError(f"{folder} and {folder.parent / 'train'} have different classes: {', '.join(odd[:10])}.")
-    return images.samples
+Found = list[tuple[int, str]]
+"""Bad images: index and reason."""
 
 
 class FolderBatches(ShardedBatches):
@@ -62,7 +37,8 @@ class FolderImages(Dataset):
     """Image files → whole batches of uint8, cut out and reduced. For worker processes.
 
     In training, what an image gets is drawn from (seed, epoch, index): it does not depend on which process reads it,
-    in which batch, or on where a stopped run goes on.
+    in which batch, or on where a stopped run goes on. So is what takes a bad image's place: a batch keeps its size. In
+    evaluation a bad image is left out of the batch.
 
     Args:
         files: Paths and labels.
@@ -82,32 +58,82 @@ class FolderImages(Dataset):
         seed: int | None = None,
     ) -> None:
         self.files, self.image_size, self.crop, self.hflip, self.seed = files, image_size, crop, hflip, seed
+        self.in_hand = InHand(0)
+        self._gave_up: set[int] = set()  # files that were waited for in vain
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(epoch, indices) → uint8 (N, 3, image_size, image_size), channels last in memory, and int64 (N,)."""
+    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, Found]:
+        """(epoch, indices) → uint8 (N, 3, image_size, image_size), channels last in memory; int64 (N,); bad images."""
         epoch, indices = batch
-        size = self.image_size
+        size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
         pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
-        for into, index in zip(pixels, indices, strict=True):
-            into.copy_(self._image(epoch, index))
-        return pixels.permute(0, 3, 1, 2), torch.tensor([self.files[index][1] for index in indices])
+        taken: list[int] = []
+        with decoders_words():
+            for index in indices:
+                for source in self._sources(epoch, index):
+                    self.in_hand.take(source)
+                    try:
+                        pixels[len(taken)].copy_(self._image(epoch, index, source, until))
+                        taken.append(source)
+                        break
+                    except BadImage as error:
+                        self._gave_up.add(source)
+                        bad.append((source, str(error)))
+        self.in_hand.take(-1)
+        labels = torch.tensor([self.files[source][1] for source in taken], dtype=torch.int64)
+        return pixels[: len(taken)].permute(0, 3, 1, 2), labels, bad
 
-    def _image(self, epoch: int, index: int) -> torch.Tensor:
-        path, _ = self.files[index]
+    def _sources(self, epoch: int, index: int) -> Iterator[int]:
+        """The image itself; in training, those that take its place if it is bad."""
+        yield index
+        if self.seed is not None:
+            draws = random.Random(f"{self.seed},{epoch},{index},instead")
+            for _ in range(OTHERS):
+                yield draws.randrange(len(self.files))
+
+    def _image(self, epoch: int, index: int, source: int, until: float) -> torch.Tensor:
+        content = read(self.files[source][0], 0 if source in self._gave_up else until)
         if self.seed is None:
-            return central(decode(path), self.image_size, self.crop)
+            return central(decode(content), self.image_size, self.crop)
         draws = random.Random(f"{self.seed},{epoch},{index}")
 
         def box(height: int, width: int) -> Box:
             return random_box(height, width, self.crop, draws)
 
-        image = decode(path, box, self.image_size)
+        image = decode(content, box, self.image_size)
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
 
 
-def as_they_are(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The dataset makes whole batches: a DataLoader has nothing to collate."""
-    return batch
+class FolderLoader(WatchedLoader):
+    """Batches of `FolderImages`; bad images are noted here, in the process that trains.
+
+    Args:
+        images: What the workers read.
+        bad: Where bad images go.
+        options: Of `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, images: FolderImages, bad: BadImages, **options: Any) -> None:
+        super().__init__(images, [path for path, _ in images.files], **options)
+        self.bad = bad
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # Not a generator itself: the workers start now.
+        return self._good(super().__iter__())
+
+    def _good(self, batches: Iterator[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        any_good = False
+        with plain_worker_errors():
+            for images, labels, bad in batches:
+                for index, reason in bad:
+                    self.bad.add(self.paths[index], reason)
+                # A batch without any good image: a network need not be able to take it.
+                if len(labels):
+                    any_good = True
+                    yield images, labels
+        if not any_good and self.bad.found:
+            raise ConvzooError(
+                f"not one of the {len(self.paths):,} images could be used; {next(iter(self.bad.found))} is one."
+            )

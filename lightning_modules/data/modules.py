@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_modules.data.augment import Augment, Mix
+from lightning_modules.data.bad import METRIC, BadImages, CountBadImages
 from lightning_modules.data.batches import ShardedBatches
+from lightning_modules.data.layout import Split, class_names, has_split, scan
+from lightning_modules.data.overview import overview
 from lightning_modules.data.prepare import Prepare
 from lightning_modules.data.sources import SOURCES, Images, Splits
 from lightning_modules.data.store import GPU_SHARE, Store, TensorLoader
 from zoo.errors import ConvzooError, choose
 
-if TYPE_CHECKING:
-    from lightning_modules.data.folder import FolderImages
-
+MAX_BAD = 0.001
+"""``data.max_bad_images``, for checkpoints that do not have it."""
 AHEAD = 8
 """Batches of an image folder, over all worker processes, that are made before they are asked for."""
 
@@ -57,6 +61,26 @@ class _Data(LightningDataModule):
     @property
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else self.device
+
+    def look(self, tell: bool) -> None:
+        """Looks for what is wrong with the data without reading them.
+
+        Args:
+            tell: Print what a person should know.
+
+        Raises:
+            ConvzooError: They cannot be used.
+        """
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """What the Trainer needs for these data."""
+        return []
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was found out about the data in this run."""
+        return {}
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -153,7 +177,8 @@ class FolderData(_Data):
 
     def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
         super().__init__(data, seed)
-        self._scanned: dict[str, FolderImages] = {}
+        self._scanned: dict[str, Split] = {}
+        self._goes_on = False
 
     def size(self, split: str) -> int:
         """How many images ``train`` or ``val`` has.
@@ -161,34 +186,83 @@ class FolderData(_Data):
         Raises:
             ConvzooError: The folder does not have the layout.
         """
-        return len(self._images(split))
+        return len(self._split(split))
 
-    def _images(self, split: str) -> FolderImages:
+    def _split(self, name: str) -> Split:
         """One split, scanned once: a large folder on a network file system takes long."""
-        if split not in self._scanned:
-            self._scanned[split] = self._scan(split)
-        return self._scanned[split]
+        if name not in self._scanned:
+            self._scanned[name] = scan(self.data["root"], name)
+        return self._scanned[name]
 
-    def _scan(self, split: str) -> FolderImages:
-        from lightning_modules.data.folder import FolderImages, image_files
+    @property
+    def _splits(self) -> list[Split]:
+        """``test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
+        tested = ["test"] if has_split(self.data["root"], "test") else []
+        return [self._split(name) for name in ("train", "val", *tested)]
 
-        size, augment, files = self.data["image_size"], self.data["augment"], image_files(self.data["root"], split)
-        if split == "train":
-            return FolderImages(files, size, augment["random_resized_crop"], augment["hflip"], self.seed)
-        return FolderImages(files, size, augment["crop_ratio"])
+    @cached_property
+    def bad(self) -> BadImages:
+        """The bad images of this run."""
+        return BadImages(self.data.get("max_bad_images", MAX_BAD), sum(map(len, self._splits)))
 
-    def _loader(self, split: str) -> DataLoader:
-        from lightning_modules.data.folder import FolderBatches, as_they_are
+    def look(self, tell: bool) -> None:
+        if tell:
+            print(overview(self._splits), flush=True)
+        for split in self._splits:
+            for path, reason in split.bad():
+                self.bad.note(path, reason)
+        # Who wants all images read wants to know of all that are bad.
+        if not self.data.get("check"):
+            self.bad.check()
 
-        images = self._images(split)
+    @property
+    def callbacks(self) -> list[Callback]:
+        return [CountBadImages(self.bad, self.begin)]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {METRIC: len(self.bad.found)}
+
+    def begin(self, trainer: Any) -> None:
+        """Before training: opens the run's list of bad images, and reads all images if ``data.check`` says so."""
+        folder = Path(trainer.default_root_dir)
+        self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
+        trainer.strategy.barrier()
+        if self.data.get("check") and not self._goes_on:
+            from lightning_modules.data.check import check_all
+
+            check_all(self._splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "files": self._split("train").fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._goes_on = True
+        before, now = state.get("files"), self._split("train").fingerprint
+        if before not in (None, now):
+            raise ConvzooError(
+                f"{self.data['root']}/train has other files than when this run was stopped ({now}; it was {before}), "
+                "so it cannot go on to the same end. Type another hydra.run.dir, or remove last.ckpt to start anew. "
+                "Bad images need not be removed: data.max_bad_images says how many are left out."
+            )
+
+    def _loader(self, name: str) -> DataLoader:
+        from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
+
+        files, size, augment = self._split(name).images, self.data["image_size"], self.data["augment"]
+        if name == "train":
+            images = FolderImages(files, size, augment["random_resized_crop"], augment["hflip"], self.seed)
+        else:
+            images = FolderImages(files, size, augment["crop_ratio"])
         workers = self._workers()
-        return DataLoader(
+        return FolderLoader(
             images,
-            batch_sampler=self._batches(len(images), split == "train", FolderBatches),
-            collate_fn=as_they_are,
+            self.bad,
+            batch_sampler=self._batches(len(images), name == "train", FolderBatches),
             num_workers=workers,
             prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
-            persistent_workers=workers > 0 and split != "test",
+            persistent_workers=workers > 0 and name != "test",
             pin_memory=self._device.type == "cuda",
             # Its own: a DataLoader's draws must not change what the rest of the run draws.
             generator=torch.Generator().manual_seed(self.seed),
@@ -212,9 +286,7 @@ class FolderData(_Data):
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """``root/test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
-        has_test = os.path.isdir(os.path.join(os.path.expanduser(self.data["root"]), "test"))
-        return self._loader("test" if has_test else "val")
+        return self._loader(self._splits[-1].name)
 
 
 def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
@@ -231,9 +303,7 @@ def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
     name = choose("data", data["name"], [*SOURCES, "imagefolder"])
     if name in SOURCES:
         return ImageData(data, seed)
-    from lightning_modules.data.folder import classes
-
-    found = len(classes(data["root"]))
+    found = len(class_names(data["root"]))
     if found < 2:
         raise ConvzooError(f"{data['root']}/train has one class folder only: there is nothing to tell apart.")
     if data["in_chans"] != 3:

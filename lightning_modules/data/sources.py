@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lightning_modules.data.formats import BadFile, read_cifar, read_mnist
 from zoo.errors import ConvzooError
 
 
@@ -44,17 +48,24 @@ def digits(data: dict[str, Any]) -> Splits:
 
 def cifar10(data: dict[str, Any]) -> Splits:
     """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
-    return _torchvision("CIFAR10", data, validation=5000)
+    return _cifar("CIFAR10", "labels", 10, data)
 
 
 def cifar100(data: dict[str, Any]) -> Splits:
     """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
-    return _torchvision("CIFAR100", data, validation=5000)
+    return _cifar("CIFAR100", "fine_labels", 100, data)
 
 
 def fashion_mnist(data: dict[str, Any]) -> Splits:
     """Xiao et al. 2017: 55,000 train, 5,000 validation, 10,000 test."""
-    return _torchvision("FashionMNIST", data, validation=5000)
+    from torchvision.datasets import FashionMNIST
+
+    def read(root: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        raw, name = root / "FashionMNIST" / "raw", "train" if train else "t10k"
+        return read_mnist(raw / f"{name}-images-idx3-ubyte", raw / f"{name}-labels-idx1-ubyte", 10)
+
+    archives = {f"FashionMNIST/raw/{file}": md5 for file, md5 in FashionMNIST.resources}
+    return _published(data, read, FashionMNIST, "FashionMNIST", archives)
 
 
 def synthetic(data: dict[str, Any]) -> Splits:
@@ -73,28 +84,67 @@ def synthetic(data: dict[str, Any]) -> Splits:
 SOURCES = {f.__name__: f for f in (digits, cifar10, cifar100, fashion_mnist, synthetic)}
 
 
-def _torchvision(name: str, data: dict[str, Any], validation: int) -> Splits:
+def _cifar(name: str, label_key: str, classes: int, data: dict[str, Any]) -> Splits:
     from torchvision import datasets
 
-    make = getattr(datasets, name)
-    try:
-        train, test = (make(data["root"], train=train, download=data["download"]) for train in (True, False))
-    except OSError as error:
-        raise ConvzooError(f"{name} could not be downloaded to {data['root']}: {error}") from None
-    except (RuntimeError, AssertionError, ValueError, EOFError) as error:
-        where = "is not there, or not whole, in" if not data["download"] else "could not be downloaded to"
+    kind = getattr(datasets, name)
+
+    def read(root: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        files = kind.train_list if train else kind.test_list
+        parts = [read_cifar(root / kind.base_folder / file, md5, label_key, classes) for file, md5 in files]
+        images, labels = zip(*parts, strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    return _published(data, read, kind, kind.base_folder, {kind.filename: kind.tgz_md5})
+
+
+def _published(
+    data: dict[str, Any],
+    read: Callable[[Path, bool], tuple[np.ndarray, np.ndarray]],
+    kind: type,
+    folder: str,
+    archives: dict[str, str],
+    validation: int = 5000,
+) -> Splits:
+    """Reads a data set that torchvision can download, and downloads it where ``data.download`` says so.
+
+    Args:
+        read: (root, whether the training set) → images and labels.
+        kind, folder, archives: See `lightning_modules.data.download.fetch`.
+        validation: Images that are held out of the training set.
+
+    Raises:
+        ConvzooError: It is not there, not whole, or could not be downloaded.
+    """
+    root, name = Path(data["root"]).expanduser(), kind.__name__
+
+    def attempt() -> list[Images] | str:
+        try:
+            return [Images(*map(torch.from_numpy, read(root, train))) for train in (True, False)]
+        except FileNotFoundError as error:
+            return f"{error.filename} is missing"
+        except OSError as error:
+            return f"{error.filename} cannot be read: {error.strerror}"
+        except BadFile as error:
+            return str(error)
+
+    found = attempt()
+    if isinstance(found, str) and data["download"]:
+        from lightning_modules.data.download import fetch, one_at_a_time
+
+        with one_at_a_time(root, name):
+            found = attempt()  # another process may have fetched it meanwhile
+            if isinstance(found, str):
+                fetch(kind, folder, archives, root)
+                found = attempt()
+    if isinstance(found, str):
         raise ConvzooError(
-            f"{name} {where} {data['root']}. Type data.download=true to fetch it, or data.root=FOLDER if you have it "
-            f"elsewhere. ({error})"
-        ) from None
-    rest, validation_set = _split(_tensors(train), min(validation, len(train) // 5))
-    return Splits(rest, validation_set, _tensors(test))
-
-
-def _tensors(dataset: Any) -> Images:
-    pixels = torch.as_tensor(dataset.data)
-    images = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels[:, None]
-    return Images(images, torch.as_tensor(dataset.targets).long())
+            f"{name} is not there, or not whole, in {root}: {found}. Type data.download=true to fetch it (what is "
+            "there of it is replaced), or data.root=FOLDER if you have it elsewhere."
+        )
+    train, test = found
+    rest, validation_set = _split(train, min(validation, len(train.labels) // 5))
+    return Splits(rest, validation_set, test)
 
 
 def _split(images: Images, n: int) -> tuple[Images, Images]:

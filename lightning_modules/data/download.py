@@ -1,0 +1,87 @@
+"""Fetching a published data set: whole or not at all, and by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ConvzooError
+
+SILENCE_S = 60.0
+"""A server that sends nothing for so long has failed."""
+
+FAILURES = (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error)
+
+
+@contextmanager
+def one_at_a_time(root: Path, name: str) -> Iterator[None]:
+    """Waits until no other process downloads the same data set to the same place.
+
+    Raises:
+        ConvzooError: Nothing can be written there.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / f".{name}.lock").open("a")
+    except OSError as error:
+        raise ConvzooError(f"{name} cannot be downloaded to {root}: {error.strerror}. Type data.root=FOLDER.") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"Another process is downloading {name} to {root}: waiting for it.", flush=True)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def fetch(kind: type, folder: str, archives: dict[str, str], root: Path) -> None:
+    """Downloads and unpacks beside the place where the data set belongs, and moves it there once it is whole.
+
+    Args:
+        kind: torchvision's class.
+        folder: What it makes of the archives, below ``root``; an older one is replaced.
+        archives: MD5s by path below ``root``: those that are there already are taken.
+
+    Raises:
+        ConvzooError: It did not work; nothing has changed.
+    """
+    part = root / f".{kind.__name__}.part"  # may be left of a process that was killed
+    shutil.rmtree(part, ignore_errors=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_S)
+    try:
+        for name, md5 in archives.items():
+            _take(root / name, part / name, md5)
+        # Without its __init__, which would unpickle what came.
+        dataset: Any = kind.__new__(kind)
+        dataset.root = str(part)
+        dataset.download()
+        if (root / folder).exists():
+            os.rename(root / folder, part / "old")
+        os.rename(part / folder, root / folder)
+    except FAILURES as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ConvzooError(
+            f"{kind.__name__} could not be downloaded to {root}: {text} Type the same again to try again, or "
+            "data.root=FOLDER if you have it elsewhere."
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _take(there: Path, to: Path, md5: str) -> None:
+    from torchvision.datasets.utils import check_integrity
+
+    if check_integrity(there, md5):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(there, to)

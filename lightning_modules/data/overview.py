@@ -1,0 +1,47 @@
+"""What a person should know about an image folder, as a text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from lightning_modules.data.files import shown
+from lightning_modules.data.layout import Split
+
+NAMES = 3
+"""Of each kind of thing, so many are named."""
+
+
+def overview(splits: Sequence[Split]) -> str:
+    """Sizes of the splits, and whatever was odd when they were listed.
+
+    Args:
+        splits: train, val, and test where there is one.
+    """
+    odd: dict[str, list[str]] = {}
+    for split in splits:
+        for what, paths in split.odd.items():
+            odd.setdefault(what, []).extend(paths)
+    counts = splits[0].counts()
+    low, high = min(counts), max(counts)
+    sizes = [f"{split.name} {len(split):,}" for split in splits]
+    sizes[0] += f" ({low:,} a class)" if low == high else f" ({low:,} to {high:,} a class)"
+    text = f"{len(counts):,} classes of images: {', '.join(sizes)}" + ("" if len(splits) > 2 else "; val is tested")
+    lines = [text, *table(odd, root=os.path.dirname(splits[0].folder))]
+    if unseen := sum(split.unseen for split in splits):
+        lines.append(
+            f"  {unseen:,} files were not looked at for their size: it takes long here. data.check=true reads all."
+        )
+    return "\n".join(lines)
+
+
+def table(odd: Mapping[str, Sequence[str]], root: str) -> list[str]:
+    """A line for each kind: its name, how many, and the first few of them, as paths below ``root``."""
+    rows = [(what, f"{len(paths):,}", _first(paths, root)) for what, paths in odd.items() if paths]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    return [f"  {what:<{widths[0]}}  {n:>{widths[1]}}  {names}" for what, n, names in rows]
+
+
+def _first(paths: Sequence[str], root: str) -> str:
+    names = [shown(os.path.relpath(path, root)) for path in paths[:NAMES]]
+    return ", ".join([*names, "…"] if len(paths) > NAMES else names)

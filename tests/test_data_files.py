@@ -1,0 +1,216 @@
+"""Small data sets whose files are damaged, hostile or half there: one clear error, and nothing is executed."""
+
+import functools
+import http.server
+import os
+import pickle
+import struct
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import cell_config
+from test_data import TEN, md5, publish, write_cifar, write_fashion, write_idx
+from torchvision.datasets import CIFAR10
+
+from lightning_modules.data import make_data
+from zoo import ConvzooError
+
+__all__ = ["publish"]
+
+
+@functools.cache
+def group(name):
+    return cell_config(f"data={name}", "data.batch_size=8")["data"]
+
+
+def read(name, root, **changes):
+    module = make_data({**group(name), "root": str(root), **changes})
+    module.prepare_data()
+    module.setup("fit")
+    return module._splits
+
+
+def refused(name, root, text):
+    with pytest.raises(ConvzooError, match=text) as error:
+        read(name, root)
+    assert "data.download=true" in str(error.value)
+
+
+@pytest.fixture
+def cifar(tmp_path, publish):
+    folder = tmp_path / "cifar-10-batches-py"
+    write_cifar(tmp_path, folder.name, TEN, "labels", 10)
+    publish(CIFAR10, folder)
+    return folder
+
+
+def test_a_cifar_file_that_is_missing_cut_off_or_flipped_is_named(cifar, tmp_path):
+    file = cifar / "data_batch_3"
+    whole = file.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], bytes([whole[0], whole[1] ^ 1]) + whole[2:], b"<html>not found"):
+        file.write_bytes(content)
+        refused("cifar10", tmp_path, rf"data_batch_3 \({len(content):,} bytes\) is not the published file")
+    file.unlink()
+    refused("cifar10", tmp_path, "data_batch_3 is missing")
+    file.mkdir()
+    refused("cifar10", tmp_path, "data_batch_3 cannot be read")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+ROW = np.zeros((2, 3072), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"data": ROW, "labels": Evil()}, "system, which pictures do not need"),
+        (Evil(), "system, which"),
+        ({"data": ROW, "labels": [1, 10]}, "labels that are not from 0 to 9"),
+        ({"data": ROW, "labels": [1, -1]}, "labels that are not"),
+        ({"data": ROW, "labels": [1, 2, 3]}, "2 images and 3 labels"),
+        ({"data": ROW[:, :100], "labels": [1, 2]}, "damaged"),
+        ({"data": ROW.astype(np.float32), "labels": [1, 2]}, "not bytes"),
+        ({"data": ROW.astype(object), "labels": [1, 2]}, "not bytes"),
+        ({"labels": [1, 2]}, "damaged"),
+        ([1, 2], "damaged"),
+        (torch.zeros(2), "torch"),
+    ],
+)
+def test_a_cifar_file_of_the_right_checksum_is_not_trusted_either(cifar, tmp_path, publish, monkeypatch, content, text):
+    monkeypatch.chdir(tmp_path)
+    (cifar / "data_batch_2").write_bytes(pickle.dumps(content, protocol=4))
+    publish(CIFAR10, cifar)
+    refused("cifar10", tmp_path, f"data_batch_2.*{text}")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_pickles_of_python_2_are_read(cifar, tmp_path, publish):
+    """As the published ones are: protocol 2, with the pixels as a text."""
+    before = read("cifar10", tmp_path)
+    for file in cifar.glob("*_batch*"):
+        content = pickle.loads(file.read_bytes())
+        shape, pixels = content["data"].shape, content["data"].tobytes()
+        array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        array += b"M" + struct.pack("<H", shape[0]) + b"M" + struct.pack("<H", shape[1]) + b"\x86"
+        array += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        array += b"T" + struct.pack("<I", len(pixels)) + pixels + b"tb"
+        labels = b"](" + b"".join(b"K" + bytes([label]) for label in content["labels"]) + b"e"
+        file.write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels" + labels + b"u.")
+    publish(CIFAR10, cifar)
+    after = read("cifar10", tmp_path)
+    assert all(torch.equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
+
+
+def test_a_fashion_mnist_file_that_is_wrong_is_named(tmp_path):
+    raw = write_fashion(tmp_path)
+    images, labels = raw / "train-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
+    good = images.read_bytes()
+    for content, text in (
+        (good[:-1], "31,375 bytes and should have 31,376"),
+        (good + b"0", "should have 31,376"),
+        (good[:9], "should have"),
+        (b"", "no IDX file"),
+        (b"\x1f\x8b" + good, "no IDX file"),
+        (good[:4] + b"\xff" * 12 + good[16:], "should have"),
+    ):
+        images.write_bytes(content)
+        refused("fashion_mnist", tmp_path, f"train-images-idx3-ubyte.*{text}")
+    write_idx(images, np.zeros((40, 14, 56), np.uint8))
+    refused("fashion_mnist", tmp_path, "14×56 pixels, not 28×28")
+    images.write_bytes(good)
+    for values, text in ((np.full(9, 10), "not from 0 to 9"), (np.zeros(8), "9 images and 8 labels")):
+        write_idx(labels, values.astype(np.uint8))
+        refused("fashion_mnist", tmp_path, f"t10k-labels-idx1-ubyte.*{text}")
+
+
+def test_a_flipped_bit_in_fashion_mnist_shows_against_its_archive(tmp_path):
+    file = write_fashion(tmp_path, packed=True) / "train-images-idx3-ubyte"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 4
+    file.write_bytes(content)
+    refused("fashion_mnist", tmp_path, r"is not what is in train-images-idx3-ubyte\.gz")
+
+
+# Downloads
+
+
+@pytest.fixture
+def server(tmp_path, publish, monkeypatch):
+    """A loopback server with CIFAR-10's archive. ``broken`` bytes of it are held back at first."""
+    source = tmp_path / "source"
+    write_cifar(source, "cifar-10-batches-py", TEN, "labels", 10)
+    publish(CIFAR10, source / "cifar-10-batches-py")
+    archive = tmp_path / "archive.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(source / "cifar-10-batches-py", "cifar-10-batches-py")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
+    content, state = archive.read_bytes(), {"broken": 0, "asked": 0}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state["asked"] += 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) - state["broken"]])
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+        yield state
+        server.shutdown()
+
+
+def test_a_download_is_there_whole_or_not_at_all(server, tmp_path):
+    root = tmp_path / "data of mine"
+    server["broken"] = 1000
+    refused_by = pytest.raises(ConvzooError, match="could not be downloaded")
+    with refused_by:
+        read("cifar10", root, download=True)
+    assert [path.name for path in root.iterdir()] == [".CIFAR10.lock"]
+    server["broken"] = 0
+    assert len(read("cifar10", root, download=True).test.labels) == 15
+    asked = server["asked"]
+    read("cifar10", root, download=True)
+    assert server["asked"] == asked, "what is there is not fetched again"
+
+
+def test_a_damaged_data_set_is_replaced_by_a_download_and_kept_if_that_fails(server, tmp_path):
+    root = tmp_path / "data"
+    read("cifar10", root, download=True)
+    file = root / "cifar-10-batches-py" / "data_batch_5"
+    file.write_bytes(file.read_bytes()[:-5])
+    server["broken"] = 1
+    with pytest.raises(ConvzooError, match="could not be downloaded"):
+        read("cifar10", root, download=True)
+    assert (root / "cifar-10-batches-py" / "data_batch_1").exists()
+    server["broken"] = 0
+    assert len(read("cifar10", root, download=True).test.labels) == 15
+
+
+def test_an_archive_that_is_there_already_needs_no_server(server, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    (tmp_path / "archive.tar.gz").rename(root / "cifar-10-python.tar.gz")
+    assert len(read("cifar10", root, download=True).test.labels) == 15
+    assert server["asked"] == 0
+    assert (root / "cifar-10-python.tar.gz").exists()
+
+
+def test_a_download_that_was_killed_leaves_nothing_that_counts(server, tmp_path):
+    root = tmp_path / "data"
+    part = root / ".CIFAR10.part"
+    part.mkdir(parents=True)
+    (part / "cifar-10-python.tar.gz").write_bytes(b"half")
+    refused("cifar10", root, "is missing")
+    assert len(read("cifar10", root, download=True).test.labels) == 15 and not part.exists()
