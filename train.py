@@ -22,7 +22,7 @@ def train(config: DictConfig) -> float | None:
     """One cell: returns its test accuracy, for sweepers that optimise it."""
     folder = HydraConfig.get().runtime.output_dir
     with plain_errors():
-        check_overrides()
+        check_overrides(HydraConfig.get().overrides.task)
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
         prepare(settings["logger"]["name"])

@@ -21,7 +21,7 @@ from lightning_modules.callbacks.last import LastCheckpoint, saved_plan
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
-from lightning_modules.identity import cell_id
+from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.signals import StopSignals
@@ -47,6 +47,7 @@ class Cell:
             torch.set_num_threads(threads)
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
+        check_cell(config, spec)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
@@ -102,7 +103,7 @@ class Cell:
         """
         best = BestCheckpoint(self.folder)
         every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
-        last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
+        last = LastCheckpoint(self.folder, every_s, self.config, plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
         trainer = self._trainer(logger, [self.start, self.costs, self.speeds, best, epochs, last])
         check_world_size(trainer, self.hardware)
@@ -116,7 +117,9 @@ class Cell:
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
         with _plain_trainer_errors():
-            tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
+            tested = trainer.test(
+                self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
+            )
         metrics |= tested[0] if tested else {}
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_modules.callbacks.last import NAME as LAST
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
+from lightning_modules.earlier import finished_before
 from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, launch_ranks, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
@@ -40,7 +41,8 @@ def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) ->
         The result, as it stands in ``result.json`` in the folder.
 
     Raises:
-        ConvzooError: A mistake in the configuration; nothing was trained.
+        ConvzooError: A mistake in the configuration, or a folder with the result or the checkpoint of another one;
+            nothing was trained.
         SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM); the result says "interrupted", and the same call
             goes on with it.
     """
@@ -50,8 +52,11 @@ def run(config: dict[str, Any], folder: str | os.PathLike[str], command: str) ->
     hardware = resolve_hardware(config["hardware"], config["trainer"])
     check_ranks(hardware)
     if global_rank() > 0:
-        return run_rank(config, folder, command, hardware)
+        done = finished_before(config, folder, hardware.name)
+        return done or run_rank(config, folder, command, hardware)
     with Lock(folder / LOCK, "a run"):
+        if done := finished_before(config, folder, hardware.name):
+            return done
         if hardware.world_size > 1 and not inside_a_rank():
             return _run_ranks(config, folder, command, hardware)
         return run_rank(config, folder, command, hardware)

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -20,9 +20,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from zoo.errors import ConvzooError, choose, closest
+from zoo.text import clean
 
 PLAIN_KEYS = {"seed", "task"}
 """Keys that belong to no group."""
+
+NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
+"""Where Hydra, and Python's logging, call what a configuration names."""
 
 
 def command_line() -> str:
@@ -31,13 +35,16 @@ def command_line() -> str:
     return shlex.join(["python", script, *HydraConfig.get().overrides.task])
 
 
-def check_overrides() -> None:
+def check_overrides(overrides: Iterable[str]) -> None:
     """Refuses keys that ``+`` would add and nothing would read.
+
+    Args:
+        overrides: Of one job, as Hydra lists them.
 
     Raises:
         ConvzooError: A key that is none of the configuration's.
     """
-    for override in HydraConfig.get().overrides.task:
+    for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
         if key not in known_keys():
             raise ConvzooError(_unknown(key))
@@ -59,14 +66,17 @@ def _unknown(key: str) -> str:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Refuses what would take away a part of the configuration that every run needs.
+    """Refuses what would take away a part of the configuration that every run needs, and what would run code.
 
     Raises:
-        ConvzooError: A deletion (``~key``) or an empty group (``model=null``).
+        ConvzooError: A deletion (``~key``), an empty group (``model=null``), or a name of a function or a class: a
+            command may come from a sweep file or a result of somebody else's.
     """
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if "_target_" in argument or key.lstrip("+~").startswith(NAMES_CODE):
+            raise ConvzooError(f"{argument}: no code can be named on the command line.")
         if argument.startswith("~"):
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
@@ -94,7 +104,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {clean(message)}", file=sys.stderr, flush=True)
     raise SystemExit(2) from None
 
 
@@ -118,7 +128,7 @@ def explain(error: Exception) -> str:
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
     lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 @cache

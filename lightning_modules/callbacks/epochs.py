@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,5 +37,8 @@ class EpochLines(Checkpoint):
         line = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         line |= {key: value if math.isfinite(value) else None for key, value in values.items()}
         line |= {"seconds": round(self.seconds(), 3)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self.path.open("ab+") as file:
+            # A run that was killed may have left half a line.
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")
+            file.write((json.dumps(line) + "\n").encode())

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
+from lightning_modules.identity import cell_id, differences
 from lightning_modules.signals import Stopped, StopSignals
 from zoo.errors import ConvzooError
 
@@ -34,14 +35,14 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: The run's.
         every_s: Seconds between two checkpoints.
-        identity: The run's (`lightning_modules.identity.cell_id`): another one's checkpoint is refused.
+        config: The run's, resolved: a checkpoint of another one is refused.
         plan: The execution plan's name; the next start has the same.
         signals: Those that stop the run.
     """
 
-    def __init__(self, folder: Path, every_s: float, identity: str, plan: str, signals: StopSignals) -> None:
-        self.plan = plan
-        self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, identity, signals
+    def __init__(self, folder: Path, every_s: float, config: dict[str, Any], plan: str, signals: StopSignals) -> None:
+        self.plan, self.config = plan, config
+        self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, cell_id(config), signals
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked = 0.0
@@ -126,16 +127,13 @@ class LastCheckpoint(Checkpoint):
         saved = _saved(self.path, tell=True)
         if not saved:
             return None
-        if saved["id"] != self.identity:
-            raise ConvzooError(
-                f"{self.path} is of a run with another configuration ({saved['id']}, not {self.identity}). Type "
-                "another hydra.run.dir, or remove the file to start anew."
-            )
+        _check_same(self.path, saved, self.config)
         return self.path
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["convzoo"] = {
             "id": self.identity,
+            "config": self.config,
             "plan": self.plan,
             "seconds": self.seconds,
             "random": _random_states(),
@@ -146,6 +144,25 @@ class LastCheckpoint(Checkpoint):
         saved = checkpoint.get("convzoo")
         if saved and trainer.state.fn == "fit":
             self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
+
+
+def check_last(folder: Path, config: dict[str, Any]) -> None:
+    """Checks before anything starts that a folder's checkpoint, where it has one, is of this run.
+
+    Raises:
+        ConvzooError: It is of a run with another configuration; the text says in what they differ.
+    """
+    if saved := _saved(folder / NAME):
+        _check_same(folder / NAME, saved, config)
+
+
+def _check_same(path: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
+    if saved["id"] != cell_id(config):
+        different = differences(saved["config"], config) if "config" in saved else f"it is {saved['id']}"
+        raise ConvzooError(
+            f"{path} is of a run with another configuration ({different}). Type what it had to go on with it, "
+            "another hydra.run.dir, or remove the file to start anew."
+        )
 
 
 def saved_plan(folder: Path) -> str | None:
