@@ -13,8 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
-from lightning_modules.process import prepare
+from lightning_modules.process import keep_going_without_output, prepare
 from zoo.report import print_result
+from zoo.text import use_utf8
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -36,6 +37,8 @@ def train(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    use_utf8()
+    keep_going_without_output()
     with plain_errors():
         check_arguments(sys.argv[1:])
         train()

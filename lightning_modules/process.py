@@ -7,7 +7,9 @@ import ctypes
 import importlib
 import os
 import platform
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
 """glibc's numbers and ours. By default a large tensor is fresh memory from the kernel each time, which fills it with
@@ -24,6 +26,37 @@ def keep_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(number, value) for number, value in _MALLOPT.values())
+
+
+class _Output:
+    """A stream that cannot stop a run: where nobody reads it (``… | head``), or its disk is full, it is silent."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            # What is still in the buffer goes nowhere too, instead of failing again when Python closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError:
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def keep_going_without_output() -> None:
+    """Lets a run go on where what it prints cannot be written: it has its result in a file."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:
+            setattr(sys, name, _Output(stream))
 
 
 def prepare(logger: str) -> None:

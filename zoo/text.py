@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import locale
+import os
 import re
+import sys
 from typing import Any
 
 LONGEST = 4000
@@ -22,3 +26,14 @@ def clean(value: Any, limit: int = LONGEST) -> str:
     if _UNSAFE.search(text):
         text = _UNSAFE.sub("\ufffd", _COLOURS.sub("", text).replace("\r\n", "\n"))
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def use_utf8() -> None:
+    """Starts this command again in Python's UTF-8 mode, where the locale is ASCII or anything else that is not UTF-8.
+
+    Python does so by itself where the locale is C, unless it is told not to. Names of classes and folders, and the
+    comments of configurations, could not be read otherwise, and no table be printed.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -81,6 +81,9 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
+        # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them.
+        if key in groups and re.fullmatch(r"[\w.+-]+", value):
+            choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
 
 
 @contextmanager
@@ -100,7 +103,20 @@ def plain_errors() -> Iterator[None]:
         # Before a run has begun, these are Hydra's words for a wrong flag or a folder that cannot be written.
         if HydraConfig.initialized() and not isinstance(error, OSError):
             raise
-        _fail(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
+        _fail(_plain_words(error))
+
+
+def _plain_words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the folder that this command was started in does not exist any more. Type cd FOLDER first."
+    where = (
+        "" if HydraConfig.initialized() else " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place."
+    )
+    return f"{error.filename or 'the run'}: {error.strerror or error}.{where}"
 
 
 def _fail(message: str) -> None:
