@@ -13,9 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
-from lightning_modules.process import prepare
+from lightning_modules.process import keep_output, prepare
 from lightning_modules.signals import StopSignals
 from zoo.report import print_result
+from zoo.text import use_utf8
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -25,7 +26,7 @@ def train(config: DictConfig) -> float | None:
     # What stops the program while it imports stops the run, which says so.
     signals = StopSignals(wait=True)
     with plain_errors():
-        check_overrides()
+        check_overrides(HydraConfig.get().overrides.task)
         signals.install()
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
@@ -40,6 +41,8 @@ def train(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    use_utf8()
+    keep_output()
     with plain_errors():
         check_arguments(sys.argv[1:])
         train()

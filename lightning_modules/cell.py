@@ -19,13 +19,13 @@ from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint, Saved, find_last
+from lightning_modules.callbacks.last import LastCheckpoint, Saved
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.classifier import Classifier
 from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
-from lightning_modules.identity import cell_id
+from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.out_of_memory import plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
@@ -47,7 +47,7 @@ class Cell:
         checkpoint: The best one's path, once trained.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, hardware: Hardware) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, hardware: Hardware, last: Saved | None = None) -> None:
         self.config, self.folder, self.hardware = config, folder, hardware
         if threads := config["hardware"]["threads"]:
             torch.set_num_threads(threads)
@@ -56,6 +56,7 @@ class Cell:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         L.seed_everything(config["seed"], workers=True, verbose=False)
         spec = find_spec(config, hardware.name)
+        check_cell(config, spec)
         self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
@@ -65,9 +66,7 @@ class Cell:
         self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
         self.image_shape = (spec.in_chans, image_size, image_size)
-        self._say = print if global_rank() == 0 else _nothing
-        self._last: Saved | None = find_last(folder, cell_id(config), self._say)
-        self.goes_on = self._last is not None
+        self._last, self.goes_on = last, last is not None
         self.plan = self._choose_plan()
         if rank := global_rank():
             # All ranks have built the same network; what they draw from here on is each one's own.
@@ -123,12 +122,11 @@ class Cell:
         """
         best = BestCheckpoint(self.folder)
         every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
-        last = LastCheckpoint(self.folder, every_s, cell_id(self.config), plan, signals)
+        last = LastCheckpoint(self.folder, every_s, self.config, plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
         checkpoints, last_path = Checkpoints(), None
         if self._last:
-            checkpoints.give(last_path := self._last.path, self._last.content)
-            self._last = None  # its memory
+            checkpoints.give(last_path := self._last.path, self._last.take())
         bad_steps = self._bad_steps()
         callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
@@ -148,7 +146,9 @@ class Cell:
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
         with plain_memory_errors(self.config, self.hardware.world_size), _plain_trainer_errors():
-            tested = trainer.test(self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False)
+            tested = trainer.test(
+                self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
+            )
         metrics |= tested[0] if tested else {}
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
@@ -200,10 +200,6 @@ class Cell:
             "speed/latency_ms": measured.latency_ms.median,
             "speed/latency_ms_iqr": measured.latency_ms.iqr,
         }
-
-
-def _nothing(words: str) -> None:
-    pass
 
 
 @contextmanager

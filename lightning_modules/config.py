@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_modules.identity import leaves
+from lightning_modules.limits import check_images
 from lightning_modules.rules import RULES
 from lightning_modules.scaling import check_scaling, scale_columns
 from lightning_modules.start import check_init
@@ -18,12 +19,9 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         ConvzooError: The first one that is wrong, and what is allowed.
     """
-    for key, value in leaves(config):
-        if key not in RULES:
-            raise ConvzooError(f"there is no key {key}, or it is not a single value.")
-        allowed, text = RULES[key]
-        if not allowed(value):
-            raise ConvzooError(f"{key}={_shown(value)} is not allowed. Allowed: {text}.")
+    check_values(config)
+    if config["data"]["num_classes"] is None and config["data"]["name"] != "imagefolder":
+        raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
     channels = config["data"]["in_chans"]
     for key in ("mean", "std"):
         if len(config["data"][key]) != channels:
@@ -31,12 +29,26 @@ def check(config: dict[str, Any]) -> None:
     if config["task"] == "time" and config["hardware"]["name"] == "ddp":
         raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
     check_scaling(config)
+    check_images(config)
     check_init(config)
 
 
+def check_values(config: dict[str, Any]) -> None:
+    """Checks the values of a configuration, or of some of its groups, each by itself.
+
+    Raises:
+        ConvzooError: The first one that is wrong, and what is allowed.
+    """
+    for key, value in leaves(config):
+        if key not in RULES:
+            raise ConvzooError(f"there is no key {key}, or it is not a single value.")
+        allowed, text = RULES[key]
+        if not allowed(value):
+            raise ConvzooError(f"{key}={_shown(value)} is not allowed. Allowed: {text}.")
+
+
 def _shown(value: Any) -> str:
-    hydras = {None: "null", True: "true", False: "false"}
-    return str(value) if isinstance(value, (list, dict)) else hydras.get(value, value)
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _unless(value: Any, usual: Any) -> Any:

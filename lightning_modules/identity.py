@@ -29,6 +29,11 @@ WHERE = (
 CHOICES = ("model.", "scale.", "conv.", "act.", "init.", "hardware.", "seed")
 """The axes of the zoo: what runs of one recipe may differ in."""
 
+MOST_SHOWN = 12
+"""Differences that a message names."""
+
+_NOTHING = object()
+
 DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark")
 
 
@@ -49,6 +54,20 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """In what two resolved configurations differ, of what influences a result: ``optim.lr: 0.003 there, 0.1 here``."""
+    old, new = dict(_result_matters(there)), dict(_result_matters(here))
+    return shown_differences(old, new)
+
+
+def shown_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """In what two flat mappings differ, key by key; what one of them lacks is ``nothing`` there."""
+    keys = [key for key in {**there, **here} if there.get(key, _NOTHING) != here.get(key, _NOTHING)]
+    texts = [f"{key}: {_shown(there.get(key, _NOTHING))} there, {_shown(here.get(key, _NOTHING))} here" for key in keys]
+    more = f" and {len(texts) - MOST_SHOWN} more" if len(texts) > MOST_SHOWN else ""
+    return "; ".join(texts[:MOST_SHOWN]) + more
+
+
 def digest(value: Any) -> str:
     """A hash of a plain value, the same in every process."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -61,6 +80,10 @@ def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False, default=str)[:80]
 
 
 def _result_matters(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:

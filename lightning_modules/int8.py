@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import zoo
+from lightning_modules.config import check_values
 from lightning_modules.data import FolderData, ImageData, make_data
 from lightning_modules.result import environment
 from zoo import exporter, quantizer
@@ -48,7 +49,9 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
     trained = read_checkpoint(checkpoint)
     if trained.data is None:
         raise ConvzooError(f"{checkpoint} does not say what data it was trained on. Train the cell again.")
-    data = make_data(trained.data, trained.seed)
+    # A checkpoint may be a stranger's: it says what images there are, and has none fetched.
+    check_values({"data": trained.data, "seed": trained.seed})
+    data = make_data({**trained.data, "download": False}, trained.seed)
     data.prepare_data()
     data.setup("test")
     net = trained.net.to(memory_format=torch.channels_last)

@@ -1,57 +1,110 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, on one machine or on several that share it."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
 from zoo.errors import ConvzooError
 
+BEAT_S = 10.0
+"""Seconds between two signs of life of whoever holds a lock."""
+
+DEAD_AFTER = 2.5
+"""Beats without a sign of life, after which a holder on another machine counts as dead."""
+
+_HELD = (errno.EACCES, errno.EAGAIN)
+"""What the operating system says where another process has the lock; other errors mean that it has no locks here."""
+
 
 class Lock:
     """Holds a file's lock for as long as this process lives; the operating system lets go of it, whatever happens.
 
+    Some network file systems keep locks on each machine for itself, or have none. So the file says who holds it, and
+    its time is renewed every `BEAT_S` seconds: a holder on another machine that cannot be seen by its lock is seen by
+    that. Nobody's clock is asked: the file's time moves, or it does not.
+
     Args:
-        path: The lock's file; it says who holds it.
+        path: The lock's file.
         what: What is going on there, for the message.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
+        self._end = threading.Event()
 
     def __enter__(self) -> Lock:
-        """Takes the lock.
+        """Takes the lock. Where the last holder was on another machine and did not let go, it takes `DEAD_AFTER` beats.
 
         Raises:
             ConvzooError: Another process has it.
         """
-        self._file = self.path.open("a+", errors="replace")
-        if not self._take():
-            self._file.seek(0)
-            owner = self._file.read().strip() or "another process"
+        locked, owner = self._take()
+        if locked is not False and owner and (locked is None or owner.rpartition(" on ")[2] != socket.gethostname()):
+            # Its lock, or the lack of one, says nothing about such a holder. To look at the file gives up our lock.
             self._file.close()
-            raise ConvzooError(f"{self.what} in {self.path.parent} is running already ({owner}).")
+            print(f"{self.path.parent} was left by {owner}: waiting for a sign of life.", flush=True)
+            locked = False if self._beats() else self._take()[0]
+        if locked is False:
+            self._file.close()
+            raise ConvzooError(f"{self.what} in {self.path.parent} is running already ({owner or 'another process'}).")
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
+        threading.Thread(target=self._beat, name="lock", daemon=True).start()
         return self
 
-    def _take(self) -> bool:
+    def _take(self) -> tuple[bool | None, str]:
+        """Whether the file could be locked (None where there are no locks), and who it says holds it."""
+        self._file = self.path.open("a+", encoding="utf-8", errors="replace")
+        locked: bool | None = False
         # Somebody who only looks (`is_locked`) holds it for a moment.
         for wait_s in (0.02, 0.1, 0.3, 0):
             try:
                 # POSIX locks, not flock: they hold on network file systems too.
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except OSError:
+                locked = True
+                break
+            except OSError as error:
+                if error.errno not in _HELD:
+                    locked = None
+                    break
                 time.sleep(wait_s)
+        self._file.seek(0)
+        return locked, self._file.read(200).strip()
+
+    def _beats(self) -> bool:
+        """Whether the holder gives a sign of life."""
+        first, deadline = self._time(), time.monotonic() + DEAD_AFTER * BEAT_S
+        while time.monotonic() < deadline:
+            time.sleep(BEAT_S / 10)
+            if self._time() != first:
+                return True
         return False
 
+    def _time(self) -> int:
+        # Opened anew: a network file system may answer for an open file from what it remembers.
+        with self.path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT_S):
+            try:
+                os.utime(self.path)
+            except OSError:
+                return  # somebody removed the folder, which is told elsewhere
+
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._end.set()
+        try:
+            self._file.truncate(0)
+        finally:
+            self._file.close()
 
 
 def is_locked(path: Path) -> bool:
@@ -61,6 +114,6 @@ def is_locked(path: Path) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in _HELD
     return False

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import importlib
 import io
 import os
 import platform
-import stat
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -31,33 +29,31 @@ def keep_memory() -> bool:
     return all(mallopt(number, value) for number, value in _MALLOPT.values())
 
 
-class _File(io.FileIO):
-    """A file whose disk may be full: what finds no room is lost."""
+class _Output(io.FileIO):
+    """A stream that cannot stop a run: where nobody reads it (``… | head``), or its disk is full, it is silent."""
 
     def write(self, data: Any) -> int:
-        try:
+        with contextlib.suppress(OSError):
             return super().write(data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return len(data)
+        return len(data)
 
 
 def keep_output() -> None:
-    """Lets a full disk cost the lines that are printed into a file there (as a sweep's jobs do), and no more."""
+    """Lets a run go on where what it prints cannot be written: it has its result in a file."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__") and stream and stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        # What is not Python's own stream is somebody else's, a test's for example.
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
             stream.flush()
-            raw = _File(os.dup(stream.fileno()), "ab")
-            kept = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=True)
+            raw, at_once = _Output(stream.fileno(), "wb", closefd=False), stream.isatty() or name == "stderr"
+            buffered = io.BufferedWriter(raw)
+            kept = io.TextIOWrapper(buffered, stream.encoding, "backslashreplace", line_buffering=at_once)
             setattr(sys, name, kept)
 
 
 def prepare(logger: str) -> None:
     """To be called before torch is imported, in a process that trains and tracks with ``logger``."""
     keep_memory()
-    keep_output()
     os.environ.update(waiting_threads(os.environ))
     if logger == "wandb":
         # wandb.init imports this, and pydantic looks through all modules for each class there: 0.1 s before there are

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from lightning_modules.hardware import resolve_hardware
+from lightning_modules.callbacks.last import find_last
+from lightning_modules.hardware import global_rank, resolve_hardware
 from lightning_modules.process import keep_memory, keep_output
 from lightning_modules.run import JOB_FILE, run_rank
 from lightning_modules.signals import StopSignals
@@ -27,7 +28,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
     config, signals.begun = job["config"], job["begun"]
-    run_rank(config, folder, job["command"], resolve_hardware(config["hardware"], config["trainer"]), signals)
+    hardware = resolve_hardware(config["hardware"], config["trainer"])
+    last = find_last(folder, config, say=global_rank() == 0)
+    run_rank(config, folder, job["command"], hardware, signals, last)
 
 
 def _end_with(parent: int) -> None:

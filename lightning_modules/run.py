@@ -14,9 +14,10 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.callbacks.last import NAME as LAST
-from lightning_modules.callbacks.last import PREVIOUS
+from lightning_modules.callbacks.last import PREVIOUS, Saved, find_last
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
+from lightning_modules.earlier import finished_before
 from lightning_modules.files import remove_unfinished, why_not, write_whole
 from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
 from lightning_modules.identity import cell_id, recipe
@@ -49,7 +50,8 @@ def run(
         The result, as it stands in ``result.json`` in the folder.
 
     Raises:
-        ConvzooError: A mistake in the configuration (nothing was trained), or a result that could not be saved.
+        ConvzooError: A mistake in the configuration, or a folder with the result or the checkpoint of another one
+            (nothing was trained); a result that could not be saved.
         SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM, 124: ``trainer.max_time``); the result says
             "interrupted", and the same call goes on with it.
     """
@@ -60,14 +62,19 @@ def run(
     check_ranks(hardware)
     signals = signals or StopSignals()
     if global_rank() > 0:
-        return run_rank(config, folder, command, hardware, signals)
+        done = finished_before(config, folder, hardware.name)
+        return done or run_rank(config, folder, command, hardware, signals, find_last(folder, config, say=False))
     with Lock(folder / LOCK, "a run"):
+        if done := finished_before(config, folder, hardware.name):
+            return done
+        ranks = hardware.world_size > 1 and not inside_a_rank()
+        last = find_last(folder, config, say=not ranks)
         remove_unfinished(folder)
         # What an earlier start left behind must not be taken for this one's.
         (folder / FILE).unlink(missing_ok=True)
-        if hardware.world_size > 1 and not inside_a_rank():
+        if ranks:
             return _run_ranks(config, folder, command, hardware, signals)
-        return run_rank(config, folder, command, hardware, signals)
+        return run_rank(config, folder, command, hardware, signals, last)
 
 
 def _run_ranks(
@@ -125,9 +132,14 @@ def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str
 
 
 def run_rank(
-    config: dict[str, Any], folder: Path, command: str, hardware: Hardware, signals: StopSignals
+    config: dict[str, Any],
+    folder: Path,
+    command: str,
+    hardware: Hardware,
+    signals: StopSignals,
+    last: Saved | None,
 ) -> dict[str, Any]:
-    """Trains and tests one cell in this process: alone, or as one rank of several."""
+    """Trains and tests one cell in this process: alone, or as one rank of several; goes on from ``last``."""
     _be_quiet()
     main = global_rank() == 0
     result = _empty(config, command, hardware)
@@ -136,7 +148,7 @@ def run_rank(
         signals.install()
         signals.limit(seconds_of(config["trainer"]["max_time"]))
         signals.look()
-        cell = Cell(config, folder, hardware)
+        cell = Cell(config, folder, hardware, last)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
             tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"], cell.goes_on)

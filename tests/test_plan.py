@@ -187,4 +187,4 @@ def test_a_wrong_plan_is_refused():
 
 
 def test_no_checkpoint_no_plan(tmp_path):
-    assert find_last(tmp_path, "an id") is None
+    assert find_last(tmp_path, {}) is None

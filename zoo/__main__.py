@@ -11,6 +11,7 @@ from pathlib import Path
 from zoo import table_command
 from zoo.errors import ConvzooError
 from zoo.report import command as report_command
+from zoo.text import use_utf8
 
 OTHER_ROOMS = {"dashboard": ("lightning_modules.dashboard", "save a W&B workspace that compares the runs of a project")}
 """Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started this
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # The reader has gone (`… | head`); Python would complain once more when it closes the stream.
@@ -72,4 +74,5 @@ def _export(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    use_utf8()
     sys.exit(main())

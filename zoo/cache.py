@@ -11,7 +11,10 @@ from typing import Any
 
 
 def cache_folder(name: str) -> Path | None:
-    """A folder of convzoo's in ``$XDG_CACHE_HOME``, else ``~/.cache``; None where it cannot be written.
+    """A folder of convzoo's in ``$XDG_CACHE_HOME``, else ``~/.cache``; None where it cannot be used.
+
+    What lies there is believed, and compiled kernels are run: a folder of somebody else's is not used, and nobody else
+    may write to ours.
 
     Args:
         name: What is kept there.
@@ -20,9 +23,19 @@ def cache_folder(name: str) -> Path | None:
         base = os.environ.get("XDG_CACHE_HOME")
         folder = (Path(base) if base else Path.home() / ".cache") / "convzoo" / name
         folder.mkdir(parents=True, exist_ok=True)
+        if not is_ours(folder, or_shared=True):
+            return None
+        if not is_ours(folder):
+            folder.chmod(0o700)
         return folder if os.access(folder, os.W_OK) else None
     except (OSError, RuntimeError):  # no home
         return None
+
+
+def is_ours(path: Path, or_shared: bool = False) -> bool:
+    """Whether a file or a folder is this user's, and (but for ``or_shared``) nobody else's to write."""
+    found = path.stat()
+    return found.st_uid == os.geteuid() and (or_shared or not found.st_mode & 0o022)
 
 
 def recall(kind: str, name: str) -> dict[str, Any]:

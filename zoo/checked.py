@@ -49,3 +49,12 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
     return content
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuses a file that becomes larger when it is read."""
+    members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+        raise DamagedError(f"{path} is no checkpoint: it is compressed.")
+    if sum(m.file_size for m in members) > path.stat().st_size:
+        raise DamagedError(f"{path} is damaged: it claims to hold more than there is.")

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
 from zoo.builder import build
 from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.meta import weightless
+from zoo.text import clean
+
+ARGUMENTS = {*inspect.signature(build).parameters} - {"timm_kwargs"}
+"""What a checkpoint may ask `zoo.build` for: timm's own arguments name files and addresses."""
+
+LARGEST_IMAGE = 8192
+"""Pixels a side; what asks for more is a slip, or somebody's joke."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,17 @@ class Checkpoint:
             ConvzooError: The weights are not those of the network that the checkpoint names.
         """
         try:
+            # First without weights: a name and two numbers can ask for more memory than there is.
+            with torch.random.fork_rng(devices=[]), weightless():
+                planned = build(**self.network)
+            if sum(p.numel() for p in planned.parameters()) > self.path.stat().st_size:
+                raise _foreign(self.path, "its network has more weights than the file")
             net = build(**self.network)
             net.load_state_dict(self.weights)
-        except (TypeError, RuntimeError):
-            raise _foreign(self.path) from None
+        except ConvzooError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _foreign(self.path, f"its weights are not its network's ({clean(error, 200)})") from None
         return net.eval()
 
     @property
@@ -68,11 +85,23 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         network = {**content["hyper_parameters"]["network"], "pretrained": False}
         weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
         settings = content.get("datamodule_hyper_parameters", {})
-        return Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
+        read = Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
+        size = read.image_size
     except DamagedError:
         raise
+    except PermissionError as error:
+        raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception:  # What is no checkpoint of ours raises anything: KeyError, TypeError.
         raise _foreign(path) from None
+    if strange := sorted(map(str, set(network) - ARGUMENTS)):
+        raise _foreign(path, f"it asks for {', '.join(strange)}")
+    name = network.get("backbone")
+    # timm fetches what has a colon in its name, from wherever it says.
+    if not isinstance(name, str) or ":" in name or not timm.is_model(name):
+        raise _foreign(path, f"timm {timm.__version__} has no network {clean(name, 80)}")
+    if size is not None and not (type(size) is int and 1 <= size <= LARGEST_IMAGE):
+        raise _foreign(path, f"it is for images of {clean(size, 80)} pixels")
+    return read
 
 
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
@@ -88,5 +117,5 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
     return read_checkpoint(checkpoint).net.to(device)
 
 
-def _foreign(path: Path) -> ConvzooError:
-    return ConvzooError(f"{path} is not a checkpoint of convzoo's: it does not say how to build its network.")
+def _foreign(path: Path, why: str = "it does not say how to build its network") -> ConvzooError:
+    return ConvzooError(f"{path} is not a checkpoint of convzoo's: {why}.")

@@ -6,9 +6,17 @@ import difflib
 import importlib.util
 from collections.abc import Iterable
 
+from zoo.text import clean
+
 
 class ConvzooError(ValueError):
-    """A mistake of the user's. Its text is complete: what was wrong, what is allowed, what to type instead."""
+    """A mistake of the user's. Its text is complete: what was wrong, what is allowed, what to type instead.
+
+    It quotes what was given, so it is cleaned: no name can work the terminal that shows it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(clean(text))
 
 
 class UnfitError(ConvzooError):

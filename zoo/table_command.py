@@ -15,13 +15,13 @@ TIMING = ("batch_size", "device", "seconds")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options. Needs no torch: what can be chosen is checked when the command runs."""
-    comma = {"type": lambda text: [part for part in text.split(",") if part], "metavar": "A,B,…"}
+    comma = {"type": _names, "metavar": "A,B,…"}
     parser.add_argument("--models", **comma, help="families, family:variant, timm names or patterns (all families)")
     parser.add_argument("--convs", **comma, help="conv kinds, or all (all; native with --layers)")
     parser.add_argument("--acts", **comma, help="activations, or all (native)")
     parser.add_argument("--image-size", metavar="N|HxW", help="pixels (what each network was published with)")
-    parser.add_argument("--in-chans", type=int, default=3, metavar="N", help="channels of the image (3)")
-    parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="classes (1000)")
+    parser.add_argument("--in-chans", type=_above_zero(int), default=3, metavar="N", help="channels of the image (3)")
+    parser.add_argument("--num-classes", type=_above_zero(int), default=1000, metavar="N", help="classes (1000)")
     parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
     for size in SIZES:
         parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
@@ -84,6 +84,13 @@ def run(given: argparse.Namespace) -> None:
         table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown), over=over)
 
 
+def _names(text: str) -> list[str]:
+    names = [part for part in text.split(",") if part]
+    if not names:
+        raise argparse.ArgumentTypeError("one name at least is needed, or leave the option out")
+    return names
+
+
 def _above_zero(kind: type) -> Callable[[str], float]:
     def number(text: str) -> float:
         if not 0 < (value := kind(text)) < 1e9:
@@ -105,7 +112,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
     Raises:
         ConvzooError: It is neither.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:[x×]([1-9]\d*))?", text.strip())
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text.strip(), re.ASCII)
     if not match:
         raise ConvzooError(f"--image-size {text} makes no sense. Type 224, or 192x256 for height × width.")
     return int(match[1]) if not match[2] else (int(match[1]), int(match[2]))

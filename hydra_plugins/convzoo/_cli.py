@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -22,9 +22,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from lightning_modules.secrets import check_secrets
 from lightning_modules.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest
+from zoo.text import clean
 
 PLAIN_KEYS = {"seed", "task"}
 """Keys that belong to no group."""
+
+NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
+"""Where Hydra, and Python's logging, call what a configuration names."""
 
 
 def command_line() -> str:
@@ -33,13 +37,16 @@ def command_line() -> str:
     return shlex.join(["python", script, *HydraConfig.get().overrides.task])
 
 
-def check_overrides() -> None:
+def check_overrides(overrides: Iterable[str]) -> None:
     """Refuses keys that ``+`` would add and nothing would read.
+
+    Args:
+        overrides: Of one job, as Hydra lists them.
 
     Raises:
         ConvzooError: A key that is none of the configuration's.
     """
-    for override in HydraConfig.get().overrides.task:
+    for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
         if key not in known_keys():
             raise ConvzooError(_unknown(key))
@@ -61,19 +68,25 @@ def _unknown(key: str) -> str:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Refuses what would take away a part of the configuration that every run needs.
+    """Refuses what would take away a part of the configuration that every run needs, and what would run code.
 
     Raises:
-        ConvzooError: A deletion (``~key``) or an empty group (``model=null``); or a secret.
+        ConvzooError: A deletion (``~key``), an empty group (``model=null``), a secret, or a name of a function or a
+            class: a command may come from a sweep file or a result of somebody else's.
     """
     check_secrets(arguments)
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if "_target_" in argument or key.lstrip("+~").startswith(NAMES_CODE):
+            raise ConvzooError(f"{argument}: no code can be named on the command line.")
         if argument.startswith("~"):
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
+        # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them.
+        if key in groups and re.fullmatch(r"[\w.+-]+", value):
+            choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
 
 
 @contextmanager
@@ -95,11 +108,24 @@ def plain_errors() -> Iterator[None]:
         # Before a run has begun, these are Hydra's words for a wrong flag or a folder that cannot be written.
         if HydraConfig.initialized() and not isinstance(error, OSError):
             raise
-        _fail(f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error))
+        _fail(_plain_words(error))
+
+
+def _plain_words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the folder that this command was started in does not exist any more. Type cd FOLDER first."
+    where = (
+        "" if HydraConfig.initialized() else " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place."
+    )
+    return f"{error.filename or 'the run'}: {error.strerror or error}.{where}"
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {clean(message)}", file=sys.stderr, flush=True)
     raise SystemExit(2) from None
 
 
@@ -123,7 +149,7 @@ def explain(error: Exception) -> str:
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
     lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
 from lightning_modules.callbacks.best import NAME as BEST
+from lightning_modules.identity import cell_id, differences
 from lightning_modules.random_states import random_states, set_random_states
 from lightning_modules.signals import Stopped, StopSignals
 from zoo.checked import DamagedError, read_checked
@@ -43,14 +43,14 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: The run's.
         every_s: Seconds between two checkpoints.
-        identity: The run's (`lightning_modules.identity.cell_id`): another one's checkpoint is refused.
+        config: The run's, resolved: a checkpoint of another one is refused.
         plan: The execution plan's name; the next start has the same.
         signals: Those that stop the run.
     """
 
-    def __init__(self, folder: Path, every_s: float, identity: str, plan: str, signals: StopSignals) -> None:
-        self.plan = plan
-        self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, identity, signals
+    def __init__(self, folder: Path, every_s: float, config: dict[str, Any], plan: str, signals: StopSignals) -> None:
+        self.plan, self.config = plan, config
+        self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, cell_id(config), signals
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked = 0.0
@@ -132,6 +132,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = {
             "id": self.identity,
+            "config": self.config,
             "plan": self.plan,
             "seconds": self.seconds,
             "random": _of_all_ranks(random_states(trainer.strategy.root_device)),
@@ -144,7 +145,7 @@ class LastCheckpoint(Checkpoint):
             self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Saved:
     """A checkpoint to go on from, read whole.
 
@@ -156,55 +157,61 @@ class Saved:
     path: Path
     content: dict[str, Any]
 
+    def take(self) -> dict[str, Any]:
+        """Hands over the content, whose memory is not held here any longer."""
+        content, self.content = self.content, {}
+        return content
+
     @property
     def plan(self) -> str:
         """The execution plan of the run that was stopped."""
         return self.content[KEY]["plan"]
 
 
-def find_last(folder: Path, identity: str, say: Callable[[str], None] = print) -> Saved | None:
+def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved | None:
     """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
 
     Args:
         folder: The run's.
-        identity: The run's (`lightning_modules.identity.cell_id`).
-        say: Told what was found to be damaged.
+        config: The run's, resolved.
+        say: Whether to print what was found to be damaged.
 
     Returns:
         None where there is nothing to go on from: the run starts anew.
 
     Raises:
-        ConvzooError: It is of a run with another configuration.
+        ConvzooError: It is of a run with another configuration; the text says in what they differ.
     """
     wrong = None
     for path in (folder / NAME, folder / PREVIOUS):
         try:
-            found = Saved(path, _read(path, identity))
+            found = Saved(path, _read(path, config))
             _check_best(folder, found.content)
         except FileNotFoundError:
             continue
         except DamagedError as error:
             wrong = str(error)
-            say(wrong)
+            if say:
+                print(wrong, flush=True)
             continue
         except OSError as error:
             raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
-        if path.name != NAME:
-            say(f"This run goes on from {path.name}, at step {found.content['global_step']}.")
+        if say and path.name != NAME:
+            print(f"This run goes on from {path.name}, at step {found.content['global_step']}.", flush=True)
         return found
-    if wrong:
-        say("This run starts anew.")
+    if say and wrong:
+        print("This run starts anew.", flush=True)
     return None
 
 
-def _read(path: Path, identity: str) -> dict[str, Any]:
+def _read(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     content = read_checked(path)
     if KEY not in content:
         raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
-    if (other := content[KEY]["id"]) != identity:
+    if content[KEY]["id"] != cell_id(config):
         raise ConvzooError(
-            f"{path} is of a run with another configuration ({other}, not {identity}). Type "
-            f"another hydra.run.dir, or remove the file to start anew."
+            f"{path} is of a run with another configuration ({differences(content[KEY]['config'], config)}). Type "
+            "what it had to go on with it, another hydra.run.dir, or remove the file to start anew."
         )
     return content
 

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from zoo.cache import cache_folder
+from zoo.cache import cache_folder, is_ours
 from zoo.devices import processor
 
 HERE = Path(__file__).resolve().parent
@@ -70,8 +70,8 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
     key = "\n".join([content, *flags, compiler, processor(), torch.__version__])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     folder = cache_folder("kernels")
-    if folder and (folder / name).is_file():
-        with contextlib.suppress(OSError):  # a damaged one is made again
+    with contextlib.suppress(OSError):  # none yet, or a damaged one, which is made again
+        if folder and is_ours(folder / name):
             return ctypes.CDLL(str(folder / name))
     with tempfile.TemporaryDirectory(prefix="convzoo-", dir=folder) as work:
         objects = [f"{work}/{source}.o" for source in SOURCES]

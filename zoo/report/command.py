@@ -57,5 +57,5 @@ def _write(path: Path | None, text: Callable[[], str]) -> None:
         return
     try:
         path.write_text(text(), "utf-8")
-    except OSError as error:
-        raise ConvzooError(f"{path} cannot be written: {error.strerror}.") from None
+    except (OSError, ValueError) as error:
+        raise ConvzooError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None

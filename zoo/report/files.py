@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 import struct
 import sys
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from zoo.text import clean
+
 LIMIT = 64 * 2**20
 """Bytes that a file may have; a result has a few thousand."""
 LARGEST = 1e100
-LONGEST = 4000
-"""Characters of a text that are kept."""
-
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-# Control characters but tab and newline, what turns the direction of writing, and halves of a pair of surrogates.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UnreadableError(Exception):
@@ -95,17 +90,6 @@ def as_number(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < LARGEST else None
-
-
-def clean(value: Any, limit: int = LONGEST) -> str:
-    """A value as a text that a terminal, a file and a page can take: no control characters, not endless."""
-    try:
-        text = value if isinstance(value, str) else str(value)
-    except (RecursionError, ValueError):
-        text = f"a {type(value).__name__}"
-    if _UNSAFE.search(text):
-        text = _UNSAFE.sub("\ufffd", _COLOURS.sub("", text).replace("\r\n", "\n"))
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def is_locked(path: Path) -> bool:

@@ -96,7 +96,8 @@ def to_csv(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
     out = io.StringIO()
     header = list(records[0])
     csv.writer(out, lineterminator="\n").writerows(
-        [header, *([_spreadsheet(record[name]) for name in header] for record in records)]
+        [_spreadsheet(value) for value in row]
+        for row in [header, *([record[name] for name in header] for record in records)]
     )
     return out.getvalue()
 
@@ -108,4 +109,4 @@ def commands(cell: Cell) -> str:
 
 def _spreadsheet(value: object) -> object:
     """A text that begins like a formula would be computed by a spreadsheet; an apostrophe makes it a text."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\n") else value

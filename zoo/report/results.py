@@ -9,6 +9,7 @@ from pathlib import Path
 from zoo.errors import ConvzooError
 from zoo.report.runs import Run, read_run
 from zoo.report.sweep import read_sweep
+from zoo.text import clean
 
 SKIPPED = ("wandb", "__pycache__")
 
@@ -23,8 +24,12 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
     """
     folders = [Path(folder) for folder in folders]
     for folder in folders:
-        if not folder.is_dir():
-            raise ConvzooError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}.")
+        try:
+            problem = None if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+            problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        if problem:
+            raise ConvzooError(f"{clean(folder, 200)} {problem}.")
     # By folder and number: a folder may be given twice, and several jobs may have none of their own.
     runs: dict[tuple[str, int | None], Run] = {}
     results: list[Path] = []

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.report.files import UnreadableError, as_number, clean, read_epochs, read_object
+from zoo.report.files import UnreadableError, as_number, read_epochs, read_object
+from zoo.text import clean
 
 STATUSES = {
     "completed": "trained and tested",

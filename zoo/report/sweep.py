@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.report.files import UnreadableError, clean, is_locked, read_object
+from zoo.report.files import UnreadableError, is_locked, read_object
 from zoo.report.runs import Run, flat, numbers, read_run
+from zoo.text import clean
 
 
 def read_sweep(folder: Path) -> Iterator[Run]:

@@ -13,11 +13,11 @@ from zoo import render
 from zoo.noise import LEGEND
 from zoo.report import tables
 from zoo.report.cells import noisy
-from zoo.report.files import clean
 from zoo.report.groups import compare
 from zoo.report.metrics import ACCURACY, METRICS, Metric, human
 from zoo.report.runs import STATUSES, Run
 from zoo.report.speeds import marked, print_speeds
+from zoo.text import clean
 
 MOST_LINES = 20
 """Of errors, and of problems with files, that are printed."""
