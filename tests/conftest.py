@@ -2,41 +2,149 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
-import subprocess
+import signal
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+MADE_ONCE = (".cache/convzoo/kernels", ".cache/matplotlib")
+"""What the first run in any home compiles or collects in seconds, and what no result depends on."""
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: a collection looks at it no more, which takes a third of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
 def clean_env(tmp_path: Path) -> dict[str, str]:
     """The environment of a person without an account, in a home of their own."""
     home = tmp_path / "home"
-    home.mkdir(exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "CONVZOO_", "HYDRA_"))}
+    for name in MADE_ONCE:
+        (kept := Path.home() / name).mkdir(parents=True, exist_ok=True)
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).symlink_to(kept)
+    ours = ("WANDB_", "CONVZOO_", "HYDRA_", "XDG_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def train(clean_env: dict[str, str], tmp_path: Path):
-    """Runs ``python train.py`` in an empty folder."""
+class Command:
+    """``python train.py …``, running; its process leads a session of its own.
 
-    def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *arguments],
-            cwd=tmp_path,
-            env=clean_env | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+    Args:
+        pool: Forks it from a process that has imported what a run needs, as in a sweep; one that does not fork starts
+            an interpreter. What it then does is the same (tests/test_pool.py).
+        folder: Where it runs, an existing one.
+    """
+
+    def __init__(self, pool, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 (`end` closes them)
+        words = [sys.executable, str(ROOT / "train.py"), *arguments]
+        with open(os.devnull, "rb") as nothing, contextlib.chdir(folder):
+            self._process = pool.popen(words, env, nothing, *self._files)
+        self.pid = self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._said(0)
+
+    @property
+    def stderr(self) -> str:
+        return self._said(1)
+
+    def _said(self, number: int) -> str:
+        length = os.fstat(descriptor := self._files[number].fileno()).st_size
+        return os.pread(descriptor, length, 0).decode()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self, timeout: float = 600) -> int:
+        """Its exit code, negative for a signal."""
+        self.until(lambda: self.returncode is not None, timeout)
+        return self.returncode
+
+    def until(self, happened: Callable[[], object], timeout: float = 120) -> None:
+        """Waits for something that it does; fails where it ends before."""
+        end = time.monotonic() + timeout
+        while not happened():
+            assert self.returncode is None and time.monotonic() < end, self.stdout + self.stderr
+            time.sleep(0.02)
+
+    def send(self, signum: int) -> None:
+        """Sends a signal to it alone."""
+        if self.returncode is None:
+            os.kill(self.pid, signum)
+
+    def press_ctrl_c(self) -> None:
+        """Interrupts it and what it started in its session, as a terminal does."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def end(self) -> None:
+        """Ends what is left of its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for file in self._files:
+            file.close()
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A pool that forks ``python train.py``."""
+    from lightning_modules.sweep.pool import Pool
+
+    pool = Pool(True, "hydra_plugins.convzoo._cli:warm_up")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def start(forks, clean_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Starts ``python train.py`` in an empty folder, ``forked`` or in an interpreter of its own."""
+    from lightning_modules.sweep.pool import Pool
+
+    started = []
+
+    def command(*arguments: str, env: dict[str, str] | None = None, forked: bool = True) -> Command:
+        started.append(Command(forks if forked else Pool(False), arguments, tmp_path, clean_env | (env or {})))
+        return started[-1]
+
+    yield command
+    for one in started:
+        one.end()
+
+
+@pytest.fixture
+def train(start) -> Callable[..., Command]:
+    """Runs ``python train.py`` in an empty folder to its end."""
+
+    def command(*arguments: str, **options: object) -> Command:
+        done = start(*arguments, **options)
+        done.wait()
+        return done
 
     return command
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs: one that has ended stays in the list until its parent asks for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def cell_config(*overrides: str) -> dict:

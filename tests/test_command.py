@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import QUICK, ROOT
@@ -15,7 +14,7 @@ NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8")
 
 
 def test_one_run_prints_a_table_and_says_how_to_upload(train, tmp_path):
-    done = train(*NET, *QUICK, "hydra.run.dir=run")
+    done = train(*NET, *QUICK, "hydra.run.dir=run", forked=False)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "wandb sync" in line]
     folder = line.partition("wandb sync ")[2]
@@ -107,46 +106,24 @@ def test_a_missing_gpu_is_said(train):
     assert done.returncode == 2 and "hardware=cpu" in done.stderr
 
 
-def test_ctrl_c_leaves_an_interrupted_result(clean_env, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *NET, "hydra.run.dir=run"],
-        cwd=tmp_path,
-        env=clean_env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+def test_ctrl_c_leaves_an_interrupted_result(start, tmp_path):
+    run = start(*NET, "hydra.run.dir=run")
+    run.until(lambda: "\nepoch 1/" in run.stdout)
+    run.press_ctrl_c()
+    assert run.wait(timeout=60) == 130, run.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "interrupted"
-    assert "Traceback" not in err
+    assert "Traceback" not in run.stderr
     assert read_run(tmp_path / "run")["exit_code"] == 1
 
 
-def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(clean_env, tmp_path):
-    sweep = ("-m", *NET, "logger=none", "seed=0,1,2,3", "hydra.launcher.jobs=2", "hydra.sweep.dir=sweep")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *sweep],
-        cwd=tmp_path,
-        env=clean_env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(list((tmp_path / "sweep").glob("*/epochs.jsonl"))) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=90)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
+def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(start, tmp_path):
+    short = ("data=synthetic", "data.images=64", "trainer.max_epochs=1000")
+    sweep = start("-m", *NET, *short, "logger=none", "seed=0,1,2,3", "hydra.launcher.jobs=2", "hydra.sweep.dir=sweep")
+    sweep.until(lambda: len(list((tmp_path / "sweep").glob("*/epochs.jsonl"))) == 2)
+    sweep.press_ctrl_c()
+    assert sweep.wait(timeout=90) == 130, sweep.stderr
+    assert "Traceback" not in sweep.stderr
     results = [json.loads(p.read_text())["status"] for p in (tmp_path / "sweep").glob("*/result.json")]
     assert results == ["interrupted"] * 2
 
@@ -170,20 +147,9 @@ def test_zoo_needs_neither_lightning_nor_hydra_nor_wandb(clean_env):
     assert done.returncode == 0, done.stderr
 
 
-def test_sigterm_ends_with_143(clean_env, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *NET, "logger=none", "hydra.run.dir=run"],
-        cwd=tmp_path,
-        env=clean_env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+def test_sigterm_ends_with_143(start, tmp_path):
+    run = start(*NET, "logger=none", "hydra.run.dir=run")
+    run.until(lambda: "\nepoch 1/" in run.stdout)
+    run.send(signal.SIGTERM)
+    assert run.wait(timeout=60) == 143, run.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, lives
 
 from lightning_modules.hardware import check_world_size, resolve_hardware
 from zoo import ConvzooError
@@ -137,19 +137,19 @@ def _training(job, folder) -> list[int]:
 
 
 @pytest.mark.skipif(shutil.which("ps") is None or not Path("/proc").exists(), reason="needs ps and /proc")
-def test_ranks_end_with_the_process_that_started_them(clean_env, tmp_path):
+def test_ranks_end_with_the_process_that_started_them(start, tmp_path):
     """kill -9 of the parent frees the folder; ranks that went on would write into the next run's files."""
-    command = [sys.executable, str(ROOT / "train.py"), "hardware=ddp", "logger=none", "model=mobilenet"]
-    command += ["data.image_size=16", "trainer.max_epochs=500", f"hydra.run.dir={tmp_path / 'run'}"]
-    parent = subprocess.Popen(command, env=clean_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ranks = _training(parent, tmp_path / "run")
+    long = ("model=mobilenet", "data.image_size=16", "trainer.max_epochs=500")
+    parent = start("hardware=ddp", "logger=none", *long, f"hydra.run.dir={tmp_path / 'run'}")
+    parent.until((tmp_path / "run" / "epochs.jsonl").exists)
+    ranks = _children(parent.pid)
     assert len(ranks) >= 2
-    parent.kill()
+    parent.send(signal.SIGKILL)
     parent.wait()
     end = time.monotonic() + 60
-    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+    while any(map(lives, ranks)):
         assert time.monotonic() < end
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def _children(parent: int) -> list[int]:

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, lives
 
 from lightning_modules.sweep.pool import Forked, Pool
 
@@ -143,16 +143,8 @@ def test_when_the_launcher_is_killed_its_jobs_go_on_and_the_server_ends(pool, tm
     server, job = map(int, done.stdout.split())
     try:
         end = time.monotonic() + 30
-        while _lives(server) and time.monotonic() < end:
+        while lives(server) and time.monotonic() < end:
             time.sleep(0.05)
-        assert not _lives(server) and _lives(job)
+        assert not lives(server) and lives(job)
     finally:
         os.kill(job, signal.SIGKILL)
-
-
-def _lives(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

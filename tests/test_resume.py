@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import cache
 
@@ -121,20 +119,17 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch)
     assert result["status"] == "completed"
 
 
-def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, clean_env):
+def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, start):
     """kill -9 in the middle: nothing can be written any more, and what was written every batch is whole."""
-    overrides = [*SMALL, "trainer.max_epochs=40", "checkpoint.every_s=0", f"hydra.run.dir={tmp_path}"]
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    first = subprocess.Popen(command, env=clean_env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not (tmp_path / "last.ckpt").exists():
-        assert first.poll() is None, first.stdout.read()
-        time.sleep(0.05)
-    second = subprocess.run(command, env=clean_env, capture_output=True, text=True)
-    assert second.returncode == 2 and "running already" in second.stderr and "Traceback" not in second.stderr
-    first.kill()
+    overrides = [*SMALL, "trainer.max_epochs=40", "checkpoint.every_s=0"]
+    first = start(*overrides, f"hydra.run.dir={tmp_path}")
+    first.until((tmp_path / "last.ckpt").exists)
+    second = start(*overrides, f"hydra.run.dir={tmp_path}")
+    assert second.wait() == 2 and "running already" in second.stderr and "Traceback" not in second.stderr
+    first.send(signal.SIGKILL)
     first.wait()
     assert not (tmp_path / "result.json").exists()
-    config = cell_config(*SMALL, "trainer.max_epochs=40", "checkpoint.every_s=0")
+    config = cell_config(*overrides)
     run_cell(config, tmp_path, "a command")
     undisturbed = tmp_path / "undisturbed"
     run_cell(config, undisturbed, "a command")

@@ -45,8 +45,8 @@ def no_account(clean_env, monkeypatch):
 
 @pytest.mark.parametrize(("model", "conv", "act"), list(itertools.product(MODELS, CONVS, ACTS)))
 def test_every_cell_builds_trains_and_is_logged(model, conv, act, tmp_path):
-    config = cell_config(f"model={model}", f"conv={conv}", f"act={act}", "data.batch_size=8", *QUICK)
-    config["trainer"]["limit_test_batches"] = 1
+    small = ("data.image_size=16", "data.batch_size=8", *QUICK, "trainer.limit_test_batches=1")
+    config = cell_config(f"model={model}", f"conv={conv}", f"act={act}", *small)
     result = run_cell(config, tmp_path, COMMAND)
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "completed" and result["command"] == COMMAND
@@ -56,7 +56,7 @@ def test_every_cell_builds_trains_and_is_logged(model, conv, act, tmp_path):
     assert all(math.isfinite(v) for v in result["metrics"].values())
     # The counts are those of the network that was trained.
     net = zoo.load(result["checkpoint"])
-    cost = zoo.cost(net, 32, 1)
+    cost = zoo.cost(net, 16, 1)
     assert (result["metrics"]["cost/params"], result["metrics"]["cost/macs"]) == (cost.params, cost.macs)
     assert result["metrics"]["cost/activations"] == cost.activations
     # W&B has the same, record by record.

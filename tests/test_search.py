@@ -2,16 +2,13 @@
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import QUICK, ROOT
+from conftest import QUICK
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -247,8 +244,8 @@ def test_wrong_settings(search, setting, text):
         search(**setting)
 
 
-def test_a_real_search_killed_and_started_again(clean_env, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=search", "hydra.sweep.dir=s"]
+def test_a_real_search_killed_and_started_again(start, tmp_path):
+    command = ["-m", "hydra/sweeper=search", "hydra.sweep.dir=s"]
     command += [
         "hydra.sweeper.trials=3",
         "hydra.sweeper.batch=1",
@@ -269,18 +266,14 @@ def test_a_real_search_killed_and_started_again(clean_env, tmp_path):
         jobs = json.loads(plan.read_text())["jobs"] if plan.exists() else []
         return next((tmp_path / "s" / job["folder"] for job in jobs if job["number"] == number), None)
 
-    first = subprocess.Popen(command, cwd=tmp_path, env=clean_env, start_new_session=True, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not (folder(2) and (folder(2) / "log.txt").exists()):
-        assert first.poll() is None and time.monotonic() < until
-        time.sleep(0.1)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first = start(*command)
+    first.until(lambda: folder(2) and (folder(2) / "log.txt").exists())
+    first.end()
     assert states(tmp_path) == ["COMPLETE", "COMPLETE", "RUNNING"]
     done = folder(0) / "result.json"
     before, left = done.stat().st_mtime_ns, trials(tmp_path)[2].params
-    again = subprocess.run(command, cwd=tmp_path, env=clean_env, capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0, again.stderr
+    again = start(*command)
+    assert again.wait() == 0, again.stderr
     assert "3 trials (2 done, 1 to be run again)" in again.stdout and "3 of 3 trials completed" in again.stdout
     assert done.stat().st_mtime_ns == before and trials(tmp_path)[2].params == left
     for trial in trials(tmp_path):

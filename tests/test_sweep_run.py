@@ -1,14 +1,12 @@
 """A sweep on this machine: jobs are run once, none is lost, and the same command goes on with it."""
 
+import functools
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import QUICK, ROOT
+from conftest import QUICK, lives
 
 NET = ("model=mobilenet", "data.image_size=16", "logger=none", "hardware=cpu", "hydra.launcher.stagger_s=0")
 
@@ -69,25 +67,14 @@ def test_a_combination_that_cannot_be_is_left_out_with_its_reason(train, tmp_pat
 class Sweep:
     """A sweep of long jobs in the background."""
 
-    def __init__(self, tmp_path, env, *overrides):
-        self.tmp_path, self.folder = tmp_path, tmp_path / "runs" / "mine"
-        self.env = env
-        self.command = [sys.executable, str(ROOT / "train.py"), "-m", *NET, "sweep.name=mine", *overrides]
+    def __init__(self, tmp_path, start, *overrides):
+        self.folder = tmp_path / "runs" / "mine"
+        self.start = functools.partial(start, "-m", *NET, "sweep.name=mine", *overrides)
 
-    def start(self):
-        out = (self.tmp_path / "out.txt").open("a")
-        return subprocess.Popen(self.command, cwd=self.tmp_path, env=self.env, stdout=out, stderr=subprocess.STDOUT)
-
-    def said(self):
-        return (self.tmp_path / "out.txt").read_text()
-
-    def wait_for_epochs(self, number, seconds=120):
-        """Until so many jobs have finished an epoch; their process numbers."""
-        end = time.monotonic() + seconds
-        while len(files := list(self.folder.glob("*/epochs.jsonl"))) < number:
-            assert time.monotonic() < end, self.said()
-            time.sleep(0.05)
-        return [int((f.parent / "job.lock").read_text().split()[1]) for f in files]
+    def running(self, launcher, number):
+        """The process numbers of so many jobs, once each has finished an epoch."""
+        launcher.until(lambda: len(list(self.folder.glob("*/epochs.jsonl"))) >= number)
+        return [int((f.parent / "job.lock").read_text().split()[1]) for f in self.folder.glob("*/epochs.jsonl")]
 
 
 EPOCHS = 15
@@ -100,8 +87,8 @@ LONG = (
 
 
 @pytest.fixture
-def sweep(tmp_path, clean_env):
-    return Sweep(tmp_path, clean_env, *LONG, "data.batch_size=8", "act=relu,swish")
+def sweep(tmp_path, start):
+    return Sweep(tmp_path, start, *LONG, "data.batch_size=8", "act=relu,swish")
 
 
 def epochs_of(folder):
@@ -116,26 +103,26 @@ def all_completed(sweep):
 
 
 def test_a_killed_job_is_reported_and_goes_on_the_second_time(sweep):
-    launcher = sweep.start()
-    victim = sweep.wait_for_epochs(1)[0]
-    os.kill(victim, signal.SIGKILL)
-    assert launcher.wait(timeout=300) == 2
-    assert "killed by SIGKILL: out of memory, or somebody's kill -9" in sweep.said()
+    first = sweep.start()
+    os.kill(sweep.running(first, 1)[0], signal.SIGKILL)
+    assert first.wait() == 2
+    assert "killed by SIGKILL: out of memory, or somebody's kill -9" in first.stdout + first.stderr
     statuses = [result_of(sweep.folder, job)["status"] for job in sweep_of(sweep.folder)]
     assert sorted(statuses) == ["completed", "failed"]
-    assert sweep.start().wait(timeout=300) == 0
-    assert "1 done already; 1 to run" in sweep.said()
+    second = sweep.start()
+    assert second.wait() == 0
+    assert "1 done already; 1 to run" in second.stdout
     all_completed(sweep)
 
 
 def test_what_a_killed_launcher_left_running_is_found_again(sweep):
     first = sweep.start()
-    sweep.wait_for_epochs(2)
-    second = subprocess.run(sweep.command, cwd=sweep.tmp_path, env=sweep.env, capture_output=True, text=True)
-    assert second.returncode == 2 and "a sweep in" in second.stderr and "is running already" in second.stderr
-    first.kill()
+    sweep.running(first, 2)
+    second = sweep.start()
+    assert second.wait() == 2 and "a sweep in" in second.stderr and "is running already" in second.stderr
+    first.send(signal.SIGKILL)
     first.wait()
-    assert sweep.start().wait(timeout=300) == 0
+    assert sweep.start().wait() == 0
     all_completed(sweep)
     for job in sweep_of(sweep.folder):
         # Nothing ran twice: each epoch is there once.
@@ -143,14 +130,15 @@ def test_what_a_killed_launcher_left_running_is_found_again(sweep):
 
 
 def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(sweep):
-    launcher = sweep.start()
-    running = sweep.wait_for_epochs(1)
-    launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(timeout=60) == 130
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in running)
-    assert "The same command goes on where it was" in sweep.said() and "Traceback" not in sweep.said()
+    first = sweep.start()
+    running = sweep.running(first, 1)
+    first.send(signal.SIGINT)
+    assert first.wait(timeout=60) == 130
+    assert not any(map(lives, running))
+    said = first.stdout + first.stderr
+    assert "The same command goes on where it was" in said and "Traceback" not in said
     assert any((job / "last.ckpt").exists() for job in sweep.folder.iterdir())
-    assert sweep.start().wait(timeout=300) == 0
+    assert sweep.start().wait() == 0
     all_completed(sweep)
 
 
