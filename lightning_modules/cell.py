@@ -18,7 +18,7 @@ import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint, Saved, find_last
+from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.classifier import Classifier
@@ -26,6 +26,7 @@ from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.identity import cell_id
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.plan_choice import Choice, Work, choose_plan
+from lightning_modules.resume import Saved, find_last
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
 from lightning_modules.start import Start

@@ -13,8 +13,6 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_modules.callbacks.last import NAME as LAST
-from lightning_modules.callbacks.last import PREVIOUS
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
 from lightning_modules.files import remove_unfinished, why_not, write_whole
@@ -22,6 +20,7 @@ from lightning_modules.hardware import Hardware, check_ranks, global_rank, insid
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
+from lightning_modules.resume import LAST, PREVIOUS
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
 from lightning_modules.time_cell import time_cell

@@ -215,6 +215,21 @@ def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path
     assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
 
 
+def test_a_long_validation_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_modules.callbacks.last.PATIENCE_S", 0)
+    validate = Classifier.validation_step
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    monkeypatch.setattr(Classifier, "validation_step", stopped)
+    with pytest.raises(SystemExit):
+        run_cell(cell_config(*CONFIG), tmp_path, "a command")
+    # The last batch before it is not yet in it.
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_a_limit_of_time_interrupts(expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: time.sleep(1))

@@ -1,0 +1,91 @@
+"""What a stopped run goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.callbacks.best import NAME as BEST
+from zoo.checked import DamagedError, read_checked
+from zoo.errors import ConvzooError
+
+LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
+KEY = "convzoo"
+"""Under which these have what is beside Lightning's."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint to go on from, read whole.
+
+    Attributes:
+        path: Its file.
+        content: What is in it.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def plan(self) -> str:
+        """The execution plan of the run that was stopped."""
+        return self.content[KEY]["plan"]
+
+
+def find_last(folder: Path, identity: str, say: Callable[[str], None] = print) -> Saved | None:
+    """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
+
+    Args:
+        folder: The run's.
+        identity: The run's (`lightning_modules.identity.cell_id`).
+        say: Told what was found to be damaged.
+
+    Returns:
+        None where there is nothing to go on from: the run starts anew.
+
+    Raises:
+        ConvzooError: It is of a run with another configuration.
+    """
+    wrong = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        try:
+            found = Saved(path, _read(path, identity))
+            _check_best(folder, found.content)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            wrong = str(error)
+            say(wrong)
+            continue
+        except OSError as error:
+            raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
+        if path.name != LAST:
+            say(f"This run goes on from {path.name}, at step {found.content['global_step']}.")
+        return found
+    if wrong:
+        say("This run starts anew.")
+    return None
+
+
+def _read(path: Path, identity: str) -> dict[str, Any]:
+    content = read_checked(path)
+    if KEY not in content:
+        raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
+    if (other := content[KEY]["id"]) != identity:
+        raise ConvzooError(
+            f"{path} is of a run with another configuration ({other}, not {identity}). Type "
+            f"another hydra.run.dir, or remove the file to start anew."
+        )
+    return content
+
+
+def _check_best(folder: Path, content: dict[str, Any]) -> None:
+    """What was the best so far is in its own file, and may be the best at the end."""
+    best = folder / BEST
+    if not any(state.get("best_model_path") for state in content["callbacks"].values()):
+        return
+    if not best.exists():
+        raise DamagedError(f"{best} is missing, and it was the best checkpoint so far.")
+    read_checked(best)
