@@ -56,8 +56,8 @@ def find_last(folder: Path, identity: str, say: Callable[[str], None] = print) -
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            wrong = str(error)
-            say(wrong)
+            if str(error) != wrong:
+                say(wrong := str(error))
             continue
         except OSError as error:
             raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None

@@ -77,7 +77,7 @@ def run_with_kills(begin, folder, draw, took_s):
         else:
             while process.poll() is None and written(last) in (before, None):
                 time.sleep(0.001)
-            until = time.monotonic() + draw.uniform(0, 1.5 * took_s / FAULTS)
+            until = time.monotonic() + draw.uniform(0, 0.2 * took_s / FAULTS)
         until += 600 * (kills == FAULTS)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.001)
