@@ -19,7 +19,7 @@ from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint, Saved
+from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
 from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.classifier import Classifier
@@ -29,6 +29,7 @@ from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.out_of_memory import plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
+from lightning_modules.resume import Saved
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
 from lightning_modules.start import Start

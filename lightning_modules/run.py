@@ -13,8 +13,6 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_modules.callbacks.last import NAME as LAST
-from lightning_modules.callbacks.last import PREVIOUS, Saved, find_last
 from lightning_modules.cell import Cell
 from lightning_modules.config import check, describe_cell
 from lightning_modules.earlier import finished_before
@@ -24,6 +22,7 @@ from lightning_modules.identity import cell_id, recipe
 from lightning_modules.launch import launch_ranks
 from lightning_modules.lock import Lock
 from lightning_modules.result import FILE, LOCK, environment, write_result
+from lightning_modules.resume import LAST, PREVIOUS, Saved, find_last
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
 from lightning_modules.sweep.slurm_task import requeued

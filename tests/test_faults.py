@@ -61,16 +61,26 @@ def start(pool, folder, overrides):
         return pool.popen(words, os.environ | {"OMP_NUM_THREADS": "1"}, nothing, log, log)
 
 
-def run_with_kills(begin, draw, longest_s):
-    """Starts it again and again, and kills it with all of its processes after a random time, until it ends by itself.
+def run_with_kills(begin, folder, draw, took_s):
+    """Starts a run again and again, and kills it with all of its processes, until it ends by itself.
+
+    One in four dies while it starts, the others some time after their first checkpoint.
 
     Returns:
         How many times it was killed.
     """
+    last = folder / "last.ckpt"
     for kills in range(FAULTS + 1):
-        process, until = begin(), time.monotonic() + (draw.uniform(0, longest_s) if kills < FAULTS else 600)
+        process, before = begin(), written(last)
+        if draw.random() < 0.25:
+            until = time.monotonic() + draw.uniform(0, 0.5 * took_s)
+        else:
+            while process.poll() is None and written(last) in (before, None):
+                time.sleep(0.001)
+            until = time.monotonic() + draw.uniform(0, 0.2 * took_s / FAULTS)
+        until += 600 * (kills == FAULTS)
         while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.002)
+            time.sleep(0.001)
         if process.poll() is not None:
             assert process.returncode == 0
             return kills
@@ -80,6 +90,13 @@ def run_with_kills(begin, draw, longest_s):
     raise AssertionError("it does not end")
 
 
+def written(path):
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_killed_again_and_again(name, pool, images, tmp_path):
     overrides = [*LONG, *RUNS[name], *([f"data.root={images}", "data.num_classes=2"] if name == "folder" else [])]
@@ -87,10 +104,11 @@ def test_a_run_that_is_killed_again_and_again(name, pool, images, tmp_path):
     assert start(pool, tmp_path / "undisturbed", overrides).wait() == 0
     took = time.monotonic() - begun
     draw = random.Random(f"{name} {os.environ.get('CONVZOO_SEED', 0)}")
-    kills = run_with_kills(lambda: start(pool, tmp_path / "killed", overrides), draw, 0.9 * took)
+    folder = tmp_path / "killed"
+    kills = run_with_kills(lambda: start(pool, folder, overrides), folder, draw, took)
     print(f"\n{name}: {kills} kills, an undisturbed run takes {took:.1f} s")
-    same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))
-    assert not list((tmp_path / "killed").glob("*.unfinished"))
+    same(outcome(folder), outcome(tmp_path / "undisturbed"))
+    assert not list(folder.glob("*.unfinished"))
 
 
 def test_ranks_that_are_killed_again_and_again(pool, tmp_path):

@@ -92,10 +92,10 @@ def test_no_bit_of_a_checkpoint_changes_unseen(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ({"last.ckpt": flip, "epochs.jsonl": cut}, r"last\.ckpt is damaged: .*\n.* last-previous\.ckpt, at step 6"),
+        ({"last.ckpt": flip, "epochs.jsonl": cut}, r"last\.ckpt is damaged.*\n.* last-previous\.ckpt, at step 6"),
         ({"last.ckpt": os.unlink}, r"goes on from last-previous\.ckpt, at step 6"),
-        ({"last.ckpt": cut, "last-previous.ckpt": flip}, r"last\.ckpt is damaged: (.*\n)+.*starts anew"),
-        ({"best.ckpt": flip}, r"best\.ckpt is damaged: (.*\n)+.*starts anew"),
+        ({"last.ckpt": cut, "last-previous.ckpt": flip}, r"last\.ckpt is damaged(.*\n)+.*starts anew"),
+        ({"best.ckpt": flip}, r"best\.ckpt is damaged(.*\n)+.*starts anew"),
         ({"best.ckpt": os.unlink, "result.json": cut}, r"best\.ckpt is missing(.*\n)+.*starts anew"),
     ],
     ids=["last", "no-last", "both", "best", "no-best"],
@@ -213,6 +213,21 @@ def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True) if name == "validation_step" else {"epoch": 0}
     assert saved["epoch"] == 0 and (name != "validation_step" or saved["global_step"] == 4)
     assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_long_validation_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_modules.callbacks.last.PATIENCE_S", 0)
+    validate = Classifier.validation_step
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments)
+
+    monkeypatch.setattr(Classifier, "validation_step", stopped)
+    with pytest.raises(SystemExit):
+        run_cell(cell_config(*CONFIG), tmp_path, "a command")
+    # The last batch before it is not yet in it.
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_a_limit_of_time_interrupts(expected, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ import torch
 
 import zoo
 from lightning_modules import plan_choice
-from lightning_modules.callbacks.last import find_last
 from lightning_modules.plan_choice import Work, choose_plan
+from lightning_modules.resume import find_last
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
 from zoo.errors import ConvzooError

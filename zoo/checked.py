@@ -35,9 +35,9 @@ def read_checked(path: Path) -> dict[str, Any]:
     except DamagedError:
         raise
     except zipfile.BadZipFile as error:
-        raise DamagedError(f"{path} is damaged: {str(error).strip('.')}.") from None
+        raise DamagedError(f"{path} is damaged, or not a checkpoint of convzoo's ({error}).") from None
     except Exception as error:  # whatever bytes that are no checkpoint make zipfile and torch raise
-        raise DamagedError(f"{path} is damaged, or no checkpoint ({type(error).__name__}).") from None
+        raise DamagedError(f"{path} is damaged, or not a checkpoint of convzoo's ({type(error).__name__}).") from None
 
 
 def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
     file.seek(0)
     content = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise DamagedError(f"{path} is no checkpoint: it holds a {type(content).__name__}.")
+        raise DamagedError(f"{path} is not a checkpoint of convzoo's: it holds a {type(content).__name__}.")
     return content
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,10 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 from torchmetrics import Metric
 
-from lightning_modules.callbacks.best import NAME as BEST
-from lightning_modules.identity import cell_id, differences
+from lightning_modules.identity import cell_id
 from lightning_modules.random_states import random_states, set_random_states
+from lightning_modules.resume import KEY, LAST, PREVIOUS
 from lightning_modules.signals import Stopped, StopSignals
-from zoo.checked import DamagedError, read_checked
-from zoo.errors import ConvzooError
-
-NAME, PREVIOUS = "last.ckpt", "last-previous.ckpt"
-KEY = "convzoo"
-"""Under which a checkpoint has what is beside Lightning's."""
 
 LOOK_S = 1.0
 """Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
@@ -50,7 +43,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, every_s: float, config: dict[str, Any], plan: str, signals: StopSignals) -> None:
         self.plan, self.config = plan, config
-        self.path, self.every_s, self.identity, self.signals = folder / NAME, every_s, cell_id(config), signals
+        self.path, self.every_s, self.identity, self.signals = folder / LAST, every_s, cell_id(config), signals
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked = 0.0
@@ -80,9 +73,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # The last batch belongs to the end of the epoch, gradients that are being accumulated are in no checkpoint, and
         # a validation that is due after this batch would be left out by a run that goes on from here.
-        loop = trainer.fit_loop
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self._in_epoch(trainer) and stepped and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        if self._in_epoch(trainer) and stepped and not _validates_now(trainer):
             self._batches += 1
             if trainer.world_size == 1 or self._batches >= self._look_after:
                 self._save_if_due(trainer)
@@ -145,85 +137,11 @@ class LastCheckpoint(Checkpoint):
             self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
 
 
-@dataclass
-class Saved:
-    """A checkpoint to go on from, read whole.
-
-    Attributes:
-        path: Its file.
-        content: What is in it.
-    """
-
-    path: Path
-    content: dict[str, Any]
-
-    def take(self) -> dict[str, Any]:
-        """Hands over the content, whose memory is not held here any longer."""
-        content, self.content = self.content, {}
-        return content
-
-    @property
-    def plan(self) -> str:
-        """The execution plan of the run that was stopped."""
-        return self.content[KEY]["plan"]
-
-
-def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved | None:
-    """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
-
-    Args:
-        folder: The run's.
-        config: The run's, resolved.
-        say: Whether to print what was found to be damaged.
-
-    Returns:
-        None where there is nothing to go on from: the run starts anew.
-
-    Raises:
-        ConvzooError: It is of a run with another configuration; the text says in what they differ.
-    """
-    wrong = None
-    for path in (folder / NAME, folder / PREVIOUS):
-        try:
-            found = Saved(path, _read(path, config))
-            _check_best(folder, found.content)
-        except FileNotFoundError:
-            continue
-        except DamagedError as error:
-            wrong = str(error)
-            if say:
-                print(wrong, flush=True)
-            continue
-        except OSError as error:
-            raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
-        if say and path.name != NAME:
-            print(f"This run goes on from {path.name}, at step {found.content['global_step']}.", flush=True)
-        return found
-    if say and wrong:
-        print("This run starts anew.", flush=True)
-    return None
-
-
-def _read(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    content = read_checked(path)
-    if KEY not in content:
-        raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
-    if content[KEY]["id"] != cell_id(config):
-        raise ConvzooError(
-            f"{path} is of a run with another configuration ({differences(content[KEY]['config'], config)}). Type "
-            "what it had to go on with it, another hydra.run.dir, or remove the file to start anew."
-        )
-    return content
-
-
-def _check_best(folder: Path, content: dict[str, Any]) -> None:
-    """What was the best so far is in its own file, and may be the best at the end."""
-    best = folder / BEST
-    if not any(state.get("best_model_path") for state in content["callbacks"].values()):
-        return
-    if not best.exists():
-        raise DamagedError(f"{best} is missing, and it was the best checkpoint so far.")
-    read_checked(best)
+def _validates_now(trainer: Any) -> bool:
+    # By the clock, the ranks would come to different ends.
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        return False
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
 def _of_all_ranks(value: Any) -> list[Any]:
