@@ -18,7 +18,7 @@ from conftest import ROOT, cell_config
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
-from lightning_modules import run_cell, wandb_run
+from lightning_modules import run_cell, wandb_run, wandb_service
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.secrets import check_secrets
 from lightning_modules.tracking import Tracking, has_key
@@ -35,8 +35,8 @@ def no_account(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     yield
-    wandb_run.kill_service()
-    wandb_run.stop_service()
+    wandb_service.kill_service()
+    wandb_service.stop_service()
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_server_that_fails_in_the_middle(peer, begin, capsys, fault):
 @pytest.fixture
 def service():
     """The process of W&B's service."""
-    return wandb_run._service
+    return wandb_service.service
 
 
 @pytest.mark.parametrize("fault, online", [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGSTOP, True)])
@@ -272,9 +272,10 @@ def test_a_run_that_starts_anew_is_another_run(peer, begin):
 
 FEED = """
 import sys, time
-from lightning_modules.wandb_run import WandbRun, _service
+from lightning_modules.wandb_run import WandbRun
+from lightning_modules.wandb_service import service
 run = WandbRun({"id": "abc", "dir": sys.argv[1], "project": "p"}, sys.argv[2] == "online", "", 10, False)
-print(_service().pid, flush=True)
+print(service().pid, flush=True)
 for step in range(100000):
     run.log({"train/loss": 1.0, "epoch": 0}, step)
     print(step, flush=True)
