@@ -15,7 +15,8 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_modules.wandb_file import count_rows, run_files
-from lightning_modules.wandb_run import End, WandbRun, quiet_setup
+from lightning_modules.wandb_run import End, WandbRun
+from lightning_modules.wandb_service import quiet_setup
 from zoo.errors import choose
 
 NOTHING = {"id": None, "mode": None, "dir": None}

@@ -76,7 +76,7 @@ def run_files(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=started)
 
 
-def acknowledged_rows(folder: Path) -> tuple[int, bool]:
+def _acknowledged_online(folder: Path) -> tuple[int, bool]:
     """What the server took of an online run, by W&B's own log: how many rows, and whether the end of the run.
 
     W&B says nowhere else whether a run was uploaded: where the server refuses a key in mid-run, ``finish`` returns as
@@ -94,3 +94,26 @@ def acknowledged_rows(folder: Path) -> tuple[int, bool]:
             ended |= bool(sent.get("complete"))
             sent = {}
     return taken, ended
+
+
+def is_offline(path: Path) -> bool:
+    """Whether the file is of a start that asked no server."""
+    return path.parent.name.startswith("offline-")
+
+
+def acknowledged(path: Path) -> tuple[int, bool]:
+    """What the server took of a file, as far as W&B tells: how many rows, and whether the end of the run."""
+    if is_offline(path):
+        return 0, False
+    try:
+        return _acknowledged_online(path.parent)
+    except (OSError, ValueError):
+        return 0, False
+
+
+def uploaded(path: Path) -> bool:
+    """Whether the server has the whole file."""
+    if path.with_suffix(".wandb.synced").exists():
+        return True
+    taken, ended = acknowledged(path)
+    return ended and taken >= count_rows(path)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import re
 import shlex
-import subprocess
 import threading
 import time
 from collections import deque
@@ -17,7 +15,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from lightning_modules.wandb_file import acknowledged_rows, count_rows, has_end, rows, run_files
+from lightning_modules.wandb_file import acknowledged, count_rows, has_end, is_offline, rows, run_files, uploaded
+from lightning_modules.wandb_service import kill_service, quiet_setup, service_died, stop_service
 
 FLUSH_S = 1
 """How often W&B writes its file. Its own default is 15 s, which a killed run loses."""
@@ -27,9 +26,6 @@ SAFE_S = 2.0 * FLUSH_S
 
 GRACE_S = 5.0
 """For writing a file on this machine, where the time for the server is over."""
-
-SERVICE_S = 10.0
-"""For W&B's service to start: a fraction of a second, if the machine is not overloaded."""
 
 ENDS_S = 0.5
 """Its connection ends a little before a process does."""
@@ -267,7 +263,7 @@ class WandbRun:
             print(f"W&B: not uploaded: {self._missing()}. Upload it with: {command}", flush=True)
 
     def _missing(self) -> str:
-        taken, _ = _acknowledged(self._own[-1])
+        taken, _ = acknowledged(self._own[-1])
         written = count_rows(self._own[-1])
         what = f"{written - taken} of {written} rows" if written > taken else "the end of the run"
         return what if self.mode == "online" else f"{what}, as the run is offline"
@@ -277,46 +273,13 @@ class WandbRun:
         """What a person types to upload the rest; None where the server has everything."""
         paths = [*self._earlier, *self._own]
         # An online start sends what the server has not got of earlier ones, and has it in its own file.
-        online = [i for i, path in enumerate(paths) if not _is_offline(path)]
-        folders = [path.parent for path in paths[max(online, default=0) :] if not _uploaded(path)]
+        online = [i for i, path in enumerate(paths) if not is_offline(path)]
+        folders = [path.parent for path in paths[max(online, default=0) :] if not uploaded(path)]
         if not folders:
             return None
         # Without the flag W&B leaves out what was begun online.
         flag = ["--no-skip-online"] if online else []
         return shlex.join(["wandb", "sync", *flag, *map(str, folders)])
-
-
-def _is_offline(path: Path) -> bool:
-    return path.parent.name.startswith("offline-")
-
-
-def _acknowledged(path: Path) -> tuple[int, bool]:
-    if _is_offline(path):
-        return 0, False
-    try:
-        return acknowledged_rows(path.parent)
-    except (OSError, ValueError):
-        return 0, False
-
-
-def _uploaded(path: Path) -> bool:
-    if path.with_suffix(".wandb.synced").exists():
-        return True
-    taken, ended = _acknowledged(path)
-    return ended and taken >= count_rows(path)
-
-
-def quiet_setup() -> Any:
-    """Starts W&B's service if need be; W&B says nothing by itself from here on.
-
-    Returns:
-        W&B's settings.
-    """
-    import wandb
-
-    # W&B logs to files beside its own. Where their disk is full, Python would print a traceback for each line of them.
-    logging.raiseExceptions = False
-    return wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=SERVICE_S)).settings
 
 
 def with_axes(run: Any) -> None:
@@ -337,34 +300,3 @@ def plain(error: BaseException) -> str:
     if key := os.environ.get("WANDB_API_KEY"):
         text = text.replace(key, "…")
     return re.sub(r"//[^/@\s]+@", "//…@", text)
-
-
-def _service() -> Any:
-    """The process of W&B's service, if this one started it. W&B has no public name for it."""
-    from wandb.sdk import wandb_setup
-
-    connection = getattr(getattr(wandb_setup, "_singleton", None), "_connection", None)
-    return getattr(getattr(connection, "_proc", None), "_process", None)
-
-
-def service_died(within_s: float = 0.0) -> bool:
-    """Whether W&B's service has ended by itself, or does so soon."""
-    if (process := _service()) is None:
-        return False
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(within_s)
-    return process.returncode is not None
-
-
-def kill_service() -> None:
-    """Ends W&B's service at once; every call that waits for it fails."""
-    if process := _service():
-        process.kill()
-
-
-def stop_service() -> None:
-    """Ends W&B's service and waits until its files are written: before that the last records may not be on the disk."""
-    import wandb
-
-    with suppress(BaseException):  # SystemExit with the exit code of a service that was killed
-        wandb.teardown()
