@@ -63,7 +63,7 @@ class Classifier(LightningModule):
         return F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
 
     def on_train_epoch_end(self) -> None:
-        loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network["num_classes"])
+        loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network.get("num_classes", 1000))
         if loss > ABSURD * guessing and not self._warned and self.trainer.is_global_zero:
             # No reason to stop: some networks recover.
             print(
