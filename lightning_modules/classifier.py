@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from lightning_modules.mean import Mean
 from lightning_modules.micro_batch import MicroBatch
 from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
+
+ABSURD = 5
+"""Times the loss of guessing: a training loss above that is worth a line."""
 
 
 class Classifier(LightningModule):
@@ -35,6 +39,7 @@ class Classifier(LightningModule):
         # Not to the loggers: there the choices are flat columns, and "optim" is one of them.
         self.save_hyperparameters("network", "optim", logger=False)
         self.micro_batch = MicroBatch(micro_batch)
+        self._warned = False
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
             _start_even(self.net)
@@ -58,6 +63,15 @@ class Classifier(LightningModule):
         return F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
 
     def on_train_epoch_end(self) -> None:
+        loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network.get("num_classes", 1000))
+        if loss > ABSURD * guessing and not self._warned and self.trainer.is_global_zero:
+            # No reason to stop: some networks recover.
+            print(
+                f"epoch {self.current_epoch + 1}: the training loss is {loss:.4g}, and guessing gives {guessing:.2f}. "
+                f"If it stays there, type a smaller optim.lr (it is {self.hparams.optim['lr']}).",
+                flush=True,
+            )
+            self._warned = True
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 

@@ -28,6 +28,9 @@ def check(config: dict[str, Any]) -> None:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
     if config["task"] == "time" and config["hardware"]["name"] == "ddp":
         raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
+    if config["hardware"]["micro_batch"] and str(config["trainer"]["precision"]).startswith("16"):
+        # Its small gradients vanish unless they are scaled before each part's backward pass.
+        raise ConvzooError("hardware.micro_batch does not work in fp16. Type trainer.precision=bf16-mixed.")
     check_scaling(config)
     check_images(config)
     check_init(config)

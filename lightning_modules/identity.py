@@ -90,7 +90,7 @@ def _result_matters(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(config):
         # A folder is where a data set lies, but for one's own images it is the data set.
         elsewhere = key == "data.root" and config["data"]["name"] != "imagefolder"
-        # Training is what a run is; only what it does instead is worth a word.
-        usual = key == "task" and value == "train"
+        # Training is what a run is, in whole batches; only what it does instead is worth a word.
+        usual = (key, value) in (("task", "train"), ("hardware.micro_batch", None))
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

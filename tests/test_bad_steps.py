@@ -267,6 +267,15 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
             assert all(v.isfinite().all() for v in weights)
 
 
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_an_absurd_loss_is_worth_a_line_and_no_more(factor, tmp_path, monkeypatch, capsys):
+    loss = Classifier._loss
+    monkeypatch.setattr(Classifier, "_loss", lambda self, *batch: loss(self, *batch) + factor)
+    result = run_cell(cell_config(*CELL), tmp_path, "a command")
+    assert result["status"] == "completed"
+    assert capsys.readouterr().out.count("guessing gives 2.30") == (factor > 1)
+
+
 class Ranks(Module):
     """The second rank's loss is infinite, its gradient is not: both ranks have to leave the step out."""
 

@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 
+import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, cell_config
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
+from lightning_modules.loop import use_lean_loop
 from lightning_modules.micro_batch import MicroBatch
 from lightning_modules.out_of_memory import is_out_of_memory
 from zoo import ConvzooError
@@ -156,6 +159,46 @@ def test_a_cell_goes_on_in_parts_and_after_a_stop_too(tmp_path, monkeypatch):
     assert result["metrics"]["test/loss"] == again["metrics"]["test/loss"]
 
 
+class Module(L.LightningModule):
+    def __init__(self, micro):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.micro = (
+            nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)).double(),
+            MicroBatch(micro),
+        )
+
+    def training_step(self, batch, batch_idx):
+        return self.micro.loss(self.net, *batch, lambda x, y: F.cross_entropy(self.net(x), y))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("settings", [{"accumulate_grad_batches": 2}, {"strategy": "ddp_fork", "devices": 2}], ids=str)
+def test_ranks_and_accumulation_see_no_difference(settings, tmp_path):
+    torch.manual_seed(1)
+    data = TensorDataset(torch.randn(40, 4).double(), torch.randint(0, 3, (40,)))
+    found = []
+    for micro in (None, 2):
+        module = Module(micro)
+        trainer = L.Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            **settings,
+        )
+        use_lean_loop(trainer)
+        trainer.fit(module, DataLoader(data, batch_size=5))
+        found.append(module.state_dict())
+    assert all(torch.allclose(value, found[1][name]) for name, value in found[0].items())
+    assert not torch.equal(found[0]["net.0.weight"], Module(None).net[0].weight)
+
+
 def test_without_it_the_message_says_what_to_lower(tmp_path, monkeypatch):
     def limited(self, images, labels):
         raise CPU
@@ -171,6 +214,7 @@ def test_without_it_the_message_says_what_to_lower(tmp_path, monkeypatch):
 
 REAL = """
 import resource, torch
+from lightning_modules.loop import use_lean_loop
 from lightning_modules.micro_batch import MicroBatch
 torch.set_num_threads(1)
 net = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(8)])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lightning_modules.killed import KillWatch
 from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
 from lightning_modules.sweep.live import weight_of
 from lightning_modules.sweep.pool import Pool, Process
@@ -30,6 +31,12 @@ class _Running:
     process: Process | None
     gpus: list[str]
     threads: int
+    watch: KillWatch
+
+    def how(self) -> int | str | None:
+        """How it ended: its exit code; in words where the kernel knows more; None where nobody does."""
+        code = self.process.returncode if self.process else None
+        return f"killed by SIGKILL: {self.watch.why()}" if code == -signal.SIGKILL else code
 
 
 class LocalEngine:
@@ -77,12 +84,14 @@ class LocalEngine:
     def running(self) -> list[Job]:
         return [r.job for r in self._running]
 
-    def run(self, jobs: Sequence[Job], ended: Callable[[Job, int | None], None], tick: Callable[[], None]) -> None:
+    def run(
+        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
+    ) -> None:
         """Runs the jobs to their end, the longest first: a long one that starts last would run alone.
 
         Args:
             jobs: What to run.
-            ended: Told of each job that ended, with its exit code (None: another launcher's). It may call `stop`.
+            ended: Told of each job that ended, and how (None: another launcher's). It may call `stop`.
             tick: Called many times a second.
         """
         waiting = sorted(jobs, key=weight_of, reverse=True)
@@ -98,7 +107,7 @@ class LocalEngine:
                     next_start = 0.0 if self.pool.forks else time.monotonic() + self.stagger_s
                 for running in [r for r in self._running if self._has_ended(r)]:
                     self._running.remove(running)
-                    ended(running.job, running.process.returncode if running.process else None)
+                    ended(running.job, running.how())
                     self.memory.learn(running.job)
                 self.pool.reap()
                 tick()
@@ -155,7 +164,7 @@ class LocalEngine:
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
         threads = self._threads_for([job, *(other for other in waiting if other is not job)])
         if job.status() == "running":
-            self._running.append(_Running(job, None, [], threads))
+            self._running.append(_Running(job, None, [], threads, KillWatch()))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / RESULT).unlink(missing_ok=True)
@@ -163,9 +172,10 @@ class LocalEngine:
         mine = self._gpus_for(job) if job.gpus else []
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        watch = KillWatch()
         with (job.folder / LOG).open("ab") as log, open(os.devnull, "rb") as nothing:
             process = self.pool.popen(command(job, self.config_name), environment, nothing, log, log)
-        self._running.append(_Running(job, process, mine, threads))
+        self._running.append(_Running(job, process, mine, threads, watch))
 
     @staticmethod
     def _has_ended(running: _Running) -> bool:
