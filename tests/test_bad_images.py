@@ -357,9 +357,11 @@ def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_pat
         patch.setattr(LastCheckpoint, "on_train_batch_start", kill)
         with pytest.raises(ConvzooError, match=r"process that reads images died.*data\.workers"):
             run_cell(config(mixed, *overrides, "data.workers=1"), tmp_path / "run", "a command")
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["FolderData"]
+    module(mixed).load_state_dict(state)
     (mixed / "train" / "ant" / "new.jpg").write_bytes(SOUND["rgb.jpg"])
     with pytest.raises(ConvzooError, match="other files than when this run was stopped"):
-        run_cell(config(mixed, *overrides), tmp_path / "run", "a command")
+        module(mixed).load_state_dict(state)
     (mixed / "train" / "ant" / "new.jpg").unlink()
     again = run_cell(config(mixed, *overrides), tmp_path / "run", "a command")
     assert again["status"] == "completed" and again["metrics"]["data/bad_images"] == 6
@@ -400,7 +402,13 @@ def test_a_run_survives_a_folder_of_damaged_images(seed, tmp_path, clean_env):
         folder = root / ("train" if i % 4 else "val") / ("ant" if i % 2 else "bee")
         (folder / name).write_bytes(content)
     command = [sys.executable, str(ROOT / "train.py"), *CELL, "data=imagefolder", f"data.root={root}"]
-    command += ["data.batch_size=16", "data.image_size=32", "trainer.max_epochs=1", "data.workers=2"]
+    command += [
+        "data.batch_size=16",
+        "data.image_size=32",
+        "trainer.max_epochs=1",
+        "data.workers=2",
+        "hardware.plan=fp32",
+    ]
     for limit, first, code in ((1.0, "false", 0), (1.0, "true", 0), (5, "false", 2), (5, "true", 2)):
         run = tmp_path / f"{limit}-{first}"
         more = [f"data.max_bad_images={limit}", f"data.check={first}", f"hydra.run.dir={run}"]

@@ -17,8 +17,8 @@ from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
 ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SIZES_S = 2.0
-"""For how long files' sizes are asked for: a million files on a network file system take minutes."""
+SIZES_S = 1.0
+"""For how long the sizes of a split's files are asked for: a million files on a network file system take minutes."""
 
 NO_BYTES, DANGLING, FORBIDDEN = "no bytes", "link to nothing", "may not be read"
 BAD = (NO_BYTES, DANGLING, FORBIDDEN)
@@ -110,7 +110,7 @@ def scan(root: str, name: str) -> Split:
     for label, kind in enumerate(split.classes):
         # Sorted by folder, then by name: not the same as by path.
         found = sorted(_files(folder / kind, split, until, {}))
-        split.images += [(os.path.join(*place), label) for place in found]
+        split.images += [(f"{place}{os.sep}{name}", label) for place, name in found]
     _judge(split)
     return split
 
@@ -163,12 +163,13 @@ def _keep(split: Split, entry: os.DirEntry[str], what: str) -> None:
 
 def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
     """Notes what is wrong with a file; False: it is none, and opening it could take for ever."""
-    if not entry.is_symlink() and not entry.is_file():
-        _keep(split, entry, "no file, left out")
-        return False
-    if not entry.is_symlink() and time.monotonic() > until:
-        split.unseen += 1
-        return True
+    if not entry.is_symlink():
+        if not entry.is_file():
+            _keep(split, entry, "no file, left out")
+            return False
+        if time.monotonic() > until:
+            split.unseen += 1
+            return True
     try:
         status = entry.stat()
     except OSError:
@@ -177,9 +178,9 @@ def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
     if not stat.S_ISREG(status.st_mode):
         _keep(split, entry, "no file, left out")
         return False
-    if status.st_size == 0:
+    if not status.st_size:
         _keep(split, entry, NO_BYTES)
-    elif os.geteuid() and not status.st_mode & 0o444:
+    elif not status.st_mode & 0o444 and os.geteuid():
         _keep(split, entry, FORBIDDEN)
     return True
 

@@ -1,0 +1,97 @@
+"""What all data modules share."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule
+
+from lightning_modules.data.augment import Augment, Mix
+from lightning_modules.data.batches import ShardedBatches
+from lightning_modules.data.prepare import Prepare
+from zoo.errors import ConvzooError
+
+
+class Data(LightningDataModule):
+    """What all data sets share: their size, their batches' way to the device, their share of a job's ranks.
+
+    Attributes:
+        data: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
+        device: Where batches go while there is no Trainer to say so.
+        prepare: From a batch's bytes to what the network sees.
+    """
+
+    def __init__(self, data: dict[str, Any], seed: int) -> None:
+        super().__init__()
+        # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
+        self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
+        self.data, self.seed = data, seed
+        self.device = torch.device("cpu")
+        self._done = (0, 0)
+        augment = data["augment"]
+        self.prepare = Prepare(data["image_size"], data["mean"], data["std"], _some(Augment, augment))
+        self._mix = _some(Mix, augment | {"classes": data["num_classes"]})
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come: the epoch, and the batches of it."""
+        loop = self.trainer.fit_loop.epoch_loop.batch_progress
+        if loop.is_last_batch:
+            return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
+        return {"epoch": self.trainer.current_epoch, "batches": loop.current.ready}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._done = state["epoch"], state["batches"]
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else self.device
+
+    def look(self, tell: bool) -> None:
+        """Looks for what is wrong with the data without reading them.
+
+        Args:
+            tell: Print what a person should know.
+
+        Raises:
+            ConvzooError: They cannot be used.
+        """
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """What the Trainer needs for these data."""
+        return []
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was found out about the data in this run."""
+        return {}
+
+    def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batch_size = self.data["batch_size"]
+        if batch_size % world:
+            raise ConvzooError(
+                f"data.batch_size={batch_size} cannot be shared out over {world} processes. "
+                f"Type a multiple of {world}, such as data.batch_size={-(-batch_size // world) * world}."
+            )
+        # Evaluation needs no gradients: larger batches, same result.
+        size = batch_size if training else max(batch_size, 128 * world)
+        return kind(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        # In true half precision the network's weights are half too.
+        return self.finish(*batch, self.trainer.training, self.trainer.lightning_module.dtype)
+
+    def finish(
+        self, images: torch.Tensor, labels: torch.Tensor, training: bool, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is left to do on the device: from bytes (N, C, H, W) to what the network sees, augmented in training."""
+        images = self.prepare(images, training, dtype)
+        return self._mix(images, labels) if training else (images, labels)
+
+
+def _some(kind: type, values: dict[str, Any]) -> Any:
+    """Makes a dataclass of those values that are its fields."""
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})

@@ -1,0 +1,140 @@
+"""The data module of image folders."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+from lightning_modules.data.bad import METRIC, BadImages, CountBadImages
+from lightning_modules.data.base import Data
+from lightning_modules.data.layout import Split, has_split, scan
+from lightning_modules.data.overview import overview
+from zoo.errors import ConvzooError
+
+MAX_BAD = 0.001
+"""``data.max_bad_images``, for checkpoints that do not have it."""
+AHEAD = 8
+"""Batches of an image folder, over all worker processes, that are made before they are asked for."""
+
+
+class FolderData(Data):
+    """Image files in class folders, decoded by worker processes."""
+
+    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
+        super().__init__(data, seed)
+        self._scanned: dict[str, Split] = {}
+        self._goes_on = False
+
+    def size(self, split: str) -> int:
+        """How many images ``train`` or ``val`` has.
+
+        Raises:
+            ConvzooError: The folder does not have the layout.
+        """
+        return len(self._split(split))
+
+    def _split(self, name: str) -> Split:
+        """One split, scanned once: a large folder on a network file system takes long."""
+        if name not in self._scanned:
+            self._scanned[name] = scan(self.data["root"], name)
+        return self._scanned[name]
+
+    @property
+    def _splits(self) -> list[Split]:
+        """``test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
+        tested = ["test"] if has_split(self.data["root"], "test") else []
+        return [self._split(name) for name in ("train", "val", *tested)]
+
+    @cached_property
+    def bad(self) -> BadImages:
+        """The bad images of this run."""
+        return BadImages(self.data.get("max_bad_images", MAX_BAD), sum(map(len, self._splits)))
+
+    def look(self, tell: bool) -> None:
+        if tell:
+            print(overview(self._splits), flush=True)
+        for split in self._splits:
+            for path, reason in split.bad():
+                self.bad.note(path, reason)
+        # Who wants all images read wants to know of all that are bad.
+        if not self.data.get("check"):
+            self.bad.check()
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        return [CountBadImages(self.bad, self.begin)]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {METRIC: len(self.bad.found)}
+
+    def begin(self, trainer: Any) -> None:
+        """Before training: opens the run's list of bad images, and reads all images if ``data.check`` says so."""
+        folder = Path(trainer.default_root_dir)
+        self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
+        trainer.strategy.barrier()
+        if self.data.get("check") and not self._goes_on:
+            from lightning_modules.data.check import check_all
+
+            check_all(self._splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "files": self._split("train").fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._goes_on = True
+        before, now = state.get("files"), self._split("train").fingerprint
+        if before not in (None, now):
+            raise ConvzooError(
+                f"{self.data['root']}/train has other files than when this run was stopped ({now}; it was {before}), "
+                "so it cannot go on to the same end. Type another hydra.run.dir, or remove last.ckpt to start anew. "
+                "Bad images need not be removed: data.max_bad_images says how many are left out."
+            )
+
+    def _loader(self, name: str) -> DataLoader:
+        from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
+
+        files, size, augment = self._split(name).images, self.data["image_size"], self.data["augment"]
+        if name == "train":
+            images = FolderImages(files, size, augment["random_resized_crop"], augment["hflip"], self.seed)
+        else:
+            images = FolderImages(files, size, augment["crop_ratio"])
+        workers = self._workers()
+        return FolderLoader(
+            images,
+            self.bad,
+            batch_sampler=self._batches(len(images), name == "train", FolderBatches),
+            num_workers=workers,
+            prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
+            persistent_workers=workers > 0 and name != "test",
+            pin_memory=self._device.type == "cuda",
+            # Its own: a DataLoader's draws must not change what the rest of the run draws.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _workers(self) -> int:
+        """Processes that decode images for this rank: all cores but one where a GPU computes, else a quarter of them.
+
+        On a CPU the network needs the cores, and decoding is a small part of the work.
+        """
+        if self.data["workers"] is not None:
+            return self.data["workers"]
+        cores = len(os.sched_getaffinity(0))
+        spare = cores // 4 if self._device.type == "cpu" else cores - 1
+        return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self._splits[-1].name)
