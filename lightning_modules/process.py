@@ -44,7 +44,9 @@ class _Output:
             self._stream.flush()
         except BrokenPipeError:
             # What is still in the buffer goes nowhere too, instead of failing again when Python closes the stream.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
         except OSError:
             pass
 

@@ -143,7 +143,8 @@ def explain(error: Exception) -> str:
         key = found[1] if found else error.full_key
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
-    lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]
+    inner = ("full_key", "object_type", "reference_type")
+    lines = [line for line in text.splitlines() if not line.strip().startswith(inner)]
     return clean("\n".join(lines))
 
 
