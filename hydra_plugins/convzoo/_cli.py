@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from zoo.errors import ConvzooError, choose, closest
+from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 
 PLAIN_KEYS = {"seed", "task"}
@@ -107,16 +107,11 @@ def plain_errors() -> Iterator[None]:
 
 
 def _plain_words(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return "the folder that this command was started in does not exist any more. Type cd FOLDER first."
-    where = (
-        "" if HydraConfig.initialized() else " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place."
-    )
-    return f"{error.filename or 'the run'}: {error.strerror or error}.{where}"
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"
+    before = isinstance(error, OSError) and error.filename and not HydraConfig.initialized()
+    hint = " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place." if before else ""
+    return plain_words(error) + hint
 
 
 def _fail(message: str) -> None:
