@@ -10,11 +10,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -24,6 +25,9 @@ from zoo.text import clean
 
 PLAIN_KEYS = {"seed", "task"}
 """Keys that belong to no group."""
+
+MOST_JOBS = 100_000
+"""Of one sweep: their list alone takes minutes."""
 
 NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
 """Where Hydra, and Python's logging, call what a configuration names."""
@@ -84,6 +88,30 @@ def check_arguments(arguments: list[str]) -> None:
         # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them.
         if key in groups and re.fullmatch(r"[\w.+-]+", value):
             choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
+
+
+def check_sweep(arguments: list[str]) -> None:
+    """Refuses a sweep of more jobs than anybody means, before all of them are listed.
+
+    Raises:
+        ConvzooError: It has more than `MOST_JOBS`.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    jobs = 1.0
+    for argument in arguments:
+        with suppress(HydraException, ArithmeticError, ValueError):  # what cannot be read, Hydra tells better
+            value = OverridesParser.create().parse_override(argument).value()
+            if isinstance(value, ChoiceSweep):
+                jobs *= len(value.list)
+            elif isinstance(value, RangeSweep):
+                jobs *= max(1.0, (value.stop - value.start) / value.step)
+    if jobs > MOST_JOBS:
+        raise ConvzooError(
+            f"this sweep has {jobs:,.0f} jobs. Allowed: {MOST_JOBS:,}, in each of as many sweeps as you like."
+        )
 
 
 @contextmanager
