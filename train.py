@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.convzoo._cli import check_arguments, check_overrides, command_line, plain_errors
+from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
 from lightning_modules.process import keep_output, prepare
 from lightning_modules.signals import StopSignals
 from zoo.report import print_result
@@ -45,4 +45,5 @@ if __name__ == "__main__":
     keep_output()
     with plain_errors():
         check_arguments(sys.argv[1:])
+        check_sweep(sys.argv[1:])
         train()

@@ -18,6 +18,8 @@ GPU_NAMES = ("gpu", "cuda")
 CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
 
+MOST_CPU_PROCESSES = 256
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -94,6 +96,8 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
         raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
     if accelerator in GPU_NAMES and devices > gpus:
         raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
+    if accelerator == "cpu" and devices > MOST_CPU_PROCESSES:
+        raise ConvzooError(f"{devices} processes on one machine are too many. Type trainer.devices={CPU_PROCESSES}.")
     if name != "ddp" and devices * nodes > 1:
         raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")
     strategy = given.get("strategy", "ddp" if name == "ddp" else "auto")

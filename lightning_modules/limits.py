@@ -53,7 +53,7 @@ def check_cell(config: dict[str, Any], spec: Spec) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     check_images(config, memory)
     scale = find_scale(config)
-    depth = max(scale.depth) if isinstance(scale.depth, (list, tuple)) else scale.depth
+    depth = max(scale.depth, default=1) if isinstance(scale.depth, (list, tuple)) else scale.depth
     network = spec.network
     if network["width"] ** 2 * depth <= GROWTH and network["num_classes"] <= MANY_CLASSES:
         return

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from lightning_modules.int8 import BATCH, compare
 from zoo import render
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, plain_words
 
 
 def print_comparison(result: dict[str, Any]) -> None:
@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--output={output} is not allowed. Allowed: a name ending in .pt2, in a folder that exists."
             )
         result = compare(given.checkpoint, output, given.images)
-    except ConvzooError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    except (ConvzooError, OSError) as error:
+        print(f"error: {plain_words(error)}", file=sys.stderr)
         return 2
-    output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
     print_comparison(result)
     print(f"{output} and {output.with_suffix('.json')}")
     return 0

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from random_overrides import BASES, changed, changes, command_lines
 
 import zoo
-from hydra_plugins.convzoo._cli import check_arguments, check_overrides, explain
+from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, explain
 from lightning_modules.cell import Cell
 from lightning_modules.config import check
 from lightning_modules.hardware import resolve_hardware
@@ -129,3 +129,43 @@ test_any_configuration_builds_or_says_why_not = settings(CI, max_examples=100)(
 )
 test_many_command_lines = pytest.mark.fault(HEAVY(given(arguments=command_lines)(any_command_line)))
 test_many_configurations = pytest.mark.fault(HEAVY(given(what=configurations)(any_configuration)))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+x._target_=os.system",
+        "+x={_target_:os.system}",
+        "hydra.launcher._target_=os.system",
+        "+hydra.callbacks.x.y=1",
+        "hydra.job_logging={handlers:{x:{class:os.system}}}",
+        "++hydra.hydra_logging.handlers.x.class=os.system",
+    ],
+)
+def test_no_code_can_be_named(argument):
+    with pytest.raises(ConvzooError, match="no code"):
+        check_arguments([argument])
+
+
+@pytest.mark.parametrize(
+    ("sweep", "jobs"),
+    [
+        (["seed=range(1000000000)"], 10**9),
+        (["seed=range(0,1e308,1e-300)"], float("inf")),
+        (
+            [f"{key}={','.join('0123456789')}" for key in ("seed", "optim.lr", "model.phi", "optim.warmup", "a", "b")],
+            10**6,
+        ),
+        (
+            ["seed=range(1,2,0)", "seed=range(5,1)", "seed=range(nan)", "seed=0,1", "nonsense", "x=[", "seed=range(9)"],
+            0,
+        ),
+    ],
+)
+def test_a_sweep_of_more_jobs_than_anybody_means_is_refused(sweep, jobs):
+    check_sweep(sweep)
+    if jobs:
+        with pytest.raises(ConvzooError, match=f"{jobs:,.0f} jobs"):
+            check_sweep(["-m", *sweep])
+    else:
+        check_sweep(["-m", *sweep])

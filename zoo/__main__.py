@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from zoo import table_command
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, plain_words
 from zoo.report import command as report_command
 from zoo.text import use_utf8
 
@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader has gone (`… | head`); Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ConvzooError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConvzooError, OSError) as error:
+        print(f"error: {plain_words(error)}", file=sys.stderr)
         return 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterable
 
 from zoo.text import clean
@@ -60,3 +61,14 @@ def need_packages(extra: str, *packages: str) -> None:
             f'{", ".join(missing)} must be installed for this: type pip install "convzoo[{extra}]" '
             f"(or pip install {' '.join(packages)})."
         )
+
+
+def plain_words(error: Exception) -> str:
+    """What went wrong with a file, or a mistake of the user's, as one text for the person who typed the command."""
+    if not isinstance(error, OSError):
+        return clean(error)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the folder that this command was started in does not exist any more. Type cd FOLDER first."
+    return clean(f"{error.filename}: {error.strerror}." if error.filename and error.strerror else error)

@@ -125,6 +125,8 @@ class Lowered(nn.Module):
 def lower(quantized: nn.Module | str | os.PathLike[str]) -> Lowered:
     """Makes a quantised network fast.
 
+    A file of a network is a program (``torch.export.load`` unpickles, and evaluates): load none of a stranger's.
+
     Args:
         quantized: What `quantize` made, or the file that it was written to.
 

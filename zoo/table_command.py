@@ -44,7 +44,7 @@ def run(given: argparse.Namespace) -> None:
         ConvzooError: A choice that does not exist, or an amount that is none.
     """
     limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
-    size = parse_size(given.image_size) if given.image_size else None
+    size = None if given.image_size is None else parse_size(given.image_size)
     if given.match is not None:
         budget.parse_budget(given.match, "--match")
     elif given.match_over:

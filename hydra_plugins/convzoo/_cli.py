@@ -10,22 +10,26 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_modules.secrets import check_secrets
 from lightning_modules.signals import Stopped
-from zoo.errors import ConvzooError, choose, closest
+from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 
 PLAIN_KEYS = {"seed", "task"}
 """Keys that belong to no group."""
+
+MOST_JOBS = 100_000
+"""Of one sweep: their list alone takes minutes."""
 
 NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
 """Where Hydra, and Python's logging, call what a configuration names."""
@@ -89,6 +93,30 @@ def check_arguments(arguments: list[str]) -> None:
             choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
 
 
+def check_sweep(arguments: list[str]) -> None:
+    """Refuses a sweep of more jobs than anybody means, before all of them are listed.
+
+    Raises:
+        ConvzooError: It has more than `MOST_JOBS`.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    jobs = 1.0
+    for argument in arguments:
+        with suppress(HydraException, ArithmeticError, ValueError):  # what cannot be read, Hydra tells better
+            value = OverridesParser.create().parse_override(argument).value()
+            if isinstance(value, ChoiceSweep):
+                jobs *= len(value.list)
+            elif isinstance(value, RangeSweep):
+                jobs *= max(1.0, (value.stop - value.start) / value.step)
+    if jobs > MOST_JOBS:
+        raise ConvzooError(
+            f"this sweep has {jobs:,.0f} jobs. Allowed: {MOST_JOBS:,}, in each of as many sweeps as you like."
+        )
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns a user's mistake into one message on stderr and exit code 2; a bug keeps its traceback."""
@@ -112,16 +140,11 @@ def plain_errors() -> Iterator[None]:
 
 
 def _plain_words(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return "the folder that this command was started in does not exist any more. Type cd FOLDER first."
-    where = (
-        "" if HydraConfig.initialized() else " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place."
-    )
-    return f"{error.filename or 'the run'}: {error.strerror or error}.{where}"
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"
+    before = isinstance(error, OSError) and error.filename and not HydraConfig.initialized()
+    hint = " Type hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER, for another place." if before else ""
+    return plain_words(error) + hint
 
 
 def _fail(message: str) -> None:
@@ -148,7 +171,8 @@ def explain(error: Exception) -> str:
         key = found[1] if found else error.full_key
         return f"{key} must be given: type {key}=VALUE."
     # Hydra's own texts are good otherwise; its last lines point into its source.
-    lines = [line for line in text.splitlines() if not line.strip().startswith(("full_key", "object_type"))]
+    inner = ("full_key", "object_type", "reference_type")
+    lines = [line for line in text.splitlines() if not line.strip().startswith(inner)]
     return clean("\n".join(lines))
 
 

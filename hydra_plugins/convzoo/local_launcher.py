@@ -68,6 +68,7 @@ class SweepLauncher(Launcher):
         # Before the jobs are composed: its processes import meanwhile.
         engine = self.engine(folder)
         jobs = [self._compose(initial_job_idx + i, list(given), folder) for i, given in enumerate(job_overrides)]
+        _check_folders(jobs)
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
@@ -98,6 +99,18 @@ class SweepLauncher(Launcher):
             config.hydra.job.id = cell_id(settings)
             config.hydra.job.num = number
         return Job(number, overrides, settings, folder / str(config.hydra.sweep.subdir).replace("/", "_"))
+
+
+def _check_folders(jobs: Sequence[Any]) -> None:
+    """Refuses jobs that differ and would have one folder: the second one would meet the first one's result."""
+    seen: dict[Path, Any] = {}
+    for job in jobs:
+        other = seen.setdefault(job.folder, job)
+        if other.id != job.id:
+            raise ConvzooError(
+                f"jobs {other.number} and {job.number} would both have the folder {job.folder}. Leave out "
+                "hydra.sweep.subdir, or let it end in ${hydra.job.id}."
+            )
 
 
 class LocalLauncher(SweepLauncher):

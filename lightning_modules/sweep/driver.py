@@ -14,7 +14,7 @@ from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
 from lightning_modules.signals import CODES, SIGNALS
-from lightning_modules.sweep.jobs import Job, not_completed, reproduce
+from lightning_modules.sweep.jobs import RESULT, Job, not_completed, reproduce
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
 from lightning_modules.sweep.pool import Pool
@@ -138,9 +138,10 @@ def _settle(job: Job, how: int | str | None) -> str:
             "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
-        # On a full disk it is told, and not written.
-        with contextlib.suppress(OSError):
-            write_result(job.folder, result)
+        # What is there and is not this job's (it was refused), or cannot be read, stays. On a full disk it is told only.
+        if not (job.folder / RESULT).exists():
+            with contextlib.suppress(OSError):
+                write_result(job.folder, result)
     return result["status"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_modules.identity import cell_id
 from lightning_modules.lock import is_locked
-from lightning_modules.result import EPOCHS, LOCK
+from lightning_modules.result import EPOCHS, LOCK, STATUSES
 from lightning_modules.result import FILE as RESULT
 
 LOG = "log.txt"
@@ -68,12 +68,13 @@ class Job:
         return self.excluded is None and self.same_as is None
 
     def result(self) -> dict[str, Any]:
-        """Its ``result.json``; empty where there is none, or none that can be read, or another cell's."""
+        """Its ``result.json``; empty where there is none, or none that can be used, or another cell's."""
         try:
             result = json.loads((self.folder / RESULT).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return result if isinstance(result, dict) and result.get("id", self.id) == self.id else {}
+        usable = isinstance(result, dict) and result.get("status") in STATUSES and type(result.get("metrics")) is dict
+        return result if usable and result.get("id", self.id) == self.id else {}
 
     def status(self) -> str:
         """``completed``, ``failed``, ``interrupted``; without a result ``running``, ``lost`` or ``waiting``."""
@@ -91,9 +92,10 @@ class Job:
         found = []
         for line in lines:
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                epoch = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            found += [epoch] if isinstance(epoch, dict) else []
         return found
 
     def last_words(self, lines: int = 5) -> list[str]:

@@ -167,7 +167,9 @@ class LocalEngine:
             self._running.append(_Running(job, None, [], threads, KillWatch()))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / RESULT).unlink(missing_ok=True)
+        if job.result():
+            # What cannot be read, or is another cell's, is for the run to refuse: it is not thrown away here.
+            (job.folder / RESULT).unlink()
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
         mine = self._gpus_for(job) if job.gpus else []
         if mine:

@@ -110,8 +110,9 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
 
 
 def read_plan(folder: Path) -> list[dict[str, Any]]:
-    """The jobs of ``sweep.json``; empty where there is none."""
+    """The jobs of ``sweep.json``; empty where there is none. What somebody's editor made of it is left out."""
     try:
-        return json.loads((folder / FILE).read_text())["jobs"]
-    except (OSError, ValueError, KeyError):
+        jobs = json.loads((folder / FILE).read_text())["jobs"]
+        return [job for job in jobs if isinstance(job["folder"], str) and type(job["number"]) is int and job["id"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []
