@@ -82,6 +82,7 @@ LONG = (
     f"trainer.max_epochs={EPOCHS}",
     "trainer.limit_train_batches=2",
     "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
     "checkpoint.every_s=1",
 )
 
