@@ -75,7 +75,8 @@ def test_two_ranks_train_like_one(train, tmp_path):
         "logger=none",
         "hardware.plan=fp32_fast",
     )
-    recipe = ("optim=sgd", "optim.lr=0.01", "trainer.max_epochs=1", "trainer.limit_train_batches=4")
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1")
+    recipe = ("optim=sgd", "optim.lr=0.01", *short)
     plain = tuple(f"data.augment.{key}=0" for key in ("rotate", "zoom", "shift"))
     results = []
     for name, hardware in (("one", ("hardware=cpu",)), ("two", DDP[:3])):

@@ -20,7 +20,7 @@ def fresh(request, tmp_path_factory):
     """A new environment with convzoo installed; torch and the like are borrowed."""
     folder = tmp_path_factory.mktemp(request.param)
     env = folder / "env"
-    venv.create(env, with_pip=True)
+    venv.create(env)
     python = env / "bin" / "python"
     # An isolated build would fetch hatchling: the network is not what is tested here.
     source = folder / "source"
@@ -40,9 +40,11 @@ def fresh(request, tmp_path_factory):
     )
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     install = [
-        str(python),
+        sys.executable,
         "-m",
         "pip",
+        "--python",
+        str(python),
         "install",
         "--quiet",
         "--no-deps",

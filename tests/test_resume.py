@@ -121,9 +121,10 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch)
 
 def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, start):
     """kill -9 in the middle: nothing can be written any more, and what was written every batch is whole."""
-    overrides = [*SMALL, "trainer.max_epochs=40", "checkpoint.every_s=0"]
+    overrides = [*SMALL, "trainer.max_epochs=6", "checkpoint.every_s=0"]
     first = start(*overrides, f"hydra.run.dir={tmp_path}")
-    first.until((tmp_path / "last.ckpt").exists)
+    first.until((tmp_path / "epochs.jsonl").exists)
+    first.send(signal.SIGSTOP)  # or it might be done before the second one is refused
     second = start(*overrides, f"hydra.run.dir={tmp_path}")
     assert second.wait() == 2 and "running already" in second.stderr and "Traceback" not in second.stderr
     first.send(signal.SIGKILL)

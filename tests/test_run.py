@@ -129,7 +129,7 @@ def test_csv_and_no_logger(tmp_path):
 )
 def test_other_choices(overrides, tmp_path):
     names = {o.partition("=")[0] for o in overrides}
-    quick = [q for q in QUICK if q.partition("=")[0] not in names]
+    quick = [q for q in (*QUICK, "data.image_size=16") if q.partition("=")[0] not in names]
     result = run_cell(cell_config(*overrides, "logger=none", "data.batch_size=8", *quick), tmp_path, COMMAND)
     assert result["status"] == "completed" and 0 <= result["metrics"]["test/acc"] <= 1
     zoo.load(result["checkpoint"])
