@@ -138,9 +138,9 @@ def _settle(job: Job, how: int | str | None) -> str:
             "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
-        # What is there and is not this job's (it was refused), or cannot be read, stays. On a full disk it is told only.
+        # What is there and is not this job's (it was refused), or cannot be read, stays.
         if not (job.folder / RESULT).exists():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # on a full disk it is told only
                 write_result(job.folder, result)
     return result["status"]
 
