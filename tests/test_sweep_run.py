@@ -77,7 +77,7 @@ class Sweep:
         return [int((f.parent / "job.lock").read_text().split()[1]) for f in self.folder.glob("*/epochs.jsonl")]
 
 
-EPOCHS = 20
+EPOCHS = 15
 LONG = (
     f"trainer.max_epochs={EPOCHS}",
     "trainer.limit_train_batches=2",
