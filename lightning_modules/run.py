@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import traceback
 import warnings
@@ -111,9 +112,11 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def _goes_on(folder: Path, command: str) -> str:
     """What a person types to go on with a run that was stopped."""
-    where = os.path.relpath(folder).replace("\\", "\\\\").replace("'", "\\'")
-    override = shlex.quote(f"hydra.run.dir='{where}'")
-    return f"Go on with: {command} {override}"
+    where = os.path.relpath(folder)
+    if not re.fullmatch(r"[\w./-]+", where):
+        # Quoted for Hydra, then for the shell.
+        where = shlex.quote("'" + where.replace("\\", "\\\\").replace("'", "\\'") + "'")
+    return f"Go on with: {command} hydra.run.dir={where}"
 
 
 def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str, Any]:

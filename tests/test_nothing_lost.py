@@ -208,7 +208,7 @@ def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path
     assert end.value.code == 128 + signum
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["status"], result["error"]) == ("interrupted", f"stopped by {signal.Signals(signum).name}")
-    assert "Go on with: python train.py seed=0 'hydra.run.dir=" in capsys.readouterr().out
+    assert "Go on with: python train.py seed=0 hydra.run.dir=" in capsys.readouterr().out
     # A validation is waited for: its epoch is not lost.
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True) if name == "validation_step" else {"epoch": 0}
     assert saved["epoch"] == 0 and (name != "validation_step" or saved["global_step"] == 4)
