@@ -158,7 +158,8 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     hosts: set[str] = set()
-    candidates = [os.environ.get("NETRC"), Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
+    # os.path: where nobody has a home, the ~ stays.
+    candidates = [os.environ.get("NETRC"), os.path.expanduser("~/.netrc"), os.path.expanduser("~/_netrc")]
     for path in filter(None, candidates):
         with suppress(OSError, NetrcParseError):
             hosts |= set(netrc(path).hosts)

@@ -116,7 +116,7 @@ def scan(root: str, name: str) -> Split:
 
 
 def _folder(root: str, name: str) -> Path:
-    return Path(root).expanduser() / name
+    return Path(os.path.expanduser(root)) / name
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def _published(
     Raises:
         ConvzooError: It is not there, not whole, or could not be downloaded.
     """
-    root, name = Path(data["root"]).expanduser(), kind.__name__
+    root, name = Path(os.path.expanduser(data["root"])), kind.__name__
 
     def attempt() -> list[Images] | str:
         try:
