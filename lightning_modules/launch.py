@@ -23,8 +23,11 @@ POLL_S = 0.1
 FAILED_S = 10.0
 """What the other ranks have once one has failed: to notice, and to close what they have open."""
 
-STOPPED_S = 30.0
-"""What ranks have to write their checkpoint once a signal stops the job."""
+STOPPED_S = 60.0
+"""What ranks have to write their checkpoint, and to end what they have open, once the job is stopped."""
+
+PARENT = "CONVZOO_PARENT"
+"""The number of the process that started the ranks: they end when it has gone."""
 
 
 class _Rank:
@@ -33,6 +36,7 @@ class _Rank:
     def __init__(self, number: int, words: Sequence[str], environment: dict[str, str], told: Path) -> None:
         self.number, self.told = number, told
         environment |= {"RANK": str(number), "LOCAL_RANK": str(number), "TORCHELASTIC_ERROR_FILE": str(told)}
+        environment |= {PARENT: str(os.getpid())}
         self.process = subprocess.Popen(words, env=environment, start_new_session=True)
 
     @property
@@ -53,7 +57,7 @@ class _Rank:
         return str(message["message"] if isinstance(message, dict) else message)
 
 
-def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
+def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: str | Path) -> None:
     """Runs ``python -m module arguments`` once per rank, as torchrun would, and waits.
 
     A rank that fails takes the others down: at once where they notice themselves, else after ``FAILED_S``.
@@ -81,21 +85,23 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
     # One thread too many a core is far worse than one too few.
     shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    watch, signals, ranks = KillWatch(), StopSignals(), []
+    watch, ranks = KillWatch(), []
     signals.wait = True
     signals.install()
     try:
+        if signals.pending is not None:
+            raise Stopped(signals.pending)
         with tempfile.TemporaryDirectory() as folder:
-            for number in range(processes):
-                ranks.append(_Rank(number, words, shared.copy(), Path(folder, f"{number}.json")))
             try:
+                for number in range(processes):
+                    ranks.append(_Rank(number, words, shared.copy(), Path(folder, f"{number}.json")))
                 failed = _wait(ranks, signals)
             finally:
                 for rank in ranks:
                     rank.kill()
             if failed:
                 _tell(failed, processes, watch)
-    except Stopped as stopped:  # asked twice
+    except Stopped as stopped:
         raise SystemExit(stopped.code) from None
     finally:
         signals.restore()
@@ -104,15 +110,17 @@ def launch_ranks(processes: int, module: str, *arguments: str | Path) -> None:
 def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
     """Until all have ended, or as long as they may take; the ranks that failed by themselves, as they ended."""
     failed: list[_Rank] = []
-    passed_on, deadline = False, float("inf")
+    passed_on, ending, deadline = False, False, float("inf")
     while running := [rank for rank in ranks if rank.code is None]:
         if signals.pending and not passed_on:
             passed_on, deadline = True, time.monotonic() + STOPPED_S
             for rank in running:
                 rank.process.send_signal(signals.pending)
         failed += [rank for rank in ranks if rank.code and rank not in failed]
-        if failed:
-            deadline = min(deadline, time.monotonic() + FAILED_S)
+        if failed and not ending:
+            ending = True
+            stopped = all(rank.code in CODES for rank in failed)
+            deadline = min(deadline, time.monotonic() + (STOPPED_S if stopped else FAILED_S))
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -94,10 +95,9 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):
-            try:
+            # A network file system fails for a while; a folder that somebody removed is told elsewhere.
+            with contextlib.suppress(OSError):
                 os.utime(self.path)
-            except OSError:
-                return  # somebody removed the folder, which is told elsewhere
 
     def __exit__(self, *_: object) -> None:
         self._end.set()

@@ -34,7 +34,7 @@ class _Output(io.FileIO):
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
-            return super().write(data)
+            return super().write(data) or len(data)  # None: a pipe that does not wait is full
         return len(data)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.hardware import global_rank, resolve_hardware
+from lightning_modules.launch import PARENT
 from lightning_modules.process import keep_memory, keep_output
 from lightning_modules.resume import find_last
 from lightning_modules.run import JOB_FILE, run_rank
@@ -48,5 +49,6 @@ def _plain(kind: type[BaseException], error: BaseException, trace: object) -> No
 
 if __name__ == "__main__":
     sys.excepthook = _plain
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    # Not os.getppid(): it may be gone already.
+    threading.Thread(target=_end_with, args=[int(os.environ[PARENT])], daemon=True).start()
     main()

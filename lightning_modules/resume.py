@@ -67,6 +67,8 @@ def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved |
             continue
         except OSError as error:
             raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
+        except MemoryError:
+            raise ConvzooError(f"there is not enough memory to read {path}.") from None
         if say and path.name != LAST:
             print(f"This run goes on from {path.name}, at step {found.content['global_step']}.", flush=True)
         return found

@@ -49,7 +49,7 @@ def seconds_of(time: str | None) -> float | None:
     """
     if time is None:
         return None
-    if not re.fullmatch(r"\d+(:\d\d){1,3}", time, re.ASCII):
+    if not re.fullmatch(r"\d+(:\d{1,2}){1,3}", time, re.ASCII):
         raise ValueError(time)
     parts = [int(part) for part in reversed(time.split(":"))]
     return float(sum(part * unit for part, unit in zip(parts, (1, 60, 3600, 86400), strict=False)))
@@ -145,7 +145,7 @@ RULES: dict[str, Rule] = {
     "hardware.devices": ANYTHING,  # lightning_modules.hardware
     "hardware.num_nodes": ANYTHING,
     "hardware.threads": _or_null(_whole(1, 4096)),
-    "hardware.timeout_s": _number(1),
+    "hardware.timeout_s": _number(1, 10**7),
     "hardware.micro_batch": _or_null((lambda v: v == "auto" or (type(v) is int and v >= 1), "auto, 1, 2, 3 …")),
     "hardware.plan": _one_of(("auto", *PLANS)),
     "optim.name": TEXT,

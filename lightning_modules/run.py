@@ -9,6 +9,7 @@ import re
 import shlex
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def run(
         # What an earlier start left behind must not be taken for this one's.
         (folder / FILE).unlink(missing_ok=True)
         if ranks:
+            del last  # each rank reads its own
             return _run_ranks(config, folder, command, hardware, signals)
         return run_rank(config, folder, command, hardware, signals, last)
 
@@ -86,16 +88,15 @@ def _run_ranks(
             write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
         except OSError as error:
             raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
-        # Whoever starts the ranks has handlers of its own.
-        signals.restore()
-        if signals.pending is not None:
-            raise SystemExit(Stopped(signals.pending).code)
-        launch_ranks(hardware.devices, "lightning_modules.rank", folder)
-    except (ConvzooError, RuntimeError) as error:
+        launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
+    except (ConvzooError, RuntimeError, OSError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
         result = _read(folder) or _empty(config, command, hardware)
-        if result["status"] != "interrupted":
-            _save(folder, result | {"status": "failed", "error": str(error)})
+        if result["status"] == "completed":
+            print(f"{error} That was after the result was written.", flush=True)
+            return result
+        if result["status"] == "failed":
+            _save(folder, result | {"error": str(error)})
         raise
     except SystemExit:
         if _read(folder) is None:
@@ -162,6 +163,9 @@ def run_rank(
         result |= {"status": "completed", "checkpoint": cell.checkpoint}
         result["environment"] |= cell.conditions
     except BaseException as error:
+        if signals.pending is not None and isinstance(error, Exception):
+            # The same signal ended what the run depends on.
+            error = Stopped(signals.pending)
         status, code = _outcome(error)
         result |= {"status": status, "error": str(error) or type(error).__name__}
         if not isinstance(error, ConvzooError) and status == "failed":
@@ -178,7 +182,8 @@ def run_rank(
             tracking.finish(result["metrics"], result["status"], _exit_code(result["status"], code), requeued(code))
             if tracking.wandb != result["wandb"]:
                 result["wandb"] = tracking.wandb
-                _save(folder, result)
+                with suppress(OSError):
+                    write_result(folder, result)
         signals.restore()
         if main and result["status"] == "interrupted":
             print(f"interrupted: {result['error']}. {_goes_on(folder, command)}", flush=True)
@@ -195,13 +200,14 @@ def _save(folder: Path, result: dict[str, Any]) -> str | None:
             # First one of the two: a full disk has room for the result then.
             (folder / PREVIOUS).unlink(missing_ok=True)
         write_result(folder, result)
-        if completed:
-            (folder / LAST).unlink(missing_ok=True)
-        return None
     except OSError as error:
         unsaved = f"{why_not(error, folder / FILE, 10_000)}, so the result of this run is not saved."
         print(unsaved, flush=True)
         return f"{unsaved} Make room, and type the same command."
+    if completed:
+        with suppress(OSError):
+            (folder / LAST).unlink(missing_ok=True)
+    return None
 
 
 def _outcome(error: BaseException) -> tuple[str, int | None]:

@@ -100,11 +100,11 @@ class StopSignals:
                 self._old.setdefault(signum, old)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        # Worker processes inherit the handler. A scheduler signals them too; they end with the run.
+        # What is forked inherits the handler, and is not the run.
         if os.getpid() != self._pid:
             return
-        now = time.monotonic()
-        if self.pending is None and self.wait:
+        now, first = time.monotonic(), self.pending is None
+        if first:
             self.pending, self._kept_at = signum, now
-        elif self.pending is None or now - self._kept_at > AGAIN_S:
+        if not self.wait if first else now - self._kept_at > AGAIN_S:
             raise Stopped(signum)

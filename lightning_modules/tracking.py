@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_modules.wandb_file import count_rows, run_files
-from lightning_modules.wandb_run import End, WandbRun
+from lightning_modules.wandb_run import End, WandbRun, plain
 from lightning_modules.wandb_service import quiet_setup
 from zoo.errors import choose
 
@@ -71,8 +71,12 @@ class Tracking:
                     "dir": folder,
                 }
                 online = self._mode == "online"
-                self._run = WandbRun(arguments, online, why, settings["timeout_s"], goes_on)
-                self.logger = RowLogger(self._run)
+                try:
+                    self._run = WandbRun(arguments, online, why, settings["timeout_s"], goes_on)
+                    self.logger = RowLogger(self._run)
+                except Exception as error:
+                    print(f"W&B: it cannot be started ({plain(error)}), so this run goes on without it", flush=True)
+                    self._mode = None
 
     @property
     def wandb(self) -> dict[str, Any]:
@@ -103,7 +107,10 @@ class Tracking:
         if self._run is not None:
             # In the history val/acc is a curve; its summary is that of the checkpoint that was tested.
             row = {k: v for k, v in metrics.items() if k != "val/acc"}
-            self._run.finish(End(row, metrics | {"status": status}, code, requeued))
+            try:
+                self._run.finish(End(row, metrics | {"status": status}, code, requeued))
+            except Exception as error:
+                print(f"W&B: its run was not ended as it should be ({plain(error)})", flush=True)
         elif self.logger:
             if metrics:
                 self.logger.log_metrics(metrics)

@@ -263,6 +263,8 @@ class WandbRun:
             print(f"W&B: not uploaded: {self._missing()}. Upload it with: {command}", flush=True)
 
     def _missing(self) -> str:
+        if not self._own:
+            return "earlier starts of this run"
         taken, _ = acknowledged(self._own[-1])
         written = count_rows(self._own[-1])
         what = f"{written - taken} of {written} rows" if written > taken else "the end of the run"

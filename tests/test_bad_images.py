@@ -112,7 +112,7 @@ def test_a_file_that_stays_away_costs_a_batch_seconds_not_hours(tmp_path, monkey
     with pytest.raises(BadImage, match=r"cannot be read \(No such file"):
         start = time.monotonic()
         read(str(tmp_path / "gone"), start + 0.2)
-    assert 0.1 <= time.monotonic() - start < 2
+    assert 0.1 <= time.monotonic() - start < 20
     threading.Timer(0.05, lambda: write(tmp_path, {"late": b"here"})).start()
     assert read(str(tmp_path / "late"), LATER) == b"here"
 

@@ -12,6 +12,7 @@ import pytest
 from lightning_modules import killed, launch
 from lightning_modules.killed import KillWatch
 from lightning_modules.launch import launch_ranks
+from lightning_modules.signals import StopSignals
 from zoo import ConvzooError
 
 RANK = """
@@ -37,6 +38,8 @@ if how == "deaf":
 failing = int(how[-1])
 if rank != failing:
     if how.startswith("noticed"):
+        while not os.path.exists(folder + "/pid"):
+            time.sleep(0.01)
         while os.path.exists(f"/proc/{json.load(open(folder + '/pid'))}/fd"):
             time.sleep(0.01)
         tell("RuntimeError: Connection closed by peer")
@@ -65,10 +68,10 @@ def ranks(tmp_path, monkeypatch):
 
     def start(how):
         try:
-            launch_ranks(2, "a_rank", how, files)
+            launch_ranks(2, StopSignals(), "a_rank", how, files)
         finally:
             pids = [pid for rank in "01" for pid in (files / rank).read_text().split()]
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + 20
             while left := [pid for pid in pids if alive(pid)]:
                 assert time.monotonic() < deadline, left
 

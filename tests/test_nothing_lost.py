@@ -22,7 +22,10 @@ from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.cell import Cell
 from lightning_modules.classifier import Classifier
 from lightning_modules.files import UNFINISHED
+from lightning_modules.identity import cell_id
+from lightning_modules.resume import find_last
 from lightning_modules.rules import seconds_of
+from lightning_modules.signals import Stopped, StopSignals
 from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
 
@@ -273,3 +276,47 @@ def test_two_deterministic_runs_have_the_same_bits(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert result["environment"]["plan_why"] == "not measured: trainer.deterministic"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(116, "Stale file handle"), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(error, tmp_path, monkeypatch):
+    """The run must not start anew, and write over it, because a network file system has a bad moment."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"convzoo": {}}, path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ConvzooError, match=r"cannot be read|not enough memory"):
+        find_last(tmp_path, {})
+    assert path.exists()
+
+
+def test_a_rank_that_crashes_after_the_result_is_written_costs_nothing(tmp_path, monkeypatch, capsys):
+    config = cell_config(*SMALL, "hardware=ddp")
+
+    def ranks(*_):
+        result = {"status": "completed", "id": cell_id(config)}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        raise ConvzooError("rank 1 of 2 was killed by SIGSEGV.")
+
+    monkeypatch.setattr("lightning_modules.run.launch_ranks", ranks)
+    assert run_cell(config, tmp_path, "a command")["status"] == "completed"
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "completed"
+    assert "SIGSEGV" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_same_signal_twice_at_once_counts_once(wait):
+    signals = StopSignals(wait=wait)
+    signals.install()
+    try:
+        with contextlib.nullcontext() if wait else pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.pending == signal.SIGTERM
+    finally:
+        signals.restore()

@@ -89,7 +89,7 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         size = read.image_size
     except DamagedError:
         raise
-    except PermissionError as error:
+    except OSError as error:
         raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception:  # What is no checkpoint of ours raises anything: KeyError, TypeError.
         raise _foreign(path) from None

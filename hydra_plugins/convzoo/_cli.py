@@ -80,6 +80,7 @@ def check_arguments(arguments: list[str]) -> None:
     """
     check_secrets(arguments)
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
+    elsewhere = any(a.startswith(("--config-dir", "-cd", "hydra.searchpath")) for a in arguments)
     for argument in arguments:
         key, _, value = argument.partition("=")
         if "_target_" in argument or key.lstrip("+~").startswith(NAMES_CODE):
@@ -88,8 +89,9 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
-        # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them.
-        if key in groups and re.fullmatch(r"[\w.+-]+", value):
+        # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them;
+        # where there are folders with more of them, Hydra finds out.
+        if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
             choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_modules.files import why_not, write_whole
+from lightning_modules.hardware import global_rank
 from lightning_modules.result import EPOCHS
 from zoo.errors import ConvzooError
 
@@ -58,12 +59,12 @@ class EpochLines(Checkpoint):
             self._try(self._write_all if self._problem else self._append)
 
     def finish(self) -> None:
-        """Tries once more what is not in the file yet.
+        """Sees to it that the file has all epochs, whatever an earlier start of the run could not write.
 
         Raises:
             ConvzooError: It cannot be written.
         """
-        if self._problem:
+        if global_rank() == 0:
             self._try(self._write_all)
         if self._problem:
             raise ConvzooError(f"{self._problem}. Make room, and type the same command: it goes on.")

@@ -15,6 +15,7 @@ from lightning_modules.identity import cell_id
 from lightning_modules.random_states import random_states, set_random_states
 from lightning_modules.resume import KEY, LAST, PREVIOUS
 from lightning_modules.signals import Stopped, StopSignals
+from zoo.errors import ConvzooError
 
 LOOK_S = 1.0
 """Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
@@ -57,6 +58,13 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._start = self._saved = self._looked = time.perf_counter()
         self._batches, self._look_after = 0, 1
+        if trainer.world_size > 1:
+            steps = trainer.strategy.all_gather(torch.tensor(trainer.global_step, device=trainer.strategy.root_device))
+            if len(set(steps.tolist())) > 1:
+                raise ConvzooError(
+                    f"the processes of this run found different checkpoints in {self.path.parent} (steps "
+                    f"{', '.join(map(str, steps.tolist()))}): do all machines see the same folder?"
+                )
         for name, states in self._metrics.items():
             metric = pl_module.get_submodule(name)
             for state, value in states.items():

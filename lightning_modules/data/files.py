@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
 PAUSES_S = (0.1, 0.5, 2.0)
@@ -42,7 +43,9 @@ def read(path: str, until: float) -> bytes:
     """
     for pause in (*PAUSES_S, None):
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise BadImage("no file")
                 content = file.read()
         except OSError as error:
             if pause is None or error.errno in FINAL or time.monotonic() + pause > until:
@@ -55,6 +58,11 @@ def read(path: str, until: float) -> bytes:
                 raise BadImage("no bytes")
             return content
     raise AssertionError
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe that nobody writes to is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -163,13 +163,13 @@ def _keep(split: Split, entry: os.DirEntry[str], what: str) -> None:
 
 def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
     """Notes what is wrong with a file; False: it is none, and opening it could take for ever."""
-    if not entry.is_symlink():
-        if not entry.is_file():
-            _keep(split, entry, "no file, left out")
-            return False
-        if time.monotonic() > until:
-            split.unseen += 1
-            return True
+    # Behind a link may be anything: it is asked for with the size.
+    if not entry.is_symlink() and not entry.is_file():
+        _keep(split, entry, "no file, left out")
+        return False
+    if time.monotonic() > until:
+        split.unseen += 1
+        return True
     try:
         status = entry.stat()
     except OSError:

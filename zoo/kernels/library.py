@@ -80,6 +80,8 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
         _run([compiler, "-shared", *objects, "-o", f"{work}/{name}"])
         library = ctypes.CDLL(f"{work}/{name}")
         if folder:
+            # Whatever the umask is: a library that others can write to is not loaded.
+            Path(work, name).chmod(0o700)
             Path(work, name).replace(folder / name)
         return library
 
