@@ -5,8 +5,8 @@ import os
 import runpy
 import shlex
 import signal
-import subprocess
 import statistics
+import subprocess
 import sys
 import threading
 import time
