@@ -49,7 +49,7 @@ def seconds_of(time: str | None) -> float | None:
     """
     if time is None:
         return None
-    if not re.fullmatch(r"\d+(:\d{1,2}){1,3}", time, re.ASCII):
+    if not re.fullmatch(r"\d+(:\d\d){1,3}", time, re.ASCII):
         raise ValueError(time)
     parts = [int(part) for part in reversed(time.split(":"))]
     return float(sum(part * unit for part, unit in zip(parts, (1, 60, 3600, 86400), strict=False)))

@@ -71,7 +71,7 @@ def test_nothing_in_a_last_checkpoint_is_executed(tmp_path, capsys):
     made = tmp_path / "made"
     torch.save({"convzoo": {"id": "c", "config": {}}, "state_dict": Payload(made)}, tmp_path / LAST)
     assert run_cell(cell_config(*TINY), tmp_path, "a command")["status"] == "completed"
-    assert not made.exists() and "cannot be read" in capsys.readouterr().out
+    assert not made.exists() and "is damaged" in capsys.readouterr().out
 
 
 STRANGE = [
