@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shlex
 import threading
 import time
 from collections import deque
@@ -15,8 +14,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from lightning_modules.wandb_file import acknowledged, count_rows, has_end, is_offline, rows, run_files, uploaded
+from lightning_modules.wandb_file import count_rows, has_end, rows, run_files
 from lightning_modules.wandb_service import kill_service, quiet_setup, service_died, stop_service
+from lightning_modules.wandb_upload import missing, upload_command
 
 FLUSH_S = 1
 """How often W&B writes its file. Its own default is 15 s, which a killed run loses."""
@@ -260,28 +260,13 @@ class WandbRun:
         if self.lost_rows:
             print(f"W&B: {self.lost_rows} of {self._logged} rows are not in its file: is the disk full?", flush=True)
         if command := self.upload_command:
-            print(f"W&B: not uploaded: {self._missing()}. Upload it with: {command}", flush=True)
-
-    def _missing(self) -> str:
-        if not self._own:
-            return "earlier starts of this run"
-        taken, _ = acknowledged(self._own[-1])
-        written = count_rows(self._own[-1])
-        what = f"{written - taken} of {written} rows" if written > taken else "the end of the run"
-        return what if self.mode == "online" else f"{what}, as the run is offline"
+            what = missing(self._own[-1]) if self._own else "earlier starts of this run"
+            print(f"W&B: not uploaded: {what}. Upload it with: {command}", flush=True)
 
     @property
     def upload_command(self) -> str | None:
         """What a person types to upload the rest; None where the server has everything."""
-        paths = [*self._earlier, *self._own]
-        # An online start sends what the server has not got of earlier ones, and has it in its own file.
-        online = [i for i, path in enumerate(paths) if not is_offline(path)]
-        folders = [path.parent for path in paths[max(online, default=0) :] if not uploaded(path)]
-        if not folders:
-            return None
-        # Without the flag W&B leaves out what was begun online.
-        flag = ["--no-skip-online"] if online else []
-        return shlex.join(["wandb", "sync", *flag, *map(str, folders)])
+        return upload_command([*self._earlier, *self._own])
 
 
 def with_axes(run: Any) -> None:
