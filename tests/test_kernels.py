@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import os
 import subprocess
 import sys
 import weakref
@@ -13,6 +14,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -20,7 +22,14 @@ import zoo
 from zoo import kernels
 from zoo.kernels import library
 from zoo.kernels.depthwise import depthwise_conv2d
-from zoo.kernels.modules import COMPILED, FastBatchNorm, FastDepthwise, FastPointwise, FastSqueezeExcite, FloatDepthwise
+from zoo.kernels.modules import (
+    COMPILED,
+    FastBatchNorm,
+    FastDepthwise,
+    FastPointwise,
+    FastSqueezeExcite,
+    FloatDepthwise,
+)
 from zoo.kernels.norm import ACTIVATIONS
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -311,6 +320,47 @@ def test_the_library_is_compiled_once_and_kept(writable, tmp_path, monkeypatch):
         code = f"from zoo.kernels import library; library.FLAGS = {quick}; assert library.why_not() is None"
         subprocess.run([sys.executable, "-c", code], check=True)
         assert made.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (3, 7)])
+def test_taps_that_see_only_padding_are_left_out(size):
+    torch.manual_seed(0)
+    for kernel, stride, padding, dilation in itertools.product([1, 2, 3, 5, (7, 3)], [1, 2, 3], [0, 1, 2, 3], [1, 2]):
+        conv = nn.Conv2d(3, 4, kernel, stride, padding, dilation)
+        high, wide = conv.kernel_size
+        x = torch.randn(2, 3, *size)
+        if size[0] + 2 * padding <= dilation * (high - 1) or size[1] + 2 * padding <= dilation * (wide - 1):
+            continue
+        expected = conv(x)
+        towards = torch.randn_like(expected)
+        (wanted,) = gradients(expected, towards, conv.weight)
+        assert kernels.trim(conv) == (max(high, wide) > 1)
+        out = conv(x)
+        assert torch.allclose(out, expected, atol=1e-5)
+        assert torch.allclose(*gradients(out, towards, conv.weight), wanted, atol=1e-5)
+
+
+POISONED = """
+import torch
+from torch import nn
+from zoo.plan import PLANS
+for plan in ("bf16", "bf16_fast"):
+    for kernel, stride in ((3, 2), (5, 1), (5, 2)):
+        conv = nn.Conv2d(192, 384, kernel, stride, kernel // 2)
+        PLANS[plan].apply(conv, torch.device("cpu"))
+        with PLANS[plan].autocast(torch.device("cpu")):
+            out = conv(torch.randn(8, 192, 1, 1))
+        out.float().square().sum().backward()
+        seen = torch.zeros(kernel, kernel, dtype=torch.bool)
+        seen[kernel // 2, kernel // 2] = True
+        assert (conv.weight.grad[:, :, ~seen] == 0).all() and conv.weight.grad[:, :, seen].isfinite().all(), (plan, kernel)
+"""
+
+
+def test_no_gradient_is_what_was_in_memory():
+    """glibc fills what is allocated: oneDNN leaves such gradients unwritten."""
+    environment = {**os.environ, "MALLOC_PERTURB_": "1"}
+    subprocess.run([sys.executable, "-c", POISONED], cwd=ROOT, env=environment, check=True)
 
 
 def test_every_activation_that_is_fused_is_one_of_the_zoo():

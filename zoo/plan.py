@@ -49,6 +49,8 @@ class Plan:
         net.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if self.own_kernels:
             kernels.speed_up(net)
+        elif self.bf16:
+            kernels.trim(net)
         if device.type == "cuda":
             # What stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape.
             torch.set_float32_matmul_precision("high")

@@ -7,6 +7,6 @@ get their depthwise convolutions in float32, which is what PyTorch does best.
 """
 
 from zoo.kernels.library import why_not
-from zoo.kernels.modules import restore, speed_up
+from zoo.kernels.modules import restore, speed_up, trim
 
-__all__ = ["restore", "speed_up", "why_not"]
+__all__ = ["restore", "speed_up", "trim", "why_not"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
@@ -52,6 +54,43 @@ class FastDepthwise(nn.Conv2d):
             return super().forward(x)
         out = depthwise_conv2d(x, self.weight, self.stride, self.padding, self.dilation)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
+
+
+@functools.cache
+def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How many taps at each end of a kernel's axis see nothing but padding, on a map of that size."""
+    outputs = range((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
+    used = [
+        tap for tap in range(kernel) if any(0 <= o * stride - padding + tap * dilation < size for o in outputs)
+    ] or range(kernel)
+    return min(used[0], kernel - 1 - used[-1], padding // dilation)
+
+
+class TrimmedConv(nn.Conv2d):
+    """A convolution without the taps that see nothing but padding, as a 3×3 kernel's border does on a map of one pixel.
+
+    The same values with less work. And oneDNN 3.13 leaves the gradients of such taps unwritten in bfloat16, at stride 2
+    and for larger kernels: they are what was in memory, NaN among it, where they should be 0.
+    """
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        return zeros and max(conv.kernel_size) > 1 and conv.groups == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return super().forward(x)
+        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        down, across = (_unseen(*axis) for axis in axes)
+        if not down and not across:
+            return super().forward(x)
+        (high, wide), (top, left), (step, stride) = self.kernel_size, self.padding, self.dilation
+        weight = self.weight[:, :, down : high - down, across : wide - across]
+        padding = (top - down * step, left - across * stride)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation)
 
 
 class FastPointwise(nn.Conv2d):
@@ -153,8 +192,8 @@ class FloatDepthwise(FastDepthwise):
         return _cast(out)
 
 
-COMPILED = (FastSqueezeExcite, FastDepthwise, FastPointwise, FastBatchNorm, FastBatchNormAct)
-UNCOMPILED = (FloatDepthwise, FastPointwise)
+COMPILED = (FastSqueezeExcite, FastDepthwise, FastPointwise, TrimmedConv, FastBatchNorm, FastBatchNormAct)
+UNCOMPILED = (FloatDepthwise, FastPointwise, TrimmedConv)
 """What needs no compiler."""
 
 
@@ -167,7 +206,20 @@ def speed_up(net: nn.Module) -> int:
     Returns:
         How many modules there are.
     """
-    found, usable = 0, UNCOMPILED if load() is None else COMPILED
+    return _swap(net, UNCOMPILED if load() is None else COMPILED)
+
+
+def trim(net: nn.Module) -> int:
+    """Gives `TrimmedConv` its work, in place, and leaves all else to PyTorch.
+
+    Returns:
+        How many modules there are.
+    """
+    return _swap(net, (TrimmedConv,))
+
+
+def _swap(net: nn.Module, usable: tuple[type[nn.Module], ...]) -> int:
+    found = 0
     for module in net.modules():
         fast = next((f for f in usable if type(module) is f.stock and f.fits(module)), None)
         if fast is not None:
