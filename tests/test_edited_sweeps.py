@@ -21,7 +21,7 @@ def job(tmp_path):
     return Job(0, ["seed=0"], cell_config("seed=0"), folder)
 
 
-RESULT = {"status": "completed", "metrics": {"test/acc": 0.5}}
+RESULT = {"status": "completed", "cell": {}, "metrics": {"test/acc": 0.5}, "environment": {}}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ RESULT = {"status": "completed", "metrics": {"test/acc": 0.5}}
         json.dumps(RESULT | {"metrics": [1]}),
         json.dumps(RESULT | {"id": "c0"}),
         json.dumps({"status": "completed"}),
+        json.dumps(RESULT | {"environment": None}),
     ],
 )
 def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
