@@ -109,6 +109,20 @@ def _result(folder: Path, id: str) -> dict[str, Any]:
     return result if result.get("id", id) == id else {}
 
 
+def forget_failure(folder: Path, id: str) -> None:
+    """Before a start: what an earlier one left behind must not be taken for this one's.
+
+    Only where that failed or was interrupted. A result that has completed meanwhile, that is another cell's, or that
+    cannot be used is for the run to judge, which has the folder for itself then.
+
+    Args:
+        folder: The job's.
+        id: Its cell's.
+    """
+    if _result(folder, id).get("status") in ("failed", "interrupted"):
+        (folder / RESULT).unlink(missing_ok=True)
+
+
 def not_completed(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that should have completed and have not."""
     return [job for job in jobs if job.runs and job.status() != "completed"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lightning_modules.killed import KillWatch
-from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.live import weight_of
 from lightning_modules.sweep.pool import Pool, Process
 from lightning_modules.sweep.room import Gpus, Memory, cores, find_gpus
@@ -167,9 +167,7 @@ class LocalEngine:
             self._running.append(_Running(job, None, [], threads, KillWatch()))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
-        if job.result():
-            # What cannot be read, or is another cell's, is for the run to refuse: it is not thrown away here.
-            (job.folder / RESULT).unlink()
+        forget_failure(job.folder, job.id)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
         mine = self._gpus_for(job) if job.gpus else []
         if mine:

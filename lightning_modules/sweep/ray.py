@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
@@ -123,7 +123,7 @@ class RayEngine:
 
     def _start(self, job: Job) -> Any:
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / RESULT).unlink(missing_ok=True)
+        forget_failure(job.folder, job.id)
         variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
