@@ -11,7 +11,7 @@ from conftest import cell_config
 from hydra_plugins.convzoo.local_launcher import _check_folders
 from lightning_modules.result import write_result
 from lightning_modules.sweep import local
-from lightning_modules.sweep.driver import _settle
+from lightning_modules.sweep.driver import _run, _settle
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.local import LocalEngine
 from lightning_modules.sweep.plan import read_plan, write_plan
@@ -54,9 +54,9 @@ def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
     assert job.status() == "completed"
     path.write_text(text)
     assert job.result() == {} and job.status() == "waiting"
-    assert _settle(job, 2) == "failed" and path.read_text() == text
+    assert _settle(job, 2)["status"] == "failed" and path.read_text() == text
     path.unlink()
-    assert _settle(job, 2) == "failed" and json.loads(path.read_text())["status"] == "failed"
+    assert _settle(job, 2) == json.loads(path.read_text())
 
 
 def start_locally(job, monkeypatch):
@@ -109,6 +109,19 @@ def test_a_start_takes_away_a_failure_of_its_own_only(job, start, monkeypatch):
         write_result(job.folder, RESULT | {"id": job.id, "status": status})
         start(job, monkeypatch)
         assert not path.exists()
+
+
+def test_a_job_that_cannot_be_started_is_told_and_the_others_run(tmp_path, monkeypatch, capsys):
+    jobs = [Job(i, [f"seed={i}"], cell_config(f"seed={i}"), tmp_path / str(i)) for i in range(3)]
+    jobs[0].folder.write_text("no folder")
+    (jobs[1].folder / "log.txt").mkdir(parents=True)
+    monkeypatch.setattr(local, "command", lambda job, _: ["touch", str(job.folder / "ran")])
+    _run(jobs, 0, LocalEngine(1, "auto", 0, "config", "s", Pool(False)), fail_fast=False)
+    assert (jobs[2].folder / "ran").exists()
+    said = capsys.readouterr().out
+    assert f"could not be started (File exists: {jobs[0].folder})" in said
+    assert f"could not be started (Is a directory: {jobs[1].folder / 'log.txt'})" in said
+    assert json.loads((jobs[1].folder / "result.json").read_text())["status"] == "failed"
 
 
 def test_epochs_of_wrong_types_are_left_out(job):

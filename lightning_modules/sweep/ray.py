@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.killed import KillWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
@@ -138,10 +139,11 @@ class RayEngine:
             return str(error).strip().splitlines()[0]
 
 
-def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int:
-    """Runs a job's command on a node and returns its exit code; it is told to end when the file ``stop`` appears."""
+def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int | str:
+    """Runs a job's command on a node and returns how it ended; it is told to end when the file ``stop`` appears."""
     if os.path.exists(stop):
         return 128 + signal.SIGTERM
+    watch = KillWatch()
     with open(log, "ab") as out:
         child = subprocess.Popen(
             words,
@@ -157,4 +159,4 @@ def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[
             if not told and (told := os.path.exists(stop)):
                 child.terminate()  # Ray blocks SIGINT in all of its children
             time.sleep(POLL_S)
-        return child.returncode
+        return watch.ending(child.returncode)
