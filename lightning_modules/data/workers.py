@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from lightning_modules.data.files import shown
+from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError
 
 CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
@@ -56,9 +58,18 @@ class WatchedLoader(DataLoader):
         self._processes: list[Any] = []
         self._all.add(self)
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = super().__iter__()
+    def _get_iterator(self) -> Any:
+        # Schedulers and terminals signal every process there is. The run ends its workers itself, after its last step,
+        # so they inherit that these signals are blocked, and never see one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            batches = super()._get_iterator()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._processes = getattr(batches, "_workers", [])
+        for process in self._processes:
+            # What ends a stuck worker, in PyTorch and when Python exits, is SIGTERM.
+            process._popen.terminate = process._popen.kill
         return batches
 
     def of_the_dead(self) -> list[int]:
