@@ -7,7 +7,8 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,9 @@ from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError
 
 CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
+
+GONE_S = 5.0
+"""Seconds within which a process that was killed is gone, but for one that waits for a dead disk."""
 
 
 class InHand:
@@ -69,13 +73,20 @@ class WatchedLoader(DataLoader):
         self._processes = getattr(batches, "_workers", [])
         for process in self._processes:
             # What ends a stuck worker, in PyTorch and when Python exits, is SIGTERM.
-            process._popen.terminate = process._popen.kill
+            process._popen.terminate = partial(_kill, process._popen)
         return batches
 
     def of_the_dead(self) -> list[int]:
         """Indices that workers had in hand when they died."""
         dead = [i for i, process in enumerate(self._processes) if process.exitcode]
         return [index for i in dead if (index := self.dataset.in_hand.of(i)) is not None]
+
+
+def _kill(popen: Any) -> None:
+    popen.kill()
+    # PyTorch takes it for a crash, and raises that from the signal handler: here, where it is expected.
+    with suppress(RuntimeError):
+        popen.wait(GONE_S)
 
 
 @contextmanager
