@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.config import describe_cell
 from lightning_modules.hardware import global_rank
 from lightning_modules.identity import cell_id, recipe, shown_differences
-from lightning_modules.result import FILE
+from lightning_modules.result import FILE, read_result
 from zoo.errors import ConvzooError
 
 ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay", "image_size")
@@ -27,7 +26,7 @@ def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict
         ConvzooError: The folder has the finished result of a run with another configuration; the text says in what
             they differ.
     """
-    result = _read(folder / FILE)
+    result = _read(folder)
     if result.get("status") == "completed":
         if result.get("id") == cell_id(config):
             if global_rank() == 0:
@@ -41,22 +40,19 @@ def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A result; empty where there is none. One that cannot be read is kept under another name, and said so."""
+def _read(folder: Path) -> dict[str, Any]:
+    """A result; empty where there is none. One that cannot be used is kept under another name, and said so."""
     try:
-        result = json.loads(path.read_text())
-        if isinstance(result, dict):
-            return result
-        problem = f"it holds a {type(result).__name__}"
-    except FileNotFoundError:
+        return read_result(folder)
+    except ValueError as problem:
+        path, kept = folder / FILE, folder / f"{FILE}.unreadable"
+        if global_rank() == 0:
+            path.replace(kept)
+            print(
+                f"{path} cannot be used ({problem}); it is now {kept.name}, and this run goes on without it.",
+                flush=True,
+            )
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        problem = str(error)
-    if global_rank() == 0:
-        kept = path.with_name(f"{FILE}.unreadable")
-        print(f"{path} cannot be read ({problem}); it is now {kept.name}, and this run goes on without it.", flush=True)
-        path.replace(kept)
-    return {}
 
 
 def _differences(result: dict[str, Any], config: dict[str, Any], hardware: str) -> str:

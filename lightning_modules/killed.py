@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 CONTAINER = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
@@ -16,6 +17,10 @@ class KillWatch:
 
     def __init__(self) -> None:
         self._before = _counts()
+
+    def ending(self, code: int) -> int | str:
+        """How a process with this exit code ended: the code, or in words where it was SIGKILL."""
+        return f"killed by SIGKILL: {self.why()}" if code == -signal.SIGKILL else code
 
     def why(self) -> str:
         """Of a process that was killed by SIGKILL."""

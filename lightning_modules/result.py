@@ -18,6 +18,8 @@ LOCK = "job.lock"
 """Held while a run goes on: two runs in one folder would overwrite each other's files."""
 EPOCHS = "epochs.jsonl"
 STATUSES = ("completed", "failed", "interrupted")
+PARTS = ("cell", "metrics", "environment")
+"""What every result has, empty where nothing is known."""
 PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
 
 
@@ -35,6 +37,27 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
     path = Path(folder) / FILE
     write_whole(path, json.dumps(_finite(result), indent=2, allow_nan=False) + "\n")
     return path
+
+
+def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The result that a run left in a folder; empty where there is none.
+
+    Raises:
+        ValueError: It cannot be read, or it is not what a run writes; the text says why.
+    """
+    try:
+        result = json.loads((Path(folder) / FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(result, dict):
+        raise ValueError(f"it holds a {type(result).__name__}")
+    if result.get("status") not in STATUSES:
+        raise ValueError(f"its status is none of {', '.join(STATUSES)}")
+    if missing := [part for part in PARTS if type(result.get(part)) is not dict]:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    return result
 
 
 def _finite(value: Any) -> Any:

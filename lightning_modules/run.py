@@ -23,7 +23,7 @@ from lightning_modules.hardware import Hardware, check_ranks, global_rank, insid
 from lightning_modules.identity import cell_id, recipe
 from lightning_modules.launch import launch_ranks
 from lightning_modules.lock import Lock
-from lightning_modules.result import FILE, LOCK, environment, write_result
+from lightning_modules.result import FILE, LOCK, environment, read_result, write_result
 from lightning_modules.resume import LAST, PREVIOUS, Saved, find_last
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
@@ -107,8 +107,7 @@ def _run_ranks(
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_result(folder) or None
 
 
 def _goes_on(folder: Path, command: str) -> str:

@@ -1,5 +1,6 @@
 """Image folders as they are in the world: what is read, what is told at start, what a run does about bad images."""
 
+import contextlib
 import errno
 import functools
 import json
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from lightning_modules.data.decode import central, decode
 from lightning_modules.data.files import BadImage, read, shown
 from lightning_modules.data.layout import scan
 from lightning_modules.data.overview import overview
+from lightning_modules.data.workers import WatchedLoader
 from zoo import ConvzooError
 
 SOUND, BROKEN = formats(), broken()
@@ -344,7 +347,6 @@ def test_a_run_counts_its_bad_images_and_names_them(mixed, tmp_path, capfd):
 
 def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_path, monkeypatch):
     from lightning_modules.callbacks.last import LastCheckpoint
-    from lightning_modules.data.workers import WatchedLoader
 
     def kill(self, trainer, module, images, index):
         if trainer.current_epoch == 1:
@@ -365,6 +367,57 @@ def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_pat
     (mixed / "train" / "ant" / "new.jpg").unlink()
     again = run_cell(config(mixed, *overrides), tmp_path / "run", "a command")
     assert again["status"] == "completed" and again["metrics"]["data/bad_images"] == 6
+
+
+def in_session(leader):
+    """The processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, (state, _, _, session, *_) = path.parent.name, path.read_text().rpartition(")")[2].split()
+            found += [int(pid)] if int(session) == leader and state != "Z" else []
+    return found
+
+
+def test_a_signal_to_the_readers_too_interrupts(mixed, tmp_path, start):
+    """A scheduler's: all processes of a job have it at once."""
+    folder = tmp_path / "run"
+    words = (*CELL, "data=imagefolder", f"data.root='{mixed}'", "data.batch_size=4", "data.image_size=32")
+    words += ("data.max_bad_images=7", "data.workers=2", "hardware.plan=fp32", f"hydra.run.dir={folder}")
+    first = start(*words, "trainer.max_epochs=6")
+    first.until(lambda: (folder / "epochs.jsonl").exists())
+    assert len(in_session(first.pid)) > 2
+    os.killpg(first.pid, signal.SIGTERM)
+    assert first.wait(60) == 143, first.stdout + first.stderr
+    assert not in_session(first.pid) and (folder / "last.ckpt").exists()
+    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    assert "killed by signal" not in first.stdout + first.stderr
+    second = start(*words, "trainer.max_epochs=6")
+    assert second.wait() == 0, second.stdout + second.stderr
+    epochs = [json.loads(line)["epoch"] for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    assert epochs == list(range(6)) and not in_session(second.pid)
+
+
+@pytest.mark.parametrize("how", ["PyTorch", "Python"])
+def test_a_stuck_reader_is_ended_all_the_same(how, monkeypatch):
+    loader = WatchedLoader(Stuck(), ["0"], num_workers=1, batch_sampler=[[0]])
+    batches = iter(loader)
+    (reader,) = loader._processes
+    os.kill(reader.pid, signal.SIGTERM)
+    reader.join(0.3)
+    assert reader.is_alive()
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # how long PyTorch waits
+    # When Python exits, PyTorch still watches it.
+    batches._shutdown_workers() if how == "PyTorch" else reader.terminate()
+    assert reader.exitcode == -signal.SIGKILL
+
+
+class Stuck:
+    def __len__(self):
+        return 1
+
+    def __getitems__(self, indices):
+        time.sleep(1000)
 
 
 def _rank(rank, folder):

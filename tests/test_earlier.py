@@ -8,7 +8,9 @@ from conftest import cell_config
 from lightning_modules import run_cell
 from lightning_modules.callbacks.epochs import EpochLines
 from lightning_modules.callbacks.last import LastCheckpoint
-from lightning_modules.identity import differences
+from lightning_modules.earlier import finished_before
+from lightning_modules.identity import cell_id, differences
+from lightning_modules.sweep.jobs import Job
 from zoo.errors import ConvzooError
 
 TINY = (
@@ -77,6 +79,26 @@ def test_a_checkpoint_of_another_recipe_is_refused_key_by_key_and_nothing_is_wri
         run_cell(cell_config(*TINY, "optim.lr=0.25", "data.augment.hflip=true"), tmp_path, "a command")
     assert "(data.augment.hflip: false there, true here; optim.lr: 0.003 there, 0.25 here)" in str(refused.value)
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "[" * 100_000,
+        '{"status": "completed", "cell": {}}',
+        '{"status": ["completed"], "metrics": {}, "cell": {}, "environment": {}}',
+    ],
+)
+def test_what_a_sweep_cannot_use_a_run_does_not_take_for_its_result(tmp_path, text, capsys):
+    config = cell_config(*TINY)
+    (tmp_path / "result.json").write_text(text)
+    if text.startswith("{"):
+        (tmp_path / "result.json").write_text(text := json.dumps(json.loads(text) | {"id": cell_id(config)}))
+    assert Job(0, [], config, tmp_path).result() == {}
+    assert finished_before(config, tmp_path, "cpu") is None and "cannot be used" in capsys.readouterr().out
+    assert (tmp_path / "result.json.unreadable").read_text() == text
 
 
 def test_a_result_that_cannot_be_read_is_kept_and_old_curves_are_not_continued(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """A sweep's files that somebody edited, cut or shared out badly: read on, or refused; nothing of theirs is lost."""
 
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +10,16 @@ from conftest import cell_config
 
 from hydra_plugins.convzoo.local_launcher import _check_folders
 from lightning_modules.result import write_result
-from lightning_modules.sweep.driver import _settle
+from lightning_modules.sweep import local
+from lightning_modules.sweep.driver import _run, _settle
 from lightning_modules.sweep.jobs import Job
+from lightning_modules.sweep.local import LocalEngine
 from lightning_modules.sweep.plan import read_plan, write_plan
+from lightning_modules.sweep.pool import Pool
+from lightning_modules.sweep.ray import RayEngine
+from lightning_modules.sweep.slurm_options import SlurmOptions
+from lightning_modules.sweep.slurm_queue import Shape, SlurmQueue
+from lightning_modules.sweep.slurm_task import SlurmTask
 from zoo.errors import ConvzooError
 
 
@@ -21,7 +30,7 @@ def job(tmp_path):
     return Job(0, ["seed=0"], cell_config("seed=0"), folder)
 
 
-RESULT = {"status": "completed", "metrics": {"test/acc": 0.5}}
+RESULT = {"status": "completed", "cell": {}, "metrics": {"test/acc": 0.5}, "environment": {}}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +45,7 @@ RESULT = {"status": "completed", "metrics": {"test/acc": 0.5}}
         json.dumps(RESULT | {"metrics": [1]}),
         json.dumps(RESULT | {"id": "c0"}),
         json.dumps({"status": "completed"}),
+        json.dumps(RESULT | {"environment": None}),
     ],
 )
 def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
@@ -44,9 +54,74 @@ def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
     assert job.status() == "completed"
     path.write_text(text)
     assert job.result() == {} and job.status() == "waiting"
-    assert _settle(job, 2) == "failed" and path.read_text() == text
+    assert _settle(job, 2)["status"] == "failed" and path.read_text() == text
     path.unlink()
-    assert _settle(job, 2) == "failed" and json.loads(path.read_text())["status"] == "failed"
+    assert _settle(job, 2) == json.loads(path.read_text())
+
+
+def start_locally(job, monkeypatch):
+    monkeypatch.setattr(local, "command", lambda *_: ["true"])
+    engine = LocalEngine(1, "auto", 0, "config", "s", Pool(False))
+    engine.run([job], lambda *_: None, lambda: None)
+
+
+def start_on_ray(job, monkeypatch):
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: None))
+    engine = SimpleNamespace(
+        threads=1, folder=job.folder.parent, config_name="config", ray=SimpleNamespace(remote=lambda _: remote)
+    )
+    RayEngine._start(engine, job)
+
+
+def submit_to_slurm(job, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr("lightning_modules.sweep.slurm_queue._check_installed", lambda: None)
+    monkeypatch.setattr(submitit.SlurmExecutor, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(submitit.SlurmExecutor, "update_parameters", lambda *_, **__: None)
+    monkeypatch.setattr(submitit.SlurmExecutor, "submit_array", lambda *_: [SimpleNamespace(job_id="1_0")])
+    queue = SlurmQueue(job.folder.parent, SlurmOptions())
+    queue.submit([(SlurmTask(job.folder, ".", ["true"], id=job.id), Shape())])
+    assert list(queue._arrays().values())[-1] == [job.folder]
+
+
+def run_by_slurm(job, monkeypatch):
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        assert SlurmTask(job.folder, ".", ["true"], dict(os.environ), job.id)() == 0
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("start", [start_locally, start_on_ray, submit_to_slurm, run_by_slurm])
+def test_a_start_takes_away_a_failure_of_its_own_only(job, start, monkeypatch):
+    path = job.folder / "result.json"
+    for text in (
+        '{"status": "compl',
+        json.dumps(RESULT | {"id": job.id}),
+        json.dumps(RESULT | {"id": "c0"}),
+        json.dumps(RESULT | {"id": "c0", "status": "failed"}),
+    ):
+        path.write_text(text)
+        start(job, monkeypatch)
+        assert path.read_text() == text
+    for status in ("failed", "interrupted"):
+        write_result(job.folder, RESULT | {"id": job.id, "status": status})
+        start(job, monkeypatch)
+        assert not path.exists()
+
+
+def test_a_job_that_cannot_be_started_is_told_and_the_others_run(tmp_path, monkeypatch, capsys):
+    jobs = [Job(i, [f"seed={i}"], cell_config(f"seed={i}"), tmp_path / str(i)) for i in range(3)]
+    jobs[0].folder.write_text("no folder")
+    (jobs[1].folder / "log.txt").mkdir(parents=True)
+    monkeypatch.setattr(local, "command", lambda job, _: ["touch", str(job.folder / "ran")])
+    _run(jobs, 0, LocalEngine(1, "auto", 0, "config", "s", Pool(False)), fail_fast=False)
+    assert (jobs[2].folder / "ran").exists()
+    said = capsys.readouterr().out
+    assert f"could not be started (File exists: {jobs[0].folder})" in said
+    assert f"could not be started (Is a directory: {jobs[1].folder / 'log.txt'})" in said
+    assert json.loads((jobs[1].folder / "result.json").read_text())["status"] == "failed"
 
 
 def test_epochs_of_wrong_types_are_left_out(job):

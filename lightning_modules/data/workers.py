@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from lightning_modules.data.files import shown
+from lightning_modules.signals import SIGNALS
 from zoo.errors import ConvzooError
 
 CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
+
+GONE_S = 5.0
+"""Seconds within which a process that was killed is gone, but for one that waits for a dead disk."""
 
 
 class InHand:
@@ -56,15 +62,31 @@ class WatchedLoader(DataLoader):
         self._processes: list[Any] = []
         self._all.add(self)
 
-    def __iter__(self) -> Iterator[Any]:
-        batches = super().__iter__()
+    def _get_iterator(self) -> Any:
+        # Schedulers and terminals signal every process there is. The run ends its workers itself, after its last step,
+        # so they inherit that these signals are blocked, and never see one.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            batches = super()._get_iterator()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._processes = getattr(batches, "_workers", [])
+        for process in self._processes:
+            # What ends a stuck worker, in PyTorch and when Python exits, is SIGTERM.
+            process._popen.terminate = partial(_kill, process._popen)
         return batches
 
     def of_the_dead(self) -> list[int]:
         """Indices that workers had in hand when they died."""
         dead = [i for i, process in enumerate(self._processes) if process.exitcode]
         return [index for i in dead if (index := self.dataset.in_hand.of(i)) is not None]
+
+
+def _kill(popen: Any) -> None:
+    popen.kill()
+    # PyTorch takes it for a crash, and raises that from the signal handler: here, where it is expected.
+    with suppress(RuntimeError):
+        popen.wait(GONE_S)
 
 
 @contextmanager

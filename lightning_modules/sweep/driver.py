@@ -92,10 +92,10 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
     with View(todo, done) as view:
 
         def ended(job: Job, how: int | str | None) -> None:
-            status = _settle(job, how)
-            view.ended(job, status)
-            view.say(_line(job, status))
-            if fail_fast and status == "failed" and not engine.stopping:
+            result = _settle(job, how)
+            view.ended(job, result["status"])
+            view.say(_line(job, result))
+            if fail_fast and result["status"] == "failed" and not engine.stopping:
                 view.say("sweep.fail_fast: the others are stopped")
                 engine.stop()
 
@@ -109,8 +109,8 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def _settle(job: Job, how: int | str | None) -> str:
-    """How a job that ended stands; one that could not say so itself gets a result that does.
+def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
+    """The result of a job that ended; one that could not write it itself gets one.
 
     Args:
         job: What ended.
@@ -121,8 +121,6 @@ def _settle(job: Job, how: int | str | None) -> str:
         name = signal.Signals(-how).name if isinstance(how, int) and how < 0 else None
         words = f"ended with exit code {how}" if isinstance(how, int) else how or "vanished"
         why = f"killed by {name}" if name else words
-        if name == "SIGKILL":
-            why += ": out of memory, or somebody's kill -9"
         told = job.last_words(3)
         # Somebody stopped it before it could say so.
         stopped = how in CODES or (isinstance(how, int) and -how in SIGNALS)
@@ -142,11 +140,11 @@ def _settle(job: Job, how: int | str | None) -> str:
         if not (job.folder / RESULT).exists():
             with contextlib.suppress(OSError):  # on a full disk it is told only
                 write_result(job.folder, result)
-    return result["status"]
+    return result
 
 
-def _line(job: Job, status: str) -> str:
-    result = job.result()
+def _line(job: Job, result: dict[str, Any]) -> str:
+    status = result["status"]
     accuracy, seconds = (result.get("metrics", {}).get(key) for key in ("test/acc", "time/fit_s"))
     if status == "completed":
         found = f"test acc {accuracy:.4f}" if accuracy is not None else "completed"

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_modules.identity import cell_id
 from lightning_modules.lock import is_locked
-from lightning_modules.result import EPOCHS, LOCK, STATUSES
+from lightning_modules.result import EPOCHS, LOCK, read_result
 from lightning_modules.result import FILE as RESULT
 
 LOG = "log.txt"
@@ -69,12 +69,7 @@ class Job:
 
     def result(self) -> dict[str, Any]:
         """Its ``result.json``; empty where there is none, or none that can be used, or another cell's."""
-        try:
-            result = json.loads((self.folder / RESULT).read_text())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        usable = isinstance(result, dict) and result.get("status") in STATUSES and type(result.get("metrics")) is dict
-        return result if usable and result.get("id", self.id) == self.id else {}
+        return _result(self.folder, self.id)
 
     def status(self) -> str:
         """``completed``, ``failed``, ``interrupted``; without a result ``running``, ``lost`` or ``waiting``."""
@@ -104,6 +99,28 @@ class Job:
             return (self.folder / LOG).read_text(errors="replace").strip().splitlines()[-lines:]
         except OSError:
             return []
+
+
+def _result(folder: Path, id: str) -> dict[str, Any]:
+    try:
+        result = read_result(folder)
+    except ValueError:
+        return {}
+    return result if result.get("id", id) == id else {}
+
+
+def forget_failure(folder: Path, id: str) -> None:
+    """Before a start: what an earlier one left behind must not be taken for this one's.
+
+    Only where that failed or was interrupted. A result that has completed meanwhile, that is another cell's, or that
+    cannot be used is for the run to judge, which has the folder for itself then.
+
+    Args:
+        folder: The job's.
+        id: Its cell's.
+    """
+    if _result(folder, id).get("status") in ("failed", "interrupted"):
+        (folder / RESULT).unlink(missing_ok=True)
 
 
 def not_completed(jobs: Sequence[Job]) -> list[Job]:

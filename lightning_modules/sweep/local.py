@@ -8,10 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_modules.killed import KillWatch
-from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.live import weight_of
 from lightning_modules.sweep.pool import Pool, Process
 from lightning_modules.sweep.room import Gpus, Memory, cores, find_gpus
@@ -31,12 +31,11 @@ class _Running:
     process: Process | None
     gpus: list[str]
     threads: int
-    watch: KillWatch
+    watch: KillWatch = field(default_factory=KillWatch)
 
     def how(self) -> int | str | None:
-        """How it ended: its exit code; in words where the kernel knows more; None where nobody does."""
-        code = self.process.returncode if self.process else None
-        return f"killed by SIGKILL: {self.watch.why()}" if code == -signal.SIGKILL else code
+        """How it ended: its exit code, or in words where the kernel knows more; None where nobody does."""
+        return self.watch.ending(self.process.returncode) if self.process else None
 
 
 class LocalEngine:
@@ -102,8 +101,13 @@ class LocalEngine:
                     job = next((job for job in waiting if self._fits(job)), None)
                     if job is None:
                         break
-                    self._start(job, waiting)
                     waiting.remove(job)
+                    try:
+                        self._start(job, waiting)
+                    except OSError as error:
+                        # A full disk, or a folder that is not ours: the others may have better luck.
+                        ended(job, f"could not be started ({error.strerror or error}: {error.filename or job.folder})")
+                        continue
                     next_start = 0.0 if self.pool.forks else time.monotonic() + self.stagger_s
                 for running in [r for r in self._running if self._has_ended(r)]:
                     self._running.remove(running)
@@ -131,7 +135,7 @@ class LocalEngine:
                 time.sleep(POLL_S)
         for running in self._running:
             if running.process and running.process.poll() is None:
-                # Its own session: this takes the ranks of a distributed job with it.
+                # Its own session: whatever it has started there goes with it; ranks notice that it is gone.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
@@ -162,14 +166,12 @@ class LocalEngine:
         return max(1, free // max(1, min(slots, sum(job.processes for job in waiting))))
 
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
-        threads = self._threads_for([job, *(other for other in waiting if other is not job)])
+        threads = self._threads_for([job, *waiting])
         if job.status() == "running":
-            self._running.append(_Running(job, None, [], threads, KillWatch()))
+            self._running.append(_Running(job, None, [], threads))
             return
         job.folder.mkdir(parents=True, exist_ok=True)
-        if job.result():
-            # What cannot be read, or is another cell's, is for the run to refuse: it is not thrown away here.
-            (job.folder / RESULT).unlink()
+        forget_failure(job.folder, job.id)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
         mine = self._gpus_for(job) if job.gpus else []
         if mine:

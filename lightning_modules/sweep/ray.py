@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.sweep.jobs import LOG, RESULT, Job, command
+from lightning_modules.killed import KillWatch
+from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
@@ -123,7 +124,7 @@ class RayEngine:
 
     def _start(self, job: Job) -> Any:
         job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / RESULT).unlink(missing_ok=True)
+        forget_failure(job.folder, job.id)
         variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
@@ -138,10 +139,11 @@ class RayEngine:
             return str(error).strip().splitlines()[0]
 
 
-def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int:
-    """Runs a job's command on a node and returns its exit code; it is told to end when the file ``stop`` appears."""
+def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int | str:
+    """Runs a job's command on a node and returns how it ended; it is told to end when the file ``stop`` appears."""
     if os.path.exists(stop):
         return 128 + signal.SIGTERM
+    watch = KillWatch()
     with open(log, "ab") as out:
         child = subprocess.Popen(
             words,
@@ -157,4 +159,4 @@ def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[
             if not told and (told := os.path.exists(stop)):
                 child.terminate()  # Ray blocks SIGINT in all of its children
             time.sleep(POLL_S)
-        return child.returncode
+        return watch.ending(child.returncode)

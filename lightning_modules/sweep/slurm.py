@@ -105,7 +105,7 @@ class SlurmEngine:
 
     def _task(self, job: Job) -> SlurmTask:
         environment = {"CONVZOO_SWEEP": self.folder.name}
-        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job, self.config_name), environment)
+        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job, self.config_name), environment, job.id)
 
 
 def _shape(job: Job) -> Shape:

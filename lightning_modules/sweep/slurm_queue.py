@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.sweep.jobs import RESULT
+from lightning_modules.files import write_whole
+from lightning_modules.sweep.jobs import forget_failure
 from lightning_modules.sweep.slurm_options import SlurmOptions
 from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending
 from zoo.errors import ConvzooError
@@ -87,12 +88,10 @@ class SlurmQueue:
         self.folder.mkdir(parents=True, exist_ok=True)
         for task in tasks:
             task.folder.mkdir(exist_ok=True)
-            (task.folder / RESULT).unlink(missing_ok=True)
+            forget_failure(task.folder, task.id)
         # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
         record = {"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        temporary.replace(self.folder / f"{name}.json")
+        write_whole(self.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
         executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
         try:
             executor.update_parameters(**self._parameters(name, shape, before))

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from lightning_modules.signals import TIME_OVER
-from lightning_modules.sweep.jobs import RESULT
+from lightning_modules.sweep.jobs import forget_failure
 
 END_FILE = "slurm.json"
 """How a process of the job ended that wrote no result: ``{"job", "node", "rank", "code"}``."""
@@ -49,12 +49,14 @@ class SlurmTask:
         directory: Where the command runs.
         command: What to run, as a list of words.
         environment: Variables to add.
+        id: Its cell's.
     """
 
     folder: Path
     directory: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    id: str = ""
 
     def __call__(self) -> int:
         """Runs the job.
@@ -75,9 +77,8 @@ class SlurmTask:
         for signum in (signal.SIGTERM, TIME_IS_OVER):
             signal.signal(signum, note)
         if rank == 0:
-            # What an earlier start left behind must not be taken for this one's.
-            for name in (RESULT, END_FILE):
-                (self.folder / name).unlink(missing_ok=True)
+            forget_failure(self.folder, self.id)
+            (self.folder / END_FILE).unlink(missing_ok=True)
         with (self.folder / (f"log-rank{rank}.txt" if rank else "log.txt")).open("ab") as log:
             child = subprocess.Popen(
                 self.command,
