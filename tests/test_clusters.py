@@ -32,20 +32,20 @@ def test_without_slurm_it_says_what_to_type(train, tmp_path):
     ],
 )
 def test_hardware_of_a_clusters_node(name, devices, node_gpus, shape):
-    found = resolve_hardware({"name": name, "devices": devices, "num_nodes": 1}, {}, node_gpus)
+    found = resolve_hardware({"name": name, "devices": devices, "num_nodes": 1, "timeout_s": 600}, {}, node_gpus)
     assert (found.accelerator, found.world_size) == shape
 
 
 def test_more_gpus_than_a_node_has():
     with pytest.raises(ConvzooError, match="gpus_per_node=0"):
-        resolve_hardware({"name": "gpu", "devices": 1, "num_nodes": 1}, {}, 0)
+        resolve_hardware({"name": "gpu", "devices": 1, "num_nodes": 1, "timeout_s": 600}, {}, 0)
     with pytest.raises(ConvzooError, match="8 GPUs were asked for"):
-        resolve_hardware({"name": "ddp", "devices": 8, "num_nodes": 1}, {}, 4)
+        resolve_hardware({"name": "ddp", "devices": 8, "num_nodes": 1, "timeout_s": 600}, {}, 4)
 
 
 def test_another_number_of_tasks_than_processes(monkeypatch):
-    one = resolve_hardware({"name": "cpu", "devices": 1, "num_nodes": 1}, {}, 0)
-    two = resolve_hardware({"name": "ddp", "devices": "auto", "num_nodes": 1}, {}, 0)
+    one = resolve_hardware({"name": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 600}, {}, 0)
+    two = resolve_hardware({"name": "ddp", "devices": "auto", "num_nodes": 1, "timeout_s": 600}, {}, 0)
     # An allocation that could hold two is not yet two processes: the job starts its ranks itself.
     monkeypatch.setenv("SLURM_NTASKS", "2")
     check_ranks(one), check_ranks(two)

@@ -114,7 +114,7 @@ def test_ctrl_c_leaves_an_interrupted_result(start, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert "Traceback" not in run.stderr
-    assert read_run(tmp_path / "run")["exit_code"] == 1
+    assert read_run(tmp_path / "run")["exit_code"] == 130
 
 
 def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(start, tmp_path):

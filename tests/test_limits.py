@@ -41,7 +41,7 @@ def refuse(*overrides):
         (["data.num_classes=null"], "data=imagefolder"),
         (["data.batch_size=0"], "data.batch_size=0 is not allowed"),
         (["data.mean=[nan]"], "data.mean"),
-        (["trainer.max_time=64"], "DAYS:HOURS:MINUTES:SECONDS"),
+        (["trainer.max_time=64"], "HH:MM:SS"),
     ],
 )
 def test_the_absurd_is_refused_with_a_reason(overrides, says, monkeypatch):

@@ -26,6 +26,7 @@ from random_overrides import BASES, changed, changes, command_lines
 import zoo
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, explain
 from lightning_modules.cell import Cell
+from lightning_modules.checkpoints import Checkpoints
 from lightning_modules.config import check
 from lightning_modules.hardware import resolve_hardware
 from lightning_modules.identity import cell_id, recipe
@@ -93,7 +94,7 @@ def build(config: dict[str, Any], folder: Path) -> None:
     zoo.cost(net, spec.image_size, spec.in_chans)
     make_optimizer(net, config["optim"])
     plan = SimpleNamespace(precision=config["trainer"]["precision"] or "32-true")
-    Cell._trainer(SimpleNamespace(config=config, hardware=hardware, plan=plan, folder=folder), False, [])
+    Cell._trainer(SimpleNamespace(config=config, hardware=hardware, plan=plan, folder=folder), False, Checkpoints(), [])
 
 
 def attempt(prepare: Callable[..., None], *arguments: Any) -> str | None:

@@ -266,7 +266,7 @@ def test_a_rewritten_network_can_be_rewritten_again_as_if_it_were_native(first, 
     assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in once.state_dict().items()}
 
 
-@pytest.mark.parametrize(("name", "kind"), list(itertools.product(["mobilenetv1_100", "mobilenetv2_050"], FACTORED)))
+@pytest.mark.parametrize(("name", "kind"), list(itertools.product(["mobilenetv1_100", "mobilenetv2_100"], FACTORED)))
 def test_a_converted_unit_of_higher_rank_is_one_convolution(name, kind):
     narrow = {"num_classes": 5, "width": 0.25}  # the singular values of a wide layer take half a minute
     net = zoo.build(name, "standard", **narrow)

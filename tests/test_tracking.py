@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, lives
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
@@ -305,7 +305,7 @@ def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     safe = [step for step, at in logged if at < killed - 1.5]
     assert len(safe) > 50
     if alone:
-        peer.wait(lambda: not Path(f"/proc/{service}").exists())
+        peer.wait(lambda: not lives(service))
         assert mode == "offline" or peer.runs["abc"].exit_codes != [0], "it did not succeed"
     found = steps(read_run(path.parent)["history"])
     assert found[: len(safe)] == safe and found == list(range(len(found)))
