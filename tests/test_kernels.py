@@ -353,7 +353,8 @@ for plan in ("bf16", "bf16_fast"):
         out.float().square().sum().backward()
         seen = torch.zeros(kernel, kernel, dtype=torch.bool)
         seen[kernel // 2, kernel // 2] = True
-        assert (conv.weight.grad[:, :, ~seen] == 0).all() and conv.weight.grad[:, :, seen].isfinite().all(), (plan, kernel)
+        gradient = conv.weight.grad
+        assert (gradient[:, :, ~seen] == 0).all() and gradient[:, :, seen].isfinite().all(), (plan, kernel)
 """
 
 

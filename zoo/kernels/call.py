@@ -6,6 +6,7 @@ import ctypes
 from typing import Any
 
 import torch
+from torch import nn
 
 from zoo.kernels import library
 
@@ -16,6 +17,17 @@ DTYPES = (torch.float32, torch.bfloat16)
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """The same values, channels last in memory; nothing is copied where they are already."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def fits_kernels(x: torch.Tensor, channels: int, *weights: torch.Tensor | None) -> bool:
+    """Whether the kernels can have these: images with that many channels, float32 weights, all in this memory.
+
+    What is traced or compiled has no values yet; subclasses of Tensor (fake ones, among others) have none of their own.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    fits = x.ndim == 4 and x.shape[1] == channels and x.numel() > 0 and x.device.type == "cpu" and x.dtype in DTYPES
+    return fits and all(w is None or (w.dtype == torch.float32 and w.device.type == "cpu") for w in weights)
 
 
 def call(name: str, data: torch.Tensor, *arguments: Any) -> None:

@@ -1,0 +1,106 @@
+"""Convolutions whose work our own kernels do, or that are better asked for in another way."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo.kernels.call import DTYPES, channels_last, fits_kernels
+from zoo.kernels.depthwise import depthwise_conv2d
+
+
+def _cast(x: torch.Tensor) -> torch.Tensor:
+    """The dtype that autocast would give a convolution's input."""
+    cast = torch.is_autocast_enabled("cpu") and x.dtype in DTYPES
+    return x.to(torch.get_autocast_dtype("cpu")) if cast else x
+
+
+class FastDepthwise(nn.Conv2d):
+    """One filter a channel, with our kernels."""
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        one_each = conv.groups == conv.in_channels == conv.out_channels > 1
+        if not one_each or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return False
+        # More padding than the kernel reaches over makes outputs of nothing but zeros.
+        axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
+        return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _cast(x) if x.device.type == "cpu" else x
+        if not fits_kernels(x, self.in_channels, self.weight):
+            return super().forward(x)
+        out = depthwise_conv2d(x, self.weight, self.stride, self.padding, self.dilation)
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(1, -1, 1, 1)
+
+
+@functools.cache
+def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How many taps at each end of a kernel's axis see nothing but padding, on a map of that size."""
+    outputs = range((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
+    used = [
+        tap for tap in range(kernel) if any(0 <= o * stride - padding + tap * dilation < size for o in outputs)
+    ] or range(kernel)
+    return min(used[0], kernel - 1 - used[-1], padding // dilation)
+
+
+class TrimmedConv(nn.Conv2d):
+    """A convolution without the taps that see nothing but padding, as a 3×3 kernel's border does on a map of one pixel.
+
+    The same values with less work. And oneDNN 3.13 leaves the gradients of such taps unwritten in bfloat16, at stride 2
+    and for larger kernels: they are what was in memory, NaN among it, where they should be 0.
+    """
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        return zeros and max(conv.kernel_size) > 1 and conv.groups == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return super().forward(x)
+        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        down, across = (_unseen(*axis) for axis in axes)
+        if not down and not across:
+            return super().forward(x)
+        (high, wide), (top, left), (step, stride) = self.kernel_size, self.padding, self.dilation
+        weight = self.weight[:, :, down : high - down, across : wide - across]
+        padding = (top - down * step, left - across * stride)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation)
+
+
+class FastPointwise(nn.Conv2d):
+    """A 1×1 convolution as the matrix product that it is: convolution kernels are slow on small maps."""
+
+    stock = nn.Conv2d
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4 or x.device.type != "cpu":
+            return super().forward(x)
+        rows = channels_last(x).permute(0, 2, 3, 1)
+        # Through (out, 1, 1, in), so that the gradient has the strides of a channels-last weight: DDP asks for them.
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(rows, weight, self.bias).permute(0, 3, 1, 2)
+
+
+class FloatDepthwise(FastDepthwise):
+    """One filter a channel in float32 whatever autocast says: for machines without a compiler."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return nn.Conv2d.forward(self, x)
+        with torch.autocast("cpu", enabled=False):
+            out = nn.Conv2d.forward(self, x.float())
+        return _cast(out)
