@@ -27,7 +27,7 @@ from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware import Hardware, check_world_size, global_rank
 from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
-from lightning_modules.out_of_memory import plain_memory_errors
+from lightning_modules.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
 from lightning_modules.resume import Saved
 from lightning_modules.signals import StopSignals
@@ -193,7 +193,15 @@ class Cell:
     def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
         device = self.module.device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
-        measured = zoo.speed(self.module.net, image, 64, autocast=trainer.precision_plugin.forward_context)
+        micro = self.module.micro_batch
+        images = min(64, micro.size or 64, micro.evaluated or 64)
+        try:
+            measured = zoo.speed(self.module.net, image, images, autocast=trainer.precision_plugin.forward_context)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"speed/infer_…, speed/latency_…: not measured: out of memory ({first_line(error)}).", flush=True)
+            return {}
         self.conditions["infer_batch_size"] = measured.batch_size
         return {
             "speed/infer_images_per_s": measured.images_per_s.median,

@@ -28,7 +28,17 @@ def check(config: dict[str, Any]) -> None:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
     if config["task"] == "time" and config["hardware"]["name"] == "ddp":
         raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
-    if config["hardware"]["micro_batch"] and str(config["trainer"]["precision"]).startswith("16"):
+    micro = config["hardware"]["micro_batch"]
+    if config["task"] == "time" and micro:
+        raise ConvzooError(
+            "task=time measures whole batches. Leave hardware.micro_batch out, or lower data.batch_size."
+        )
+    if config["trainer"]["sync_batchnorm"] and micro == "auto":
+        # One rank would make its step again while the others wait for its statistics.
+        raise ConvzooError(
+            "trainer.sync_batchnorm=true needs a fixed hardware.micro_batch. Type hardware.micro_batch=N."
+        )
+    if micro and str(config["trainer"]["precision"]).startswith("16"):
         # Its small gradients vanish unless they are scaled before each part's backward pass.
         raise ConvzooError("hardware.micro_batch does not work in fp16. Type trainer.precision=bf16-mixed.")
     check_scaling(config)

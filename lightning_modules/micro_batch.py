@@ -25,7 +25,7 @@ class MicroBatch:
     brought up to date once a part.
 
     Attributes:
-        size: Images of one pass of training, at most; None: a whole batch.
+        size: Images of one pass of training, at most (one more, where one would be left over); None: a whole batch.
         evaluated: The same for evaluation, whose results do not depend on it.
 
     Args:
@@ -130,20 +130,22 @@ def _in_parts(
     size: int,
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Mean loss and gradients of a batch, one part after the other."""
-    # Of nearly the same size: a last part of one image would be no good to BatchNorm.
-    many = -(-len(images) // size)
-    total, sums = images.new_zeros((), dtype=torch.float32), None
+    # Of nearly the same size, and none of one image, which would be no good to BatchNorm: of 5 images 3 and 2.
+    many = min(-(-len(images) // size), max(1, len(images) // LEAST))
+    total = images.new_zeros((), dtype=torch.float32)
+    sums: list[torch.Tensor | None] = [None] * len(weights)
     for some, theirs in zip(images.tensor_split(many), labels.tensor_split(many), strict=True):
         part = loss(some, theirs) * (len(some) / len(images))
         # As usual, the backward pass is not under autocast.
         with torch.autocast(images.device.type, enabled=False):
             gradients = torch.autograd.grad(part, weights, allow_unused=True)
         total += part.detach()
-        if sums is None:
-            sums = list(gradients)
-        else:
-            used = [(s, g) for s, g in zip(sums, gradients, strict=True) if g is not None]
+        pairs = list(zip(sums, gradients, strict=True))
+        if used := [(s, g) for s, g in pairs if s is not None and g is not None]:
             torch._foreach_add_([s for s, _ in used], [g for _, g in used])
+        # Copies: autograd may give two weights one tensor, and CUDA graphs write theirs again.
+        sums = list(gradients) if many == 1 else [g.clone() if s is None and g is not None else s for s, g in pairs]
+        del gradients, pairs, used
     return total, sums
 
 
@@ -157,7 +159,10 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return None, None, *(None if g is None else g * gradient.to(g.dtype) for g in ctx.gradients)
+        gradients, ctx.gradients = ctx.gradients, None
+        # Not in place: autograd may have given two weights one tensor.
+        used = iter(torch._foreach_mul([g for g in gradients if g is not None], gradient))
+        return None, None, *(None if g is None else next(used) for g in gradients)
 
 
 def _free(device: torch.device) -> None:

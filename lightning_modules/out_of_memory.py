@@ -54,9 +54,10 @@ def advice(config: dict[str, Any], devices: int = 1) -> str:
             "data.image_size, or a smaller model."
         )
     images = min(micro, each) if micro else each
+    parts = "hardware.micro_batch=auto, which takes fewer and keeps the recipe; or " if config["task"] != "time" else ""
     return (
-        f"out of memory with {images} images at a time. Type hardware.micro_batch=auto, which takes fewer and keeps "
-        f"the recipe; or a smaller data.batch_size (it was {data['batch_size']}) or data.image_size."
+        f"out of memory with {images} images at a time. Type {parts}a smaller data.batch_size "
+        f"(it was {data['batch_size']}) or data.image_size."
     )
 
 

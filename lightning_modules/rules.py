@@ -146,7 +146,7 @@ RULES: dict[str, Rule] = {
     "hardware.num_nodes": ANYTHING,
     "hardware.threads": _or_null(_whole(1, 4096)),
     "hardware.timeout_s": _number(1, 10**7),
-    "hardware.micro_batch": _or_null((lambda v: v == "auto" or (type(v) is int and v >= 1), "auto, 1, 2, 3 …")),
+    "hardware.micro_batch": _or_null((lambda v: v == "auto" or (type(v) is int and v >= 2), "auto, 2, 3, 4 …")),
     "hardware.plan": _one_of(("auto", *PLANS)),
     "optim.name": TEXT,
     "optim.lr": _number(0, above=True),

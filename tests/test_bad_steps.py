@@ -10,10 +10,12 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import cell_config
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import BadSteps, run_cell
+from lightning_modules.callbacks import bad_steps
 from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.loop import use_lean_loop
@@ -218,6 +220,108 @@ def test_the_batch_can_be_run_again(tmp_path):
 def test_too_many_skipped_steps_stop_the_run(tmp_path):
     *_, error = fit(tmp_path, "forward", "skip", at_most=1)
     assert f"step {BAD + 8} (epoch 2, batch {BAD})" in error and "1 steps before it were left out" in error
+
+
+class Small(L.LightningModule):
+    """A linear layer; a batch is bad by its number, on the rank that is asked for."""
+
+    def __init__(self, bad, value=float("nan"), rank=0, fused=True, momentum=False) -> None:
+        super().__init__()
+        self.bad, self.value, self.rank, self.fused, self.momentum = bad, value, rank, fused, momentum
+        self.net = nn.Linear(40, 20)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.net(batch).float().pow(2).mean()
+        return loss + self.value if batch_idx + 1 in self.bad and self.global_rank == self.rank else loss
+
+    def configure_optimizers(self):
+        if self.momentum:
+            return torch.optim.SGD(self.parameters(), 1e-3, momentum=0.9, fused=True)
+        return torch.optim.AdamW(self.parameters(), 1e-3, fused=self.fused, foreach=False)
+
+
+def train(module, callbacks, batches=6, **settings):
+    trainer = L.Trainer(callbacks=callbacks, max_epochs=1, enable_checkpointing=False, **QUIET, **settings)
+    use_lean_loop(trainer)
+    trainer.fit(module, DataLoader(torch.ones(batches, 3, 40), batch_size=None))
+
+
+def test_momentum_is_sound_after_two_bad_first_steps(tmp_path, monkeypatch):
+    """Fused SGD makes it as memory that nobody wrote: here, as on a bad day, it holds huge numbers."""
+    monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.full_like(x, 1e30))
+    found = []
+    for kind in (BadSteps, Later):
+        L.seed_everything(3, verbose=False)
+        train(module := Small((1, 2), momentum=True), [kind(tmp_path, "skip")])
+        found.append(module.net.weight.detach())
+    assert found[0].abs().max() < 10 and torch.equal(*found)
+
+
+def fp16():
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])  # the gradient of an infinite loss is finite
+def test_a_gradient_scaler_leaves_a_bad_step_out(value, fused, tmp_path):
+    watch, steps = Watch(), BadSteps(tmp_path, "skip")
+    train(Small((3,), value, fused=fused), [steps, watch], **fp16())
+    assert steps.skipped == 1 and torch.load(tmp_path / "bad_batch.pt", weights_only=True)["step"] == 3
+    assert equal(watch.states[1], watch.states[2]) and not equal(watch.states[2], watch.states[3])
+
+
+def test_all_ranks_of_a_gradient_scaler_decide_the_same(tmp_path):
+    steps = BadSteps(tmp_path, "skip")
+    train(module := Small((2,), rank=1), [steps], strategy="ddp_fork", devices=2, **fp16())
+    assert torch.load(tmp_path / "bad_batch.pt", weights_only=True)["rank"] == 1
+    assert all(v.isfinite().all() for v in module.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", [BadSteps, Later])
+def test_few_batches_are_held_however_many_are_accumulated(kind, tmp_path):
+    steps, held = kind(tmp_path), []
+
+    class Count(L.Callback):
+        def on_train_batch_end(self, *_):
+            batches = [*steps._window, *(seen for step in steps._waiting for seen in step.seen)]
+            held.append(len({id(seen) for seen in batches}))
+
+    train(Small(()), [steps, Count()], 64, accumulate_grad_batches=16)
+    assert max(held) <= 2 * (1 + bad_steps.BEHIND)
+
+
+class Odd(L.LightningModule):
+    """Sparse and complex gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.turn = nn.Embedding(9, 4, sparse=True), nn.Parameter(torch.ones(4, dtype=torch.cfloat))
+
+    def training_step(self, batch, batch_idx):
+        loss = (self.table(torch.tensor([1, 1, batch_idx])) * self.turn).abs().pow(2).mean()
+        return loss * float("nan") if batch_idx == 2 else loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_sparse_and_complex_gradients_are_looked_at_too(tmp_path):
+    steps = BadSteps(tmp_path, "skip")
+    train(module := Odd(), [steps])
+    assert steps.skipped == 1 and module.turn.isfinite().all() and module.table.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("action", ["skip", "stop"])
+def test_a_folder_that_cannot_be_written_hides_nothing(action, tmp_path, capsys):
+    (tmp_path / "a file").write_text("")
+    error = ""
+    try:
+        train(Small((3,)), [steps := BadSteps(tmp_path / "a file" / "run", action)])
+    except ConvzooError as caught:
+        error = str(caught)
+    assert steps.skipped == 1
+    told = capsys.readouterr().out + error
+    assert "step 3 (epoch 1, batch 3)" in told and "could not be written" in told
 
 
 def test_nothing_but_stop_or_skip():

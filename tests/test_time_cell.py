@@ -67,6 +67,7 @@ def test_it_shares_neither_name_nor_recipe_with_training() -> None:
     ("choice", "hint"),
     [
         ("task=tiem", "task=tiem is not allowed. Allowed: train, time"),
+        ("hardware.micro_batch=4", "task=time measures whole batches"),
         ("hardware=ddp", "task=time measures one device. Type hardware=cpu"),
         ("trainer.precision=64-true", "task=time cannot measure trainer.precision=64-true. Allowed: 32-true"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,11 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
     set_torch_states(before, device)
     rank = _first_rank(trainer, bad is not None)
     if trainer.global_rank == rank:
-        _save(folder / FILE, one, bad, trainer.current_epoch, step, rank)
+        told += f". {_save(folder / FILE, one, bad, trainer.current_epoch, step, rank)}"
     told = trainer.strategy.broadcast(told, rank)
     when = f"epoch {trainer.current_epoch + 1}, batch {one.index + 1}"
     when += f" of rank {rank}" if trainer.world_size > 1 else ""
-    return f"step {step} ({when}) has a loss or gradient that is not finite: {told}. The batch is in {folder / FILE}"
+    return f"step {step} ({when}) has a loss or gradient that is not finite: {told}"
 
 
 def _run_again(trainer: Any, seen: Seen) -> Bad | None:
@@ -82,7 +83,8 @@ def _first_rank(trainer: Any, found: bool) -> int:
     return int(trainer.strategy.all_gather(mine).view(-1).argmax())
 
 
-def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> None:
+def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> str:
+    """Writes the file, and says whether it could."""
     images, labels, *others = [*(t.detach().cpu().clone() for t in tensors_of(seen.batch)), None, None]
     content = {
         "images": images,
@@ -97,5 +99,11 @@ def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: 
         "random": seen.random,
     }
     temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return f"The batch could not be written to {path} ({str(error).partition(chr(10))[0]})"
+    return f"The batch is in {path}"

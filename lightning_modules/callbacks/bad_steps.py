@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,10 @@ class BadSteps(Callback):
         self._device = trainer.strategy.root_device
         self._stats = RunningStats(pl_module)
         self._flag, self._one = (torch.full((), value, device=self._device) for value in (0.0, 1.0))
-        self._window: list[Seen] = []  # the batches of the step that is being made
-        self._losses: list[torch.Tensor] = []
-        self._stepped = False
+        self._window: list[Seen] = []  # of the step that is being made
+        self._loss: torch.Tensor | None = None
+        self._found = self._stepped = False
+        self._took: set[Any] = set()  # optimizers that have made a step
         self._waiting: deque[_Step] = deque()
         self._before, self._steps = trainer.global_step, 0
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -93,44 +93,61 @@ class BadSteps(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._stepped:
-            self._window, self._losses, self._stepped = [], [], False
-        self._window.append(Seen(batch, batch_idx, torch_states(self._device)))
+            self._window, self._loss, self._found, self._stepped = [], None, False, False
+        # However many are accumulated, two are held: the bad one where it is known, else the last two.
+        held = self._window[:1] if self._found else self._window[-1:]
+        self._window = [*held, Seen(batch, batch_idx, torch_states(self._device))]
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         value = loss.detach()
         if self._scales or trainer.world_size == 1:
-            self._losses.append(value)
-        else:
-            # A finite one adds nothing; another one makes every gradient NaN, on all ranks.
+            # A finite one adds nothing, another one NaN.
+            self._loss = value if self._loss is None else self._loss + (value * 0).sum().to(self._loss)
+        if self._scales or trainer.world_size > 1:
+            # Every gradient becomes NaN: on all ranks, and for a GradScaler, which then leaves the step out.
             loss.register_hook(lambda gradient: gradient + value * 0)
+        if trainer.accumulate_grad_batches > 1 and not self._found and value.device.type == "cpu":
+            self._found = not value.isfinite().all()
+            if self._found:
+                self._window = self._window[-1:]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self.skips:
             self._flag.zero_()
-        self._check([*self._losses, *([] if self._scales else _gradients(optimizer))])
+        self._check([*([] if self._loss is None else [self._loss]), *([] if self._scales else _gradients(optimizer))])
+        if self._scales:
+            self._flag = trainer.strategy.reduce(self._flag, reduce_op="max")
         # Not emptied here: an optimizer may ask for the same batch again, or there may be several.
         seen, self._stepped, self._steps = self._window, True, self._steps + 1
         # Fused SGD's momentum of a first step that is left out is memory that nobody wrote.
-        if self._later and self._steps > 1:
+        if self._later and optimizer in self._took:
             optimizer.found_inf = self._flag
             self._stats.keep_unless(self._flag)
             self._waiting.append(_asked(seen, self._before + self._steps, self._flag))
             self._answer(trainer, BEHIND)
         elif self._flag.item():
             self._stats.undo()
-            # No optimizer touches a weight without a gradient.
-            for weight in _weights(optimizer):
+            # No optimizer touches a weight without a gradient. A GradScaler wants to see that they are bad.
+            for weight in [] if self._scales else _weights(optimizer):
                 weight.grad = None
             self._bad(trainer, seen, trainer.global_step + 1)
         else:
             self._stats.keep()
             self.in_a_row = 0
+            self._took.add(optimizer)
 
-    def _check(self, values: Sequence[torch.Tensor]) -> None:
+    def _check(self, values: list[torch.Tensor]) -> None:
         """Sets the flag where a value is not finite; what GradScaler uses, with a factor of 1."""
-        for kind in {value.dtype for value in values}:
-            same = [value for value in values if value.dtype == kind]
-            torch._amp_foreach_non_finite_check_and_unscale_(same, self._flag, self._one)
+        for (device, kind), ((same, *_), _) in torch._C._group_tensors_by_device_and_dtype([values], False).items():
+            same = [value.coalesce()._values() if value.is_sparse else value for value in same]
+            if kind.is_complex:
+                same = [torch.view_as_real(value) for value in same]
+            if device == self._flag.device:
+                torch._amp_foreach_non_finite_check_and_unscale_(same, self._flag, self._one)
+            else:
+                flag, one = self._flag.new_zeros((), device=device), self._one.to(device)
+                torch._amp_foreach_non_finite_check_and_unscale_(same, flag, one)
+                self._flag.logical_or_(flag.to(self._flag.device))
 
     def _answer(self, trainer: Any, behind: int = 0) -> None:
         """Asks how the steps were, but for the last ones."""
@@ -152,7 +169,11 @@ class BadSteps(Callback):
         folder = Path(self.folder or trainer.default_root_dir)
         if stops:
             self._waiting.clear()
-            trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
+            try:
+                trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
+            except (OSError, RuntimeError) as error:
+                print(f"{folder / CHECKPOINT} could not be written: {error}", flush=True)
+                trainer.strategy.barrier()  # where the other ranks wait for the file
         # The batch is run again.
         self._stats.keep()
         found = look_into(trainer, seen, number, folder)
@@ -177,11 +198,12 @@ class BadSteps(Callback):
         # Lightning took it before that.
         checkpoint["callbacks"][self.state_key] = self.state_dict()
         # A step with finite gradients may be so large that the weights are not finite after it.
-        for name, value in checkpoint["state_dict"].items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise ConvzooError(
-                    f"{name} is not finite after step {trainer.global_step}: training diverged. {self.advice}"
-                )
+        finite = {k: v.isfinite().all() for k, v in checkpoint["state_dict"].items() if v.is_floating_point()}
+        if finite and not torch.stack([value.to(self._device) for value in finite.values()]).all().item():
+            name = next(name for name, value in finite.items() if not value)
+            raise ConvzooError(
+                f"{name} is not finite after step {trainer.global_step}: training diverged. {self.advice}"
+            )
 
 
 def _weights(optimizer: Any) -> list[torch.Tensor]:
