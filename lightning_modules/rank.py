@@ -49,6 +49,7 @@ def _plain(kind: type[BaseException], error: BaseException, trace: object) -> No
 
 if __name__ == "__main__":
     sys.excepthook = _plain
-    # Not os.getppid(): it may be gone already.
-    threading.Thread(target=_end_with, args=[int(os.environ[PARENT])], daemon=True).start()
+    # Not os.getppid(): whoever started this may be gone already.
+    parent = int(os.environ.get(PARENT, os.getppid()))
+    threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     main()

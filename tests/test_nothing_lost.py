@@ -299,7 +299,7 @@ def test_a_rank_that_crashes_after_the_result_is_written_costs_nothing(tmp_path,
     config = cell_config(*SMALL, "hardware=ddp")
 
     def ranks(*_):
-        result = {"status": "completed", "id": cell_id(config)}
+        result = {"status": "completed", "id": cell_id(config), "cell": {}, "metrics": {}, "environment": {}}
         (tmp_path / "result.json").write_text(json.dumps(result))
         raise ConvzooError("rank 1 of 2 was killed by SIGSEGV.")
 
