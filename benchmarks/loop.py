@@ -93,6 +93,8 @@ class Batches:
 
 
 class Data(L.LightningDataModule):
+    callbacks, metrics = (), {}  # what a data set of convzoo has for its run: nothing
+
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
@@ -219,7 +221,7 @@ def convzoo(steps: int, work: int, folder: Path) -> tuple[float, float]:
     cell = Cell(config, folder, resolve_hardware(config["hardware"], config["trainer"]))
     cell.module.net, cell.data = Net(work), Data(steps)
     clock, make_trainer = Clock(), cell._trainer
-    cell._trainer = lambda logger, callbacks: make_trainer(logger, [clock, *callbacks])
+    cell._trainer = lambda logger, checkpoints, callbacks: make_trainer(logger, checkpoints, [clock, *callbacks])
     cell._inference_speed = lambda trainer: {}
     tracking, signals = Tracking(config["logger"], folder, cell.choices, config, "none"), StopSignals()
     try:
@@ -227,7 +229,7 @@ def convzoo(steps: int, work: int, folder: Path) -> tuple[float, float]:
         metrics = cell.train(tracking.logger, signals)
     finally:
         signals.restore()
-    tracking.finish(metrics, "completed")
+    tracking.finish(metrics, "completed", 0)
     return clock.seconds
 
 
