@@ -148,7 +148,7 @@ def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
     process = begin("killed")
     while True:
         last = sum(kills.values()) >= FAULTS
-        until = time.monotonic() + (600 if last else draw.uniform(0.1, 0.5) * took)
+        until = time.monotonic() + (600 if last else draw.uniform(0.1, 0.9) * took)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         if process.poll() is not None:
