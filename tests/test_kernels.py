@@ -345,8 +345,8 @@ import torch
 from torch import nn
 from zoo.plan import PLANS
 for plan in ("bf16", "bf16_fast"):
-    for kernel, stride in ((3, 2), (5, 1), (5, 2)):
-        conv = nn.Conv2d(192, 384, kernel, stride, kernel // 2)
+    for kernel, stride, groups in ((3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 2, 192), (5, 2, 192), (5, 2, 4)):
+        conv = nn.Conv2d(192, 384, kernel, stride, kernel // 2, groups=groups)
         PLANS[plan].apply(conv, torch.device("cpu"))
         with PLANS[plan].autocast(torch.device("cpu")):
             out = conv(torch.randn(8, 192, 1, 1))

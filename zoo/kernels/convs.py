@@ -18,6 +18,12 @@ def _cast(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.get_autocast_dtype("cpu")) if cast else x
 
 
+def _within_reach(conv: nn.Conv2d) -> bool:
+    """Whether there is no more padding than the kernel reaches over: more makes outputs of nothing but zeros."""
+    axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
+    return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
+
+
 class FastDepthwise(nn.Conv2d):
     """One filter a channel, with our kernels."""
 
@@ -28,9 +34,7 @@ class FastDepthwise(nn.Conv2d):
         one_each = conv.groups == conv.in_channels == conv.out_channels > 1
         if not one_each or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             return False
-        # More padding than the kernel reaches over makes outputs of nothing but zeros.
-        axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
-        return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
+        return _within_reach(conv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = _cast(x) if x.device.type == "cpu" else x
@@ -62,7 +66,9 @@ class TrimmedConv(nn.Conv2d):
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
         zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-        return zeros and max(conv.kernel_size) > 1 and conv.groups == 1
+        if not zeros or max(conv.kernel_size) == 1:
+            return False
+        return conv.groups == 1 or (max(conv.padding) > 0 and _within_reach(conv))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.ndim != 4 or x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
@@ -74,7 +80,7 @@ class TrimmedConv(nn.Conv2d):
         (high, wide), (top, left), (step, stride) = self.kernel_size, self.padding, self.dilation
         weight = self.weight[:, :, down : high - down, across : wide - across]
         padding = (top - down * step, left - across * stride)
-        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class FastPointwise(nn.Conv2d):
