@@ -37,6 +37,9 @@ from zoo.devices import device_name
 from zoo.errors import ConvzooError
 from zoo.memory import peak_memory
 
+INFER_BATCH = 64
+"""Images of a forward pass for ``infer_images_per_s``, after training and with ``task=time``."""
+
 
 class Cell:
     """One cell: its network, data and trainer.
@@ -194,7 +197,7 @@ class Cell:
         device = self.module.device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
         micro = self.module.micro_batch
-        images = min(64, micro.size or 64, micro.evaluated or 64)
+        images = min(INFER_BATCH, micro.size or INFER_BATCH, micro.evaluated or INFER_BATCH)
         try:
             measured = zoo.speed(self.module.net, image, images, autocast=trainer.precision_plugin.forward_context)
         except Exception as error:

@@ -56,7 +56,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _differences(result: dict[str, Any], config: dict[str, Any], hardware: str) -> str:
-    there, here = ({} if not isinstance(d, dict) else d for d in (result.get("cell"), describe_cell(config, hardware)))
+    there, here = result["cell"], describe_cell(config, hardware)
     choices = [key for key in here if key not in ALSO_IN_RECIPE]
     shared = result.get("recipe") if isinstance(result.get("recipe"), dict) else {}
     return shown_differences(

@@ -27,6 +27,7 @@ from lightning_modules.result import FILE, LOCK, environment, read_result, write
 from lightning_modules.resume import LAST, PREVIOUS, Saved, find_last
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
+from lightning_modules.sweep.jobs import quoted
 from lightning_modules.sweep.slurm_task import requeued
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
@@ -91,7 +92,7 @@ def _run_ranks(
         launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError, OSError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
-        result = _read(folder) or _empty(config, command, hardware)
+        result = read_result(folder) or _empty(config, command, hardware)
         if result["status"] == "completed":
             print(f"{error} That was after the result was written.", flush=True)
             return result
@@ -99,15 +100,11 @@ def _run_ranks(
             _save(folder, result | {"error": str(error)})
         raise
     except SystemExit:
-        if _read(folder) is None:
+        if not read_result(folder):
             _save(folder, _empty(config, command, hardware) | {"status": "interrupted"})
             print(_goes_on(folder, command), flush=True)
         raise
-    return _read(folder)
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    return read_result(folder) or None
+    return read_result(folder)
 
 
 def _goes_on(folder: Path, command: str) -> str:
@@ -115,7 +112,7 @@ def _goes_on(folder: Path, command: str) -> str:
     where = os.path.relpath(folder)
     if not re.fullmatch(r"[\w./-]+", where):
         # Quoted for Hydra, then for the shell.
-        where = shlex.quote("'" + where.replace("\\", "\\\\").replace("'", "\\'") + "'")
+        where = shlex.quote(quoted(where))
     return f"Go on with: {command} hydra.run.dir={where}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import zoo
-from lightning_modules.cell import Cell
+from lightning_modules.cell import INFER_BATCH, Cell
 from lightning_modules.optimizer import make_optimizer
 from lightning_modules.out_of_memory import plain_memory_errors
 from zoo.errors import ConvzooError
@@ -19,8 +19,6 @@ from zoo.speeds import TrainingSpeed, TrainingStep
 
 SECONDS = 1.0
 """Of each measurement, about; there are eight."""
-INFER_BATCH = 64
-"""Images of a forward pass for ``infer_images_per_s``; after training it is measured at the same."""
 
 MIXED = {"bf16-mixed": "bf16", "bf16": "bf16", "16-mixed": "fp16", "16": "fp16"}
 TRUE = {"32-true": "fp32", "32": "fp32", "bf16-true": "bf16", "16-true": "fp16"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from lightning_modules.callbacks.batch import tensors_of
 from lightning_modules.callbacks.first_bad import Bad, first_bad
+from lightning_modules.files import why_not, write_whole
 from lightning_modules.random_states import set_torch_states, torch_states
 
 FILE = "bad_batch.pt"
@@ -98,12 +99,10 @@ def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: 
         "rank": rank,
         "random": seen.random,
     }
-    temporary = path.with_suffix(".tmp")
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        return f"The batch could not be written to {path} ({str(error).partition(chr(10))[0]})"
+        write_whole(path, buffer.getbuffer())
+    except OSError as error:
+        return f"The batch: {why_not(error, path, buffer.tell())}"
     return f"The batch is in {path}"

@@ -128,16 +128,20 @@ def not_completed(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.runs and job.status() != "completed"]
 
 
+def quoted(folder: str | os.PathLike[str]) -> str:
+    """A folder as Hydra reads it in an override, whatever is in its name."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def command(job: Job, config_name: str) -> list[str]:
     """What runs a job in a process of its own."""
-    quoted = str(job.folder).replace("\\", "\\\\").replace("'", "\\'")
     return [
         sys.executable,
         os.path.abspath(sys.argv[0]),
         f"--config-name={config_name}",
         *job.overrides,
         "hydra.mode=RUN",
-        f"hydra.run.dir='{quoted}'",
+        f"hydra.run.dir={quoted(job.folder)}",
     ]
 
 
