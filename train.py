@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import sys
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+try:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
-from lightning_modules.process import keep_output, prepare
-from lightning_modules.signals import StopSignals
-from zoo.report import print_result
-from zoo.text import use_utf8
+    from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
+    from lightning_modules.process import keep_output, prepare
+    from lightning_modules.signals import StopSignals
+    from zoo.report import print_result
+    from zoo.text import use_utf8
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

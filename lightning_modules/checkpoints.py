@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from lightning_modules.files import why_not, write_whole
+from lightning_modules.files import Patience, write_whole
 from zoo.checked import read_checked
-from zoo.errors import ConvzooError
 
 
 class Checkpoints(TorchCheckpointIO):
@@ -25,7 +24,7 @@ class Checkpoints(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self._waiting: dict[Path, memoryview] = {}
-        self._problem: str | None = None
+        self._patience = Patience()
         self._read: dict[Path, dict[str, Any]] = {}
 
     def save_checkpoint(
@@ -49,17 +48,7 @@ class Checkpoints(TorchCheckpointIO):
         return True
 
     def _write(self, path: Path, content: memoryview, previous: Path | None = None) -> bool:
-        try:
-            write_whole(path, content, previous)
-        except OSError as error:
-            if self._problem is None:
-                print(f"{why_not(error, path, len(content))}. Training goes on; it is tried again.", flush=True)
-            self._problem = why_not(error, path, len(content))
-            return False
-        if self._problem is not None:
-            print(f"{path} was written: there is room again.", flush=True)
-            self._problem = None
-        return True
+        return self._patience.attempt(lambda: write_whole(path, content, previous), path, len(content))
 
     def finish(self) -> None:
         """Tries once more what is not on the disk yet.
@@ -68,7 +57,7 @@ class Checkpoints(TorchCheckpointIO):
             ConvzooError: It cannot be written.
         """
         if not self._write_waiting():
-            raise ConvzooError(f"{self._problem}. Make room, and type the same command: it goes on.")
+            self._patience.end()
 
     def give(self, path: Path, content: dict[str, Any]) -> None:
         """What was read already need not be read again."""

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+from zoo.errors import ConvzooError
 
 UNFINISHED = ".unfinished"
 """What is added to a file's name while it is written."""
@@ -57,6 +60,41 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob(f"*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+class Patience:
+    """For files that a run can do without for a while: a write that fails is told once and tried again later.
+
+    Attributes:
+        problem: Why the last one failed; None: it did not.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+
+    def attempt(self, write: Callable[[], None], path: Path, size: int) -> bool:
+        """Calls what writes ``size`` bytes to a file; whether that worked."""
+        before = self.problem
+        try:
+            write()
+        except OSError as error:
+            self.problem = why_not(error, path, size)
+            if before is None:
+                print(f"{self.problem}. Training goes on; it is tried again.", flush=True)
+            return False
+        self.problem = None
+        if before is not None:
+            print(f"{path} was written: there is room again.", flush=True)
+        return True
+
+    def end(self) -> None:
+        """To be called after the last attempt.
+
+        Raises:
+            ConvzooError: It failed.
+        """
+        if self.problem is not None:
+            raise ConvzooError(f"{self.problem}. Make room, and type the same command: it goes on.")
 
 
 def why_not(error: OSError, path: Path, size: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -12,15 +11,7 @@ import time
 from pathlib import Path
 
 from zoo.errors import ConvzooError
-
-BEAT_S = 10.0
-"""Seconds between two signs of life of whoever holds a lock."""
-
-DEAD_AFTER = 2.5
-"""Beats without a sign of life, after which a holder on another machine counts as dead."""
-
-_HELD = (errno.EACCES, errno.EAGAIN)
-"""What the operating system says where another process has the lock; other errors mean that it has no locks here."""
+from zoo.locked import BEAT_S, DEAD_AFTER, HELD, host
 
 
 class Lock:
@@ -46,7 +37,7 @@ class Lock:
             ConvzooError: Another process has it.
         """
         locked, owner = self._take()
-        if locked is not False and owner and (locked is None or owner.rpartition(" on ")[2] != socket.gethostname()):
+        if locked is not False and owner and (locked is None or host(owner) != socket.gethostname()):
             # Its lock, or the lack of one, says nothing about such a holder. To look at the file gives up our lock.
             self._file.close()
             print(f"{self.path.parent} was left by {owner}: waiting for a sign of life.", flush=True)
@@ -64,7 +55,7 @@ class Lock:
         """Whether the file could be locked (None where there are no locks), and who it says holds it."""
         self._file = self.path.open("a+", encoding="utf-8", errors="replace")
         locked: bool | None = False
-        # Somebody who only looks (`is_locked`) holds it for a moment.
+        # Where the system cannot be asked, whoever looks (`is_locked`) holds it for a moment.
         for wait_s in (0.02, 0.1, 0.3, 0):
             try:
                 # POSIX locks, not flock: they hold on network file systems too.
@@ -72,7 +63,7 @@ class Lock:
                 locked = True
                 break
             except OSError as error:
-                if error.errno not in _HELD:
+                if error.errno not in HELD:
                     locked = None
                     break
                 time.sleep(wait_s)
@@ -105,15 +96,3 @@ class Lock:
             self._file.truncate(0)
         finally:
             self._file.close()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock."""
-    try:
-        with path.open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        return error.errno in _HELD
-    return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.files import write_whole
+from zoo.seal import seal, unseal
 
 FILE = "result.json"
 LOCK = "job.lock"
@@ -24,7 +25,7 @@ PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core"
 
 
 def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path:
-    """Writes a result whole or not at all: to a temporary file, synced, renamed.
+    """Writes a result whole or not at all (to a temporary file, synced, renamed), with a checksum in it.
 
     Args:
         folder: The run's folder.
@@ -35,7 +36,7 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
         OSError: It cannot be written.
     """
     path = Path(folder) / FILE
-    write_whole(path, json.dumps(_finite(result), indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(seal(_finite(result)), indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -43,7 +44,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The result that a run left in a folder; empty where there is none.
 
     Raises:
-        ValueError: It cannot be read, or it is not what a run writes; the text says why.
+        ValueError: It cannot be read, it is not what a run writes, or it was changed since; the text says why.
     """
     try:
         result = json.loads((Path(folder) / FILE).read_text())
@@ -57,7 +58,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"its status is none of {', '.join(STATUSES)}")
     if missing := [part for part in PARTS if type(result.get(part)) is not dict]:
         raise ValueError(f"it has no {', '.join(missing)}")
-    return result
+    return unseal(result)
 
 
 def _finite(value: Any) -> Any:

@@ -33,6 +33,9 @@ from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking import Tracking
 from zoo.errors import ConvzooError
 
+CONFIG_FILE = "config.json"
+"""The configuration of the run in this folder, for people. Hydra would write that of a start which is refused too."""
+
 JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration, the command, and when the run began."""
 
@@ -74,6 +77,7 @@ def run(
         remove_unfinished(folder)
         # What an earlier start left behind must not be taken for this one's.
         (folder / FILE).unlink(missing_ok=True)
+        _must_write(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False))
         if ranks:
             del last  # each rank reads its own
             return _run_ranks(config, folder, command, hardware, signals)
@@ -85,10 +89,7 @@ def _run_ranks(
 ) -> dict[str, Any]:
     """Runs the cell once per rank of this machine, each in a process of its own."""
     try:
-        try:
-            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
-        except OSError as error:
-            raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
+        _must_write(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
         launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError, OSError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
@@ -105,6 +106,13 @@ def _run_ranks(
             print(_goes_on(folder, command), flush=True)
         raise
     return read_result(folder)
+
+
+def _must_write(path: Path, content: str) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise ConvzooError(f"{why_not(error, path, 10_000)}. Make room there.") from None
 
 
 def _goes_on(folder: Path, command: str) -> str:

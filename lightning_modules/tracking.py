@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 
+from lightning_modules.csv_rows import CsvRows
 from lightning_modules.wandb_file import count_rows, run_files
 from lightning_modules.wandb_run import End, WandbRun, plain
 from lightning_modules.wandb_service import quiet_setup
@@ -55,7 +56,7 @@ class Tracking:
         self._mode = None
         self.logger: Logger | bool = False
         if name == "csv":
-            self.logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
+            self.logger = CsvRows(folder, goes_on)
         elif name == "wandb":
             self._mode, why = _wandb_mode(settings)
             if self._mode != "disabled":
@@ -111,10 +112,10 @@ class Tracking:
                 self._run.finish(End(row, metrics | {"status": status}, code, requeued))
             except Exception as error:
                 print(f"W&B: its run was not ended as it should be ({plain(error)})", flush=True)
-        elif self.logger:
+        elif isinstance(self.logger, CsvRows):
             if metrics:
                 self.logger.log_metrics(metrics)
-            self.logger.finalize("success" if status == "completed" else "failed")
+            self.logger.finish()
 
 
 class RowLogger(Logger):

@@ -147,6 +147,14 @@ def test_zoo_needs_neither_lightning_nor_hydra_nor_wandb(clean_env):
     assert done.returncode == 0, done.stderr
 
 
+def test_ctrl_c_while_it_imports_ends_without_a_traceback(tmp_path, clean_env):
+    (tmp_path / "hydra.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = clean_env | {"PYTHONPATH": str(tmp_path)}
+    code = f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_sigterm_ends_with_143(start, tmp_path):
     run = start(*NET, "logger=none", "hydra.run.dir=run")
     run.until(lambda: "\nepoch 1/" in run.stdout)

@@ -28,7 +28,9 @@ FEW = [
     ("resnet18", "spatial", "prelu"),
     ("mobilenetv2_100", "native", "swish_beta"),
 ]
-CELLS = [*FEW, *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in FEW)]
+# The hardest of each backbone: squeeze-and-excitation, and activations with a parameter.
+INT8 = [FEW[1], FEW[4], FEW[5]]
+CELLS = [*INT8, *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in INT8)]
 
 onnx = pytest.mark.skipif(
     any(find_spec(p) is None for p in ("onnx", "onnxscript", "onnxruntime")),

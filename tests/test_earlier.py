@@ -89,6 +89,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_key_by_key_and_nothing_is_wri
         "[" * 100_000,
         '{"status": "completed", "cell": {}}',
         '{"status": ["completed"], "metrics": {}, "cell": {}, "environment": {}}',
+        '{"status": "completed", "metrics": {"test/acc": 1}, "cell": {}, "environment": {}, "crc32": "00000000"}',
     ],
 )
 def test_what_a_sweep_cannot_use_a_run_does_not_take_for_its_result(tmp_path, text, capsys):

@@ -1,6 +1,7 @@
 """Faults by the hundred: ``CONVZOO_FAULTS=100 pytest -m fault -n 0 tests/test_faults.py``. Each prints what it did."""
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, cell_config
 from PIL import Image
-from ranks import end_ranks, kill, start_ranks
+from ranks import end_ranks, start_ranks
 from test_resume import RECIPES, SMALL, outcome, same, stop_at_batch
 
 from lightning_modules import run_cell
@@ -66,28 +67,40 @@ def run_with_kills(begin, folder, draw, took_s):
 
     One in four dies while it starts, the others some time after their first checkpoint.
 
+    Args:
+        begin: Starts its processes, each of which leads a session.
+        folder: The run's.
+        draw: Random numbers.
+        took_s: How long a run takes that nothing disturbs.
+
     Returns:
         How many times it was killed.
     """
     last = folder / "last.ckpt"
     for kills in range(FAULTS + 1):
-        process, before = begin(), written(last)
+        processes, before = begin(), written(last)
         if draw.random() < 0.25:
             until = time.monotonic() + draw.uniform(0, 0.5 * took_s)
         else:
-            while process.poll() is None and written(last) in (before, None):
+            while work(processes) and written(last) in (before, None):
                 time.sleep(0.001)
             until = time.monotonic() + draw.uniform(0, 0.2 * took_s / FAULTS)
         until += 600 * (kills == FAULTS)
-        while process.poll() is None and time.monotonic() < until:
+        while work(processes) and time.monotonic() < until:
             time.sleep(0.001)
-        if process.poll() is not None:
-            assert process.returncode == 0
+        if not work(processes):
+            assert all(process.poll() == 0 for process in processes)
             return kills
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session: its workers too
-        process.wait()
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        while work(processes):
+            time.sleep(0.001)
     raise AssertionError("it does not end")
+
+
+def work(processes):
+    return any(process.poll() is None for process in processes)
 
 
 def written(path):
@@ -105,7 +118,7 @@ def test_a_run_that_is_killed_again_and_again(name, pool, images, tmp_path):
     took = time.monotonic() - begun
     draw = random.Random(f"{name} {os.environ.get('CONVZOO_SEED', 0)}")
     folder = tmp_path / "killed"
-    kills = run_with_kills(lambda: start(pool, folder, overrides), folder, draw, took)
+    kills = run_with_kills(lambda: [start(pool, folder, overrides)], folder, draw, took)
     print(f"\n{name}: {kills} kills, an undisturbed run takes {took:.1f} s")
     same(outcome(folder), outcome(tmp_path / "undisturbed"))
     assert not list(folder.glob("*.unfinished"))
@@ -114,27 +127,18 @@ def test_a_run_that_is_killed_again_and_again(name, pool, images, tmp_path):
 def test_ranks_that_are_killed_again_and_again(pool, tmp_path):
     os.chdir(ROOT)
     config = cell_config(*LONG, *AUGMENTED, "hardware=ddp", "trainer.accelerator=cpu")
-    draw, kills = random.Random(0), 0
     begun = time.monotonic()
     assert end_ranks(start_ranks(pool, tmp_path / "undisturbed", config), tmp_path) == [0, 0]
-    took = time.monotonic() - begun
-    while True:
-        started = start_ranks(pool, tmp_path / "killed", config)
-        until = time.monotonic() + (draw.uniform(0.3, 0.9) * took if kills < FAULTS // 4 else 600)
-        while any(p.poll() is None for p in started) and time.monotonic() < until:
-            time.sleep(0.01)
-        if all(p.poll() == 0 for p in started):
-            break
-        kill(started)
-        end_ranks(started, tmp_path)
-        kills += 1
-    print(f"\nranks: {kills} kills")
-    same(outcome(tmp_path / "killed"), outcome(tmp_path / "undisturbed"))
+    took, folder, draw = time.monotonic() - begun, tmp_path / "killed", random.Random(0)
+    kills = run_with_kills(lambda: start_ranks(pool, folder, config), folder, draw, took)
+    print(f"\nranks: {kills} kills, an undisturbed run takes {took:.1f} s")
+    same(outcome(folder), outcome(tmp_path / "undisturbed"))
 
 
 def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
     draw, kills = random.Random(0), {"launcher": 0, "job": 0}
-    axes = ["seed=0,1,2", "hydra.launcher.jobs=2", "hydra.job.chdir=false", *LONG, *AUGMENTED]
+    longer = ("trainer.max_epochs=20", "checkpoint.every_s=0.2")
+    axes = ["seed=0,1,2,3", "hydra.launcher.jobs=2", "hydra.job.chdir=false", *LONG, *longer, *AUGMENTED]
 
     def begin(name):
         command = [sys.executable, str(ROOT / "train.py"), "-m", *axes, f"hydra.sweep.dir={tmp_path / name}"]
@@ -142,13 +146,20 @@ def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment, start_new_session=True)
 
+    def jobs():
+        return [pid for lock in (tmp_path / "killed").glob("*/job.lock") if (pid := running(lock))]
+
     begun = time.monotonic()
     assert begin("undisturbed").wait() == 0
     took = time.monotonic() - begun
+    lines = (tmp_path / "undisturbed").glob("*/epochs.jsonl")
+    job_s = max(json.loads(path.read_text().splitlines()[-1])["seconds"] for path in lines)
     process = begin("killed")
     while True:
         last = sum(kills.values()) >= FAULTS
-        until = time.monotonic() + (600 if last else draw.uniform(0.1, 0.9) * took)
+        while process.poll() is None and (last or not jobs()):
+            time.sleep(0.01)
+        until = time.monotonic() + draw.uniform(0, job_s)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         if process.poll() is not None:
@@ -156,20 +167,18 @@ def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
                 break
             # A job of its was killed: the same command runs that one again.
             process = begin("killed")
-            continue
-        jobs = [pid for lock in (tmp_path / "killed").glob("*/job.lock") if (pid := running(lock))]
-        if jobs and draw.random() < 0.6:
+        elif (found := jobs()) and draw.random() < 0.6:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(draw.choice(jobs), signal.SIGKILL)
-            kills["job"] += 1
+                os.kill(draw.choice(found), signal.SIGKILL)
+                kills["job"] += 1
         else:
             process.kill()
             process.wait()
             kills["launcher"] += 1
             process = begin("killed")
-    print(f"\nsweep: {kills}, an undisturbed one takes {took:.1f} s")
+    print(f"\nsweep: {kills}, an undisturbed one takes {took:.1f} s, a job {job_s:.1f} s")
     folders = sorted(p.name for p in (tmp_path / "undisturbed").iterdir() if p.is_dir() and p.name[0] != ".")
-    assert len(folders) == 3
+    assert len(folders) == 4
     for name in folders:
         same(outcome(tmp_path / "killed" / name), outcome(tmp_path / "undisturbed" / name))
 

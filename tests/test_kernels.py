@@ -342,6 +342,7 @@ def test_taps_that_see_only_padding_are_left_out(size):
 
 POISONED = """
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 from zoo.plan import PLANS
 for plan in ("bf16", "bf16_fast"):
@@ -355,6 +356,15 @@ for plan in ("bf16", "bf16_fast"):
         seen[kernel // 2, kernel // 2] = True
         gradient = conv.weight.grad
         assert (gradient[:, :, ~seen] == 0).all() and gradient[:, :, seen].isfinite().all(), (plan, kernel)
+    for kernel, stride, groups in ((3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 2, 192), (5, 2, 192)):
+        conv = Conv2dSame(192, 192, kernel, stride, groups=groups)  # pads its input: oneDNN sees no padding
+        PLANS[plan].apply(conv, torch.device("cpu"))
+        x = torch.randn(8, 192, 2, 2)
+        with PLANS[plan].autocast(torch.device("cpu")):
+            out = conv(x)
+        (gradient,) = torch.autograd.grad(out.float().sum(), conv.weight)
+        (expected,) = torch.autograd.grad(conv(x).sum(), conv.weight)
+        assert torch.allclose(gradient, expected, rtol=0.1, atol=0.1 * expected.abs().max()), (plan, kernel)
 """
 
 

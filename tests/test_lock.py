@@ -13,8 +13,9 @@ import pytest
 from conftest import ROOT
 
 from lightning_modules import lock
-from lightning_modules.lock import Lock, is_locked
+from lightning_modules.lock import Lock
 from zoo.errors import ConvzooError
+from zoo.locked import is_locked
 
 
 @pytest.fixture(autouse=True)
@@ -82,14 +83,23 @@ def test_a_holder_that_no_lock_shows_is_seen_by_its_signs_of_life(tmp_path, monk
             with Lock(path, "a run"):
                 if locks == "of each machine":
                     # In another process: to close a file gives up the locks that this one has on it.
-                    code = (
-                        "import sys, pathlib as p, lightning_modules.lock as l; print(l.is_locked(p.Path(sys.argv[1])))"
-                    )
+                    code = "import sys, pathlib as p, zoo.locked as l; print(l.is_locked(p.Path(sys.argv[1])))"
                     seen = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
                     assert seen.stdout.strip() == "True"
                 assert f"process {os.getpid()}" in path.read_text()
     finally:
         end.set()
+
+
+@pytest.mark.parametrize(("left", "age", "seen"), [("", 0, False), ("elsewhere", 0, True), ("elsewhere", 60, False)])
+def test_a_report_sees_a_holder_on_another_machine_by_its_signs_of_life(tmp_path, left, age, seen):
+    path = tmp_path / "job.lock"
+    path.write_text(left and f"process 7 on {left}")
+    os.utime(path, (time.time() - age,) * 2)
+    assert is_locked(path) == seen
+    if left:
+        path.write_text(f"process 7 on {socket.gethostname()}")
+        assert not is_locked(path)
 
 
 def test_a_held_lock_shows_signs_of_life(tmp_path):

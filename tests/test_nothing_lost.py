@@ -23,11 +23,13 @@ from lightning_modules.cell import Cell
 from lightning_modules.classifier import Classifier
 from lightning_modules.files import UNFINISHED
 from lightning_modules.identity import cell_id
+from lightning_modules.result import read_result
 from lightning_modules.resume import find_last
 from lightning_modules.rules import seconds_of
 from lightning_modules.signals import Stopped, StopSignals
 from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.report.runs import read_run
 
 CONFIG = (*SMALL, "checkpoint.every_s=0", "hardware.plan=fp32")
 
@@ -118,6 +120,21 @@ def test_a_damaged_file_is_said_and_costs_time_only(damage, says, stopped, expec
     assert not list(folder.glob(f"*{UNFINISHED}")) and not list(folder.glob("last*"))
 
 
+def test_no_byte_of_a_result_changes_unseen(stopped, tmp_path):
+    whole, draw = (stopped / "result.json").read_bytes(), random.Random(0)
+    result, seen = read_result(stopped), 0
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << draw.randrange(8)
+        (tmp_path / "result.json").write_bytes(changed)
+        try:
+            assert read_result(tmp_path) == result  # white space
+        except ValueError:
+            seen += 1
+            assert read_run(tmp_path).status == "unreadable"
+    assert seen > 0.8 * len(whole)
+
+
 def test_a_best_checkpoint_that_is_newer_than_the_last_one(stopped, expected, tmp_path, monkeypatch):
     """kill -9 after best.ckpt was written and before last.ckpt was."""
     folder = shutil.copytree(stopped, tmp_path / "run")
@@ -156,7 +173,7 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, ca
     run_cell(cell_config(*CONFIG), folder, "a command")
     said = capsys.readouterr().out
     assert said.count("could not be written (No space left on device: 0 MB are free there") >= 1
-    assert said.count("ckpt could not be written") == 1 and said.count("there is room again") == 1
+    assert said.count("ckpt could not be written") == 1 and said.count("ckpt was written: there is room") == 1
     same(outcome(folder), expected)
 
 

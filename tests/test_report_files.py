@@ -54,7 +54,7 @@ def test_every_state_of_a_job_is_told(tmp_path, capsys):
 
 def test_looking_at_a_lock_does_not_take_it(tmp_path):
     """Closing a file gives up the locks of this process, so the lock is held and asked for in two others."""
-    from zoo.report.files import is_locked
+    from zoo.locked import is_locked
 
     lock = tmp_path / "job.lock"
     lock.touch()
@@ -75,6 +75,8 @@ def test_looking_at_a_lock_does_not_take_it(tmp_path):
         ("{}", "status None"),
         ('{"status": ["completed"]}', "status ['completed']"),
         ('{"status": "done"}', "status done"),
+        ('{"status": "completed", "metrics": {"test/acc": 0.99}, "crc32": "00000000"}', "changed after it was written"),
+        ('{"status": "completed", "crc32": {"a": [' + "[" * 900 + "]" * 900 + "]}}", "changed after it was written"),
     ],
 )
 def test_a_result_that_cannot_be_used_is_named_and_stops_nothing(tmp_path, capsys, text, says):

@@ -103,7 +103,13 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(recipe, batch, undisturbed, 
     torch.load(tmp_path / "last.ckpt", weights_only=True)
     run_cell(config, tmp_path, "a command")
     same(outcome(tmp_path), undisturbed(recipe))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "epochs.jsonl", "job.lock", "result.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best.ckpt",
+        "config.json",
+        "epochs.jsonl",
+        "job.lock",
+        "result.json",
+    ]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from conftest import cell_config
 import zoo
 from lightning_modules import run_cell, time_cell
 from lightning_modules.identity import cell_id, recipe
+from lightning_modules.result import read_result
 from zoo import roofline
 from zoo.__main__ import main
 from zoo.noise import MARK
@@ -40,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_cell_is_measured_and_not_trained(more: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = run_cell(cell_config("task=time", *MODEL, *more), folder, "python train.py task=time")
-    assert result == json.loads((folder / "result.json").read_text())
+    assert result == read_result(folder)
     assert result["status"] == "completed" and result["checkpoint"] is None and result["cell"]["task"] == "time"
     metrics = result["metrics"]
     assert set(metrics) >= SPEEDS | SHARES | {"speed/data_wait", "speed/peak_memory_mb", "speed/train_memory_mb"}

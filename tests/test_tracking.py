@@ -21,6 +21,7 @@ from wandb_peer import KEY, server
 
 from lightning_modules import run_cell, wandb_run, wandb_service
 from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.result import read_result
 from lightning_modules.secrets import check_secrets
 from lightning_modules.tracking import Tracking, has_key
 from lightning_modules.wandb_file import has_end, rows, run_files
@@ -404,7 +405,7 @@ def test_a_run_whose_server_and_service_fail_has_the_same_metrics(peer, tmp_path
     monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", disturb)
     result = run_cell(config, tmp_path, "")
     assert outcome(result) == untracked and result["status"] == "completed"
-    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result == read_result(tmp_path)
     known = result["wandb"]
     assert known["lost_rows"] == 0 and len(known["dirs"]) == 2 and all(d in known["upload"] for d in known["dirs"])
     logged = [row for d in known["dirs"] for row in read_run(Path(d))["history"]]

@@ -10,10 +10,9 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.files import why_not, write_whole
+from lightning_modules.files import Patience, write_whole
 from lightning_modules.hardware import global_rank
 from lightning_modules.result import EPOCHS
-from zoo.errors import ConvzooError
 
 KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 
@@ -33,7 +32,7 @@ class EpochLines(Checkpoint):
         self.path, self.seconds = folder / EPOCHS, seconds
         self._lines: list[str] = []
         self._validated: dict[str, float | None] = {}  # in this epoch
-        self._problem: str | None = None
+        self._patience = Patience()
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": list(self._lines), "validated": dict(self._validated)}
@@ -56,7 +55,7 @@ class EpochLines(Checkpoint):
         self._lines.append(json.dumps(line) + "\n")
         if trainer.is_global_zero:
             # What could not be written may be there in part.
-            self._try(self._write_all if self._problem else self._append)
+            self._try(self._write_all if self._patience.problem else self._append)
 
     def finish(self) -> None:
         """Sees to it that the file has all epochs, whatever an earlier start of the run could not write.
@@ -66,8 +65,7 @@ class EpochLines(Checkpoint):
         """
         if global_rank() == 0:
             self._try(self._write_all)
-        if self._problem:
-            raise ConvzooError(f"{self._problem}. Make room, and type the same command: it goes on.")
+        self._patience.end()
 
     def _write_all(self) -> None:
         write_whole(self.path, "".join(self._lines))
@@ -77,15 +75,7 @@ class EpochLines(Checkpoint):
             file.write(self._lines[-1])
 
     def _try(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            problem = why_not(error, self.path, sum(map(len, self._lines)))
-            if not self._problem:
-                print(f"{problem}. Training goes on; it is tried again.", flush=True)
-            self._problem = problem
-        else:
-            self._problem = None
+        self._patience.attempt(write, self.path, sum(map(len, self._lines)))
 
 
 def _values(trainer: Any, prefix: str) -> dict[str, float | None]:

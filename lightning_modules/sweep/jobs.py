@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.identity import cell_id
-from lightning_modules.lock import is_locked
 from lightning_modules.result import EPOCHS, LOCK, read_result
 from lightning_modules.result import FILE as RESULT
+from zoo.locked import is_locked
 
 LOG = "log.txt"
 

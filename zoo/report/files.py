@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import struct
-import sys
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -90,20 +87,3 @@ def as_number(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < LARGEST else None
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds a POSIX lock (``fcntl.lockf``) on a file."""
-    try:
-        with path.open("rb") as file:
-            if sys.platform == "linux":
-                # Taking the lock, however shortly, could stop a job that starts now. So the kernel is asked:
-                # struct flock has type, whence, start, length, pid.
-                asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-                return struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True

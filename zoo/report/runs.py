@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.report.files import UnreadableError, as_number, read_epochs, read_object
+from zoo.seal import unseal
 from zoo.text import clean
 
 STATUSES = {
@@ -66,8 +67,8 @@ class Run:
 def read_run(folder: Path) -> Run:
     """The run that left a ``result.json`` in a folder; ``unreadable``, with the reason, where that cannot be used."""
     try:
-        result = read_object(folder / "result.json")
-    except UnreadableError as error:
+        result = unseal(read_object(folder / "result.json"))
+    except (UnreadableError, ValueError) as error:
         return Run(clean(folder), "unreadable", error=f"result.json {error}")
     metrics, problems = numbers(result.get("metrics"), "metrics")
     status, error = result.get("status"), result.get("error")

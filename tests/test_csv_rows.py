@@ -1,0 +1,89 @@
+"""metrics.csv: no row is lost by a stop, a kill or a full disk, and none is there twice."""
+
+import csv
+
+import pytest
+from conftest import cell_config
+from test_nothing_lost import fill, small_disk  # noqa: F401
+from test_resume import SMALL, stop_at_batch
+
+from lightning_modules import run_cell
+from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.cell import Cell
+from lightning_modules.csv_rows import CsvRows
+
+CONFIG = (*SMALL, "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
+MEASURED = ("speed/", "time/")
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        found = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in found]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cell, "_inference_speed", lambda *_: {})
+        run_cell(cell_config(*CONFIG), folder, "a command")
+    return rows(folder)
+
+
+def test_a_run_that_goes_on_has_the_rows_of_all_starts(tmp_path, expected, monkeypatch):
+    for batch in (6, 3):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            stop_at_batch(patch, batch)
+            run_cell(cell_config(*CONFIG), tmp_path, "a command")
+    run_cell(cell_config(*CONFIG), tmp_path, "a command")
+    assert any("val/acc" in row for row in expected) and "test/acc" in expected[-1]
+    assert rows(tmp_path) == expected
+
+
+def test_a_full_disk_costs_no_row(small_disk, expected, monkeypatch, capsys):  # noqa: F811
+    seen = []
+
+    def other_people(self, trainer, module, images, index):
+        seen.append(index)
+        if len(seen) == 2:
+            fill(small_disk)
+        if len(seen) == 7:
+            (small_disk / "others").unlink()
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", other_people)
+    run_cell(cell_config(*CONFIG), small_disk / "run", "a command")
+    assert capsys.readouterr().out.count("metrics.csv could not be written") == 1
+    assert rows(small_disk / "run") == expected
+
+
+def test_what_a_killed_run_logs_again_is_there_once_in_the_end(tmp_path):
+    first = CsvRows(tmp_path, goes_on=False)
+    for step in (1, 2, 3):
+        first.log_metrics({"loss": step / 10}, step)
+    with first.path.open("a") as file:
+        file.write("0.4")  # cut by the kill
+    second = CsvRows(tmp_path, goes_on=True)
+    second.log_metrics({"loss": 0.25}, 2)
+    second.log_metrics({"acc": 0.5}, 2)
+    second.log_metrics({"acc": 0.75})
+    assert rows(tmp_path)[-1] == {"acc": "0.75"}
+    second.finish()
+    assert rows(tmp_path) == [
+        {"step": "1", "loss": "0.1"},
+        {"step": "2", "loss": "0.25"},
+        {"step": "3", "loss": "0.3"},
+        {"step": "2", "acc": "0.5"},
+        {"acc": "0.75"},
+    ]
+
+
+def test_a_run_that_starts_anew_has_its_own_rows_only(tmp_path):
+    CsvRows(tmp_path, goes_on=False).log_metrics({"loss": 1.0}, 1)
+    CsvRows(tmp_path, goes_on=False).log_metrics({"loss": 2.0}, 1)
+    assert rows(tmp_path) == [{"step": "1", "loss": "2.0"}]

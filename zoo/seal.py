@@ -1,0 +1,36 @@
+"""A checksum in a JSON object: shows later whether the object is still the one that was written."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+KEY = "crc32"
+"""Where an object has the checksum of the rest of it."""
+
+CHANGED = f'was changed after it was written: its checksum is wrong (without its line "{KEY}" it is taken as it is)'
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """The object with its checksum (CRC-32 of its JSON with sorted keys) as the last key."""
+    rest = {key: value for key, value in content.items() if key != KEY}
+    return rest | {KEY: _checksum(rest)}
+
+
+def unseal(content: dict[str, Any]) -> dict[str, Any]:
+    """The object without its checksum.
+
+    Raises:
+        ValueError: The checksum is wrong. An object that has none is taken as it is.
+    """
+    if KEY not in content:
+        return content
+    rest = {key: value for key, value in content.items() if key != KEY}
+    if content[KEY] != _checksum(rest):
+        raise ValueError(CHANGED)
+    return rest
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
