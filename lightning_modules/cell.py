@@ -33,6 +33,7 @@ from lightning_modules.resume import Saved
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
 from lightning_modules.start import Start
+from lightning_modules.sync_norms import SyncNorms
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
 from zoo.memory import peak_memory
@@ -104,6 +105,7 @@ class Cell:
                 network["num_classes"],
                 # Several processes do not measure; and each would fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
+                config["trainer"]["accumulate_grad_batches"] > 1,
             ),
             hardware.device,
             before=self._last.plan if self._last else None,
@@ -180,7 +182,7 @@ class Cell:
             **self.hardware.trainer_arguments,
             "logger": logger,
             "callbacks": callbacks,
-            "plugins": [checkpoints],
+            "plugins": [checkpoints, SyncNorms()] if given.get("sync_batchnorm") else [checkpoints],
             "default_root_dir": self.folder,
             "use_distributed_sampler": False,
             "enable_model_summary": False,
@@ -194,7 +196,8 @@ class Cell:
             raise ConvzooError(f"trainer: {error}") from None
 
     def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
-        device = self.module.device
+        # After the test Lightning has moved the network away from the GPU.
+        device = self.module.to(trainer.strategy.root_device).device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
         micro = self.module.micro_batch
         images = min(INFER_BATCH, micro.size or INFER_BATCH, micro.evaluated or INFER_BATCH)

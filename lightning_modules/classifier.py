@@ -75,6 +75,14 @@ class Classifier(LightningModule):
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 
+    def on_validation_start(self) -> None:
+        if self.trainer.accumulate_grad_batches == 1:
+            self.zero_grad()
+
+    def on_train_end(self) -> None:
+        # They are no good any more, and with CUDA graphs not even to be touched.
+        self.zero_grad()
+
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         self._evaluate(batch, self.val_loss, self.val_acc)
 
@@ -103,9 +111,9 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optim = self.hparams.optim
         optimizer = make_optimizer(self.net, optim)
-        if self.trainer.precision == "bf16-mixed":
+        if self.trainer.precision in ("bf16-mixed", "16-mixed"):
             # A fused optimizer can undo a gradient scaler's factor itself, and Lightning then refuses to clip.
-            # bfloat16 has no scaler.
+            # bfloat16 has no scaler; float16's does it before.
             optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):

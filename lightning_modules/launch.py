@@ -116,7 +116,8 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
             passed_on, deadline = True, time.monotonic() + STOPPED_S
             for rank in running:
                 rank.process.send_signal(signals.pending)
-        failed += [rank for rank in ranks if rank.code and rank not in failed]
+        # One that has said its error may yet wait for the others at its exit.
+        failed += [rank for rank in ranks if (rank.code or rank.error()) and rank not in failed]
         if failed and not ending:
             ending = True
             stopped = all(rank.code in CODES for rank in failed)
@@ -131,10 +132,18 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
 
 
 def _tell(failed: list[_Rank], processes: int, watch: KillWatch) -> NoReturn:
-    # Whoever ended without a word was the first: the others then missed it, and said so.
-    silent = [rank for rank in failed if rank.error() is None]
+    told = [rank for rank in failed if rank.error() is not None]
+    # NCCL ends a process that has waited too long, with this signal.
+    gave_up = [rank for rank in failed if rank.code == -signal.SIGABRT and rank not in told]
+    # Whoever else ended without a word was the first: the others then missed it, and said so.
+    silent = [rank for rank in failed if rank not in told and rank not in gave_up]
+    if not silent and not told:
+        raise RuntimeError(
+            f"rank {gave_up[0].number} of {processes} gave up waiting for another rank (hardware.timeout_s), or "
+            "crashed: what it printed says which"
+        )
     if not silent:
-        rank = min(failed, key=lambda rank: rank.told.stat().st_mtime_ns)
+        rank = min(told, key=lambda rank: rank.told.stat().st_mtime_ns)
         message = rank.error() or ""
         if message.startswith(f"{ConvzooError.__name__}: "):
             raise ConvzooError(message.partition(": ")[2])

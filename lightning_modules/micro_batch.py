@@ -72,7 +72,8 @@ class MicroBatch:
             try:
                 if self.evaluated is None or self.evaluated >= len(images):
                     return net(images)
-                return torch.cat([net(part) for part in images.split(self.evaluated)])
+                # Copies: CUDA graphs write their output again.
+                return torch.cat([net(part).clone() for part in images.split(self.evaluated)])
             except Exception as error:
                 self.evaluated = self._fewer(self.evaluated, len(images), error)
             _free(images.device)

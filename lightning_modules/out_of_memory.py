@@ -12,10 +12,10 @@ from zoo.errors import ConvzooError
 
 WORDS = (
     *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed"),
-    *("could not create a primitive", "could not create a memory"),
+    *("could not create a primitive", "could not create a memory", "unable to find an engine"),
 )
-"""Of errors that have no type of their own: PyTorch's CPU allocator, C++, cuBLAS and cuDNN; and oneDNN, which does not
-say why, and nearly always means this."""
+"""Of errors that have no type of their own: PyTorch's CPU allocator, C++, cuBLAS and cuDNN; and oneDNN and cuDNN's
+search, which do not say why, and nearly always mean this."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

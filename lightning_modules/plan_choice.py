@@ -55,11 +55,13 @@ class Work:
         batch: (N, C, H, W) of its batches.
         classes: Of the network's output.
         steps: How many it takes, about: a short run is not worth measuring for.
+        accumulates: Gradients of several batches are added up.
     """
 
     batch: tuple[int, int, int, int]
     classes: int
     steps: int
+    accumulates: bool = False
 
 
 def choose_plan(
@@ -84,7 +86,7 @@ def choose_plan(
         unmeasured: Why nothing may be measured, if so: several processes, or two runs, would come to different ends.
 
     Raises:
-        ConvzooError: A plan that contradicts the precision.
+        ConvzooError: A plan that contradicts the precision, or that cannot accumulate gradients.
     """
     bf16 = _bf16(given)
     if given is not None and bf16 is None:
@@ -100,6 +102,12 @@ def choose_plan(
         plan = PLANS[asked]
         if bf16 not in (None, plan.bf16):
             raise ConvzooError(f"hardware.plan={asked} and trainer.precision={given} contradict each other.")
+        if plan.compiled and device.type == "cuda" and work.accumulates:
+            # Each batch writes its gradients where the last one's are.
+            raise ConvzooError(
+                f"hardware.plan={asked} has CUDA graphs, which cannot accumulate gradients. Type "
+                "hardware.micro_batch=N for a large batch in parts, or another plan."
+            )
         return chosen(plan, "as asked")
     if before in PLANS:
         return chosen(PLANS[before], "as before the run was stopped")
@@ -113,7 +121,7 @@ def choose_plan(
         try:
             return chosen(*_remembered(net, plans, work, device))
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not any(e is not None and is_out_of_memory(e) for e in (error, error.__cause__)):
                 raise
     # A plan that has no room must not end a run that may have it with another.
     return chosen(plans[0], "not measured: out of memory")
@@ -130,7 +138,8 @@ def _remembered(net: nn.Module, plans: list[Plan], work: Work, device: torch.dev
     steps = training_steps(net, plans, images, work.classes)
     first = next(iter(steps))
     run_s = work.steps * timed(steps[first], device)
-    if longer := compiled(PLANS[first], device, run_s):
+    longer = None if work.accumulates else compiled(PLANS[first], device, run_s)
+    if longer:
         steps |= training_steps(net, [longer, PLANS[first]], images, work.classes)
     plan, measured = fastest(steps, device, min(MEASURE_S, SHARE * run_s))
     why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"

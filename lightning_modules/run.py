@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import re
 import shlex
+import sys
 import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.cell import Cell
@@ -174,6 +177,10 @@ def run_rank(
         result |= {"status": status, "error": str(error) or type(error).__name__}
         if not isinstance(error, ConvzooError) and status == "failed":
             result["traceback"] = traceback.format_exc()
+        if status == "failed" and torch.distributed.is_initialized():
+            # What was registered last is called first: Lightning's farewell to NCCL waits for the other ranks, and they
+            # for this one.
+            atexit.register(_leave, 2 if isinstance(error, ConvzooError) else 1)
         if code is not None:
             raise SystemExit(code) from None
         raise
@@ -224,6 +231,12 @@ def _outcome(error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
         return "interrupted", 130
     return "failed", None
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _exit_code(status: str, code: int | None) -> int:

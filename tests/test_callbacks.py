@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_modules import CostLogger, SpeedLogger
+from lightning_modules.callbacks import speed_logger
 from lightning_modules.callbacks.batch import images_of, size_of
 
 
@@ -51,6 +52,15 @@ def test_one_callback_in_two_fits_counts_each():
         trainer(cost, speed).fit(Theirs(width), DATA)
         assert cost.metrics["cost/macs"] == macs(width)
     assert len(speed._seconds) == 6 - 3, "samples of the first fit must not stay"
+
+
+def test_an_epoch_that_is_shorter_than_a_window_is_measured_without_its_warm_up(monkeypatch):
+    """A GPU is asked for the time once in a window."""
+    monkeypatch.setattr(speed_logger, "synchronize", lambda device: None)
+    monkeypatch.setattr(SpeedLogger, "_is_cpu", lambda self: False)
+    speed = SpeedLogger(window=20)
+    trainer(speed).fit(Theirs(), DATA)
+    assert len(speed._seconds) == 1 and speed.metrics["speed/data_wait"] > 0
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])

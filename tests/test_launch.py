@@ -46,6 +46,13 @@ if rank != failing:
     time.sleep(300)
 json.dump(os.getpid(), open(folder + "/pid.tmp", "w")); os.rename(folder + "/pid.tmp", folder + "/pid")
 time.sleep(0.2)
+if how.startswith("hanging"):  # says its error, and waits for the others at its exit
+    try:
+        tell("RuntimeError: the disk is on fire")
+    except SystemExit:
+        time.sleep(300)
+if how.startswith("gave-up"):
+    os.kill(os.getpid(), signal.SIGABRT)
 if how.startswith("error"):
     tell("RuntimeError: the disk is on fire")
 if how.startswith("mistake"):
@@ -90,6 +97,8 @@ def alive(pid: str) -> bool:
     ("how", "kind", "message"),
     [
         ("error", RuntimeError, "rank {} of 2 failed: RuntimeError: the disk is on fire"),
+        ("hanging", RuntimeError, "rank {} of 2 failed: RuntimeError: the disk is on fire"),
+        ("gave-up", RuntimeError, "rank {} of 2 gave up waiting for another rank"),
         ("mistake", ConvzooError, "type something else"),
         ("exit", ConvzooError, "rank {} of 2 ended with exit code 7 and without an error"),
         ("killed", ConvzooError, "rank {} of 2 was killed by SIGKILL: out of memory"),

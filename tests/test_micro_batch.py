@@ -24,6 +24,7 @@ from zoo import ConvzooError
 
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ...")
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), CPU, MemoryError()]
+ERRORS += [RuntimeError("FIND was unable to find an engine to execute this computation")]
 
 
 class Limited(nn.Module):
@@ -127,6 +128,19 @@ def test_evaluation_in_parts_gives_the_same():
     with torch.no_grad():
         assert torch.allclose(micro.logits(net, x), network().eval()(x), atol=1e-6)
     assert micro.evaluated == 3 and micro.size is None
+
+
+def test_a_network_that_writes_its_outputs_again_is_evaluated_right():
+    """As CUDA graphs do."""
+    stock, x, out = network().eval(), torch.randn(9, 4), torch.empty(3, 2)
+    micro = MicroBatch(3)
+
+    def again(part):
+        out.resize_(len(part), stock(part).shape[1])
+        return out.copy_(stock(part))
+
+    with torch.no_grad():
+        assert torch.allclose(micro.logits(again, x), stock(x), atol=1e-6)
 
 
 CELL = ("model=effnet", "logger=none", "data.image_size=8", "data.batch_size=8", "hardware=cpu", "hardware.threads=1")

@@ -128,7 +128,8 @@ def test_no_byte_of_a_result_changes_unseen(stopped, tmp_path):
         changed[place] ^= 1 << draw.randrange(8)
         (tmp_path / "result.json").write_bytes(changed)
         try:
-            assert read_result(tmp_path) == result  # white space
+            # White space, or the checksum's own name.
+            assert read_result(tmp_path).items() >= result.items()
         except ValueError:
             seen += 1
             assert read_run(tmp_path).status == "unreadable"

@@ -136,6 +136,19 @@ class TestBrowser:
         ):
             assert text in seen["text"]
 
+    def test_noisy_figures_are_marked(self, tmp_path):
+        restless = make_result(make_cell(), 0.9)
+        restless["metrics"]["speed/latency_ms_iqr"] = restless["metrics"]["speed/latency_ms"] / 2
+        write_run(tmp_path / "runs" / "restless", restless)
+        write_run(tmp_path / "runs" / "quiet", make_result(make_cell(act="swish"), 0.8))
+        latencies, speeds, note = work(
+            make_page(tmp_path / "runs"),
+            tmp_path,
+            'return [texts("latency ms"), texts("train img/s"), document.querySelector("#table-note").textContent]',
+        )
+        assert [text.endswith(" ~") for text in latencies] == [True, False] and "~" not in "".join(speeds)
+        assert "~ noisy" in note
+
     def test_sorting(self, seeds, tmp_path):
         first, again, names, sort = work(
             seeds,

@@ -14,6 +14,7 @@ from lightning_modules.plan_choice import Work, choose_plan
 from lightning_modules.resume import find_last
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
+from zoo import plan
 from zoo.errors import ConvzooError
 from zoo.plan import COMPILE_S, PLANS, candidates, compiled, fastest, has_bf16, training_step, training_steps
 from zoo.timing import Spread
@@ -188,3 +189,21 @@ def test_a_wrong_plan_is_refused():
 
 def test_no_checkpoint_no_plan(tmp_path):
     assert find_last(tmp_path, {}) is None
+
+
+def test_a_batch_that_is_too_large_to_measure_is_no_reason_to_end(net, cache, monkeypatch):
+    """It may fit in parts (hardware.micro_batch=auto)."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(plan, "training_step", full)
+    chosen = choose_plan("auto", "32", net, LONG, CPU)
+    assert chosen.why == "not measured: out of memory" and chosen.plan.name == "fp32_fast"
+
+
+def test_cuda_graphs_do_not_accumulate_gradients(net):
+    work = Work((4, 3, 16, 16), 10, 10_000, accumulates=True)
+    with pytest.raises(ConvzooError, match=r"cannot accumulate gradients. Type hardware.micro_batch=N"):
+        choose_plan("bf16_compiled", None, net, work, torch.device("cuda"))
+    assert choose_plan("bf16_compiled", None, net, work, CPU).plan.compiled

@@ -69,6 +69,15 @@ def test_the_driver_is_asked_for_free_memory(tmp_path, monkeypatch):
     assert find_gpus() == {}
 
 
+def test_gpus_are_found_without_the_drivers_folder(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '%s' '0, GPU-aa, 80000\n1, GPU-bb, 1000'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    assert find_gpus() == {"0": 1000 * MIB, "1": 1000 * MIB}
+
+
 def test_a_job_waits_for_memory_that_the_others_have_not_taken_yet(monkeypatch):
     memory, big = Memory(), job(25e6, 11e6, 16)
     need = room.PYTHON_BYTES + room.tensor_bytes(big)

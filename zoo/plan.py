@@ -51,10 +51,7 @@ class Plan:
             kernels.speed_up(net)
         elif self.bf16:
             kernels.trim(net)
-        if device.type == "cuda":
-            # What stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape.
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        use_fast_float32(device)
         if self.compiled:
             net.compile(mode="reduce-overhead" if device.type == "cuda" else None)
         return net
@@ -62,6 +59,13 @@ class Plan:
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """The context that forward passes run in."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def use_fast_float32(device: torch.device) -> None:
+    """On a GPU what stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 PLAIN = Plan("plain", "float32, contiguous: PyTorch as it comes", channels_last=False)
@@ -152,7 +156,7 @@ def training_steps(
     Raises:
         ConvzooError: None of them works.
     """
-    steps, problems = {}, []
+    steps, problems, cause = {}, [], None
     for plan in plans:
         try:
             step = training_step(net, plan, images, classes)
@@ -160,8 +164,9 @@ def training_steps(
             steps[plan.name] = step
         except Exception as error:  # whatever a backend raises: the others are still there
             problems.append(f"{plan.name}: {error}")
+            cause = error.with_traceback(None)  # whose frames hold the memory
     if not steps:
-        raise ConvzooError("no execution plan works here: " + "; ".join(problems))
+        raise ConvzooError("no execution plan works here: " + "; ".join(problems)) from cause
     return steps
 
 

@@ -216,7 +216,8 @@ def _noise(image: torch.Tensor, n: int, memory_format: torch.memory_format) -> t
 
 def _labels(net: nn.Module, image: torch.Tensor, n: int, memory_format: torch.memory_format) -> torch.Tensor:
     """As many classes as the network tells apart."""
-    with torch.no_grad():
+    # Not compiled: a second batch size would make the compiler leave the size open.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         classes = net(_noise(image, 2, memory_format)).shape[1]
     return torch.randint(classes, (n,), device=image.device)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from zoo.builder import build
 from zoo.errors import ConvzooError
+from zoo.plan import use_fast_float32
 from zoo.roofline import Peaks, bound, measure_peaks
 from zoo.speeds import speed, training_speed
 from zoo.stem import stem_for
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellSpeed:
-    """How fast a cell is in float32, its images on the device already.
+    """How fast a cell is in float32 (TF32 on a GPU), its images on the device already.
 
     Attributes:
         train_images_per_s, infer_images_per_s: At ``batch_size``.
@@ -65,6 +66,7 @@ def time_cells(
         ConvzooError: A device that this machine does not have.
     """
     where = find_device(device)
+    use_fast_float32(where)
     peaks = measure_peaks(where, "fp32", seconds)
     bar = tqdm(cells, unit="cell", leave=False, disable=None if progress else True)
     return [_time(cell, images, batch_size, where, seconds, peaks) if cell.cost else cell for cell in bar]

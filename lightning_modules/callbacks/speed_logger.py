@@ -71,6 +71,9 @@ class SpeedLogger(Callback):
         self._images = self._batches = 0
         self._wait = 0.0
 
+    def _is_cpu(self) -> bool:
+        return self._device.type == "cpu"
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._wait += time.perf_counter() - self._batch_end
 
@@ -78,7 +81,9 @@ class SpeedLogger(Callback):
         self._images += size_of(batch)
         self._batches += 1
         self._seen += 1
-        if self._batches == (1 if self._device.type == "cpu" else self.window) or self._seen <= WARMUP:
+        full = self._batches == (1 if self._is_cpu() else self.window) or self._seen <= WARMUP
+        # An epoch may be shorter than a window.
+        if full or (not self._seconds and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
             synchronize(self._device)
             seconds = time.perf_counter() - self._start
             if self._images:

@@ -163,7 +163,11 @@ class LocalEngine:
             return max(1, self.cores // waiting[0].processes)
         free = self.cores - sum(r.threads * r.job.processes for r in self._running)
         slots = self.slots - sum(r.job.processes for r in self._running)
-        return max(1, free // max(1, min(slots, sum(job.processes for job in waiting))))
+        can_run = min(slots, sum(job.processes for job in waiting))
+        if waiting[0].gpus:
+            running = sum(r.job.processes for r in self._running)
+            can_run = min(can_run, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+        return max(1, free // max(1, can_run))
 
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
         threads = self._threads_for([job, *waiting])

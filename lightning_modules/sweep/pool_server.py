@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import glob
 import importlib
 import json
 import os
@@ -132,6 +133,8 @@ def warm_up(function: str | None) -> None:
         pkgutil.resolve_name(function)()
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         raise SystemExit(f"pool: {threads} threads run after the imports, and a fork would lose all but one.")
+    if any("nvidia-uvm" in os.path.realpath(link) for link in glob.glob("/proc/self/fd/*")):
+        raise SystemExit("pool: CUDA was started by the imports, and no fork could use it.")
     gc.collect()
     gc.freeze()
 

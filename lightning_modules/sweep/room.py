@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,7 +144,10 @@ def find_gpus() -> dict[str, int | None]:
         names = [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
     else:
         names = [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
-    told = _ask_driver() if names else {}
+    # WSL and some containers have the driver's program and not its folder.
+    ask = names or (visible is None and shutil.which("nvidia-smi"))
+    told = _ask_driver() if ask else {}
+    names = names or [name for name in told if name.isdigit()]
     return {name: told.get(name) for name in names}
 
 

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from zoo.noise import LEGEND, MARK
 from zoo.report import tables
-from zoo.report.cells import Cell, Group, varying
+from zoo.report.cells import Cell, Group, noisy, varying
 from zoo.report.effects import Effects, find_effects
 from zoo.report.groups import compare
 from zoo.report.intervals import LEVEL, Estimate
@@ -50,6 +51,7 @@ def build(results: Sequence[Run], folders: Sequence[str | Path]) -> dict[str, An
         "statuses": STATUSES,
         "metrics": [asdict(metric) | {"difference": metric.difference} for metric in METRICS],
         "choices": varying(cells),
+        "noise": {"mark": MARK, "legend": LEGEND},
         "groups": [_group(group, cell_ids) for group in groups],
         "cells": [_cell(cell, i, group, cell_ids, run_ids) for i, group in enumerate(groups) for cell in group.cells],
         "runs": [_run(run, cell_ids[id(cell)]) for cell in cells for run in cell.runs],
@@ -122,6 +124,7 @@ def _cell(cell: Cell, number: int, group: Group, cells: dict[int, int], runs: di
         "rank": group.rank(cell),
         "n": len(cell.values(ACCURACY.key)),
         "metrics": estimates,
+        "noisy": [metric.key for metric in METRICS if noisy(cell, metric)],
         "against_best": against and {"verdict": against.verdict, **_estimate(against.estimate)},
         "conditions": group.conditions.index(cell.conditions) if cell.conditions else None,
         "note": tables.note(group, cell),

@@ -6,7 +6,7 @@ function columns() {
     found.push({ name: `choice ${key}`, head: key, value: (cell) => (Object.hasOwn(cell.choices, key) ? cell.choices[key] : null), text: (cell) => level(cell, key) });
   }
   for (const metric of data.metrics) {
-    const show = metric === accuracy ? accuracyText : (cell) => human(mean(cell, metric), metric.key);
+    const show = metric === accuracy ? accuracyText : (cell) => human(mean(cell, metric), metric.key) + (cell.noisy.includes(metric.key) ? ` ${data.noise.mark}` : "");
     found.push({ name: metric.name, head: metric.label, title: metric.text, number: true, down: metric.higher, text: show,
       value: (cell) => mean(cell, metric), hint: (cell) => metric !== accuracy && hint(cell, metric) });
     if (metric === accuracy && cells.some((cell) => cell.n > 1)) {
@@ -93,6 +93,7 @@ function tableNote() {
   if (group.test_images) notes.push(`Tested on ${group.test_images.toLocaleString("en")} images: one image is ${(1 / group.test_images).toPrecision(2)}.`);
   notes.push(conditionsNote(group));
   if (group.conditions.length > 1) notes.push("Speeds, latency and time of different letters do not compare.");
+  if (groupCells().some((cell) => cell.noisy.length)) notes.push(data.noise.legend);
   if (!groupCells().some((cell) => cell.n > 1)) notes.push("One seed a cell: which differences are noise is unknown.");
   return notes.join(" ");
 }
