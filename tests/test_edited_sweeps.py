@@ -9,7 +9,7 @@ import pytest
 from conftest import cell_config
 
 from hydra_plugins.convzoo.local_launcher import _check_folders
-from lightning_modules.result import write_result
+from lightning_modules.result import read_result, write_result
 from lightning_modules.sweep import local
 from lightning_modules.sweep.driver import _run, _settle
 from lightning_modules.sweep.jobs import Job
@@ -56,7 +56,7 @@ def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
     assert job.result() == {} and job.status() == "waiting"
     assert _settle(job, 2)["status"] == "failed" and path.read_text() == text
     path.unlink()
-    assert _settle(job, 2) == json.loads(path.read_text())
+    assert _settle(job, 2) == read_result(job.folder)
 
 
 def start_locally(job, monkeypatch):

@@ -12,7 +12,7 @@ from conftest import ROOT, cell_config
 from ranks import end_ranks, kill, start_ranks
 
 from lightning_modules import run_cell
-from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.callbacks.last import LastCheckpoint, _states_of
 from lightning_modules.cell import Cell
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
@@ -167,3 +167,11 @@ def test_killed_ranks_go_on_like_undisturbed_ones(tmp_path, monkeypatch):
     finally:
         pool.close()
     same(outcome(folders[0]), outcome(folders[1]))
+
+
+@pytest.mark.parametrize(("ranks", "totals"), [(2, [2.0, 5.0]), (1, [7.0]), (3, [7.0, 0.0, 0.0])])
+def test_metrics_of_an_unfinished_epoch_stay_with_their_ranks(ranks, totals):
+    """The sum over ranks of sums has other bits than the same sum in another order."""
+    saved = [{"train_loss": {"total": torch.tensor(total)}} for total in (2.0, 5.0)]
+    own = [_states_of(rank, ranks, saved)["train_loss"]["total"].item() for rank in range(ranks)]
+    assert own == totals and _states_of(0, ranks, []) == {}

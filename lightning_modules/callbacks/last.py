@@ -24,6 +24,10 @@ PATIENCE_S = 8.0
 """How long a signal waits for a validation to end: schedulers kill after 30 seconds, a sweep after 20."""
 
 
+States = dict[str, dict[str, torch.Tensor]]
+"""Metric → state → value."""
+
+
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every ``every_s`` seconds, after a batch or an epoch, and when a signal stops the run.
 
@@ -49,7 +53,7 @@ class LastCheckpoint(Checkpoint):
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked = 0.0
         self._random: list[dict[str, Any]] = []  # one a rank
-        self._metrics: dict[str, dict[str, torch.Tensor]] = {}
+        self._metrics: list[States] = []  # one a rank
 
     @property
     def seconds(self) -> float:
@@ -65,13 +69,12 @@ class LastCheckpoint(Checkpoint):
                     f"the processes of this run found different checkpoints in {self.path.parent} (steps "
                     f"{', '.join(map(str, steps.tolist()))}): do all machines see the same folder?"
                 )
-        for name, states in self._metrics.items():
+        for name, states in _states_of(trainer.global_rank, trainer.world_size, self._metrics).items():
             metric = pl_module.get_submodule(name)
             for state, value in states.items():
-                # The sum over all ranks was saved: one rank takes it, the others start from nothing.
-                setattr(metric, state, value.to(metric.device) * trainer.is_global_zero)
+                setattr(metric, state, value.to(metric.device))
             metric._update_count = 1
-        self._metrics = {}
+        self._metrics = []
         if trainer.global_rank < len(self._random):
             set_random_states(self._random[trainer.global_rank], trainer.strategy.root_device)
         self._random = []
@@ -136,7 +139,7 @@ class LastCheckpoint(Checkpoint):
             "plan": self.plan,
             "seconds": self.seconds,
             "random": _of_all_ranks(random_states(trainer.strategy.root_device)),
-            "metrics": _metric_states(trainer, pl_module) if self._in_epoch(trainer) else {},
+            "metrics": _of_all_ranks(_metric_states(pl_module)) if self._in_epoch(trainer) else [],
         }
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -160,11 +163,22 @@ def _of_all_ranks(value: Any) -> list[Any]:
     return values
 
 
-def _metric_states(trainer: Any, module: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """What the training metrics have seen of the unfinished epoch, summed over the ranks."""
-    states: dict[str, dict[str, torch.Tensor]] = {}
-    for name, metric in module.named_modules():
-        if isinstance(metric, Metric) and metric.update_called:
-            values = {k: getattr(metric, k) for k, v in metric._defaults.items() if isinstance(v, torch.Tensor)}
-            states[name] = {k: trainer.strategy.reduce(v.clone(), reduce_op="sum") for k, v in values.items()}
-    return states
+def _metric_states(module: Any) -> States:
+    """What this rank's training metrics have seen of the unfinished epoch."""
+    return {
+        name: {k: getattr(metric, k).cpu().clone() for k, v in metric._defaults.items() if isinstance(v, torch.Tensor)}
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric) and metric.update_called
+    }
+
+
+def _states_of(rank: int, ranks: int, saved: list[States]) -> States:
+    """A rank's own. As many ranks as before add up the same numbers in the same order, and come to the same bits; of
+    another number the first one takes the sum, and the others start from nothing.
+    """
+    if len(saved) == ranks:
+        return saved[rank]
+    sums = {
+        name: {k: sum(states[name][k] for states in saved) for k in kept} for name, kept in (saved or [{}])[0].items()
+    }
+    return {name: {k: value * (rank == 0) for k, value in kept.items()} for name, kept in sums.items()}
