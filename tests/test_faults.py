@@ -159,7 +159,7 @@ def test_a_sweep_whose_launcher_and_jobs_are_killed(tmp_path):
         last = sum(kills.values()) >= FAULTS
         while process.poll() is None and (last or not jobs()):
             time.sleep(0.01)
-        until = time.monotonic() + draw.uniform(0, job_s)
+        until = time.monotonic() + draw.uniform(0, 0.3 * job_s)
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         if process.poll() is not None:

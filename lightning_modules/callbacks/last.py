@@ -178,7 +178,5 @@ def _states_of(rank: int, ranks: int, saved: list[States]) -> States:
     """
     if len(saved) == ranks:
         return saved[rank]
-    sums = {
-        name: {k: sum(states[name][k] for states in saved) for k in kept} for name, kept in (saved or [{}])[0].items()
-    }
-    return {name: {k: value * (rank == 0) for k, value in kept.items()} for name, kept in sums.items()}
+    first = saved[0] if saved else {}
+    return {n: {k: sum(states[n][k] for states in saved) * (rank == 0) for k in kept} for n, kept in first.items()}
