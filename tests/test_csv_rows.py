@@ -4,11 +4,10 @@ import csv
 
 import pytest
 from conftest import cell_config
-from test_nothing_lost import fill, small_disk  # noqa: F401
+from test_nothing_lost import full_for_a_while, small_disk  # noqa: F401
 from test_resume import SMALL, stop_at_batch
 
 from lightning_modules import run_cell
-from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.cell import Cell
 from lightning_modules.csv_rows import CsvRows
 
@@ -49,16 +48,7 @@ def test_a_run_that_goes_on_has_the_rows_of_all_starts(tmp_path, expected, monke
 
 
 def test_a_full_disk_costs_no_row(small_disk, expected, monkeypatch, capsys):  # noqa: F811
-    seen = []
-
-    def other_people(self, trainer, module, images, index):
-        seen.append(index)
-        if len(seen) == 2:
-            fill(small_disk)
-        if len(seen) == 7:
-            (small_disk / "others").unlink()
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", other_people)
+    full_for_a_while(small_disk, monkeypatch)
     run_cell(cell_config(*CONFIG), small_disk / "run", "a command")
     assert capsys.readouterr().out.count("metrics.csv could not be written") == 1
     assert rows(small_disk / "run") == expected

@@ -160,17 +160,23 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
-    seen, folder = [], small_disk / "run"
+def full_for_a_while(disk, monkeypatch):
+    """Other people fill the disk at the second batch of a run, and make room again at the seventh."""
+    seen = []
 
     def other_people(self, trainer, module, images, index):
         seen.append(index)
         if len(seen) == 2:
-            fill(small_disk)
+            fill(disk)
         if len(seen) == 7:
-            (small_disk / "others").unlink()
+            (disk / "others").unlink()
 
     monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", other_people)
+
+
+def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
+    folder = small_disk / "run"
+    full_for_a_while(small_disk, monkeypatch)
     run_cell(cell_config(*CONFIG), folder, "a command")
     said = capsys.readouterr().out
     assert said.count("could not be written (No space left on device: 0 MB are free there") >= 1
