@@ -35,6 +35,7 @@ class CsvRows(Logger):
         self._rows: dict[tuple[str, ...], Row] = {}
         for row in _read(self.path) if goes_on else ():
             self._rows[_key(row)] = row
+        self._before = {tuple(sorted(_values(row))): _values(row) for row in self._rows.values()}
         self._columns = sorted({STEP}.union(*self._rows.values()))
         self._whole = False
         """Whether the file has these columns and no half row."""
@@ -52,7 +53,10 @@ class CsvRows(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds a row; ``step``: how many steps the optimizer has taken, None: the row belongs to none."""
-        row = {key: repr(float(value)) for key, value in metrics.items()}
+        row = {key: repr(value if isinstance(value, int) else float(value)) for key, value in metrics.items()}
+        # What does not change, as costs do not, every start logs at its first step.
+        if self._before.pop(tuple(sorted(row)), None) == row:
+            return
         row |= {} if step is None else {STEP: str(step)}
         self._rows[_key(row)] = row
         if new := row.keys() - set(self._columns):
@@ -85,6 +89,10 @@ class CsvRows(Logger):
 def _key(row: Row) -> tuple[str, ...]:
     """What a row is of: its step, and which metrics it has."""
     return (row.get(STEP, ""), *sorted(row))
+
+
+def _values(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != STEP}
 
 
 def _read(path: Path) -> list[Row]:

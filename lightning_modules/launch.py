@@ -133,13 +133,16 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
 
 def _tell(failed: list[_Rank], processes: int, watch: KillWatch) -> NoReturn:
     told = [rank for rank in failed if rank.error() is not None]
-    # NCCL ends a process that has waited too long, with this signal.
-    gave_up = [rank for rank in failed if rank.code == -signal.SIGABRT and rank not in told]
-    # Whoever else ended without a word was the first: the others then missed it, and said so.
-    silent = [rank for rank in failed if rank not in told and rank not in gave_up]
-    if not silent and not told:
+    # Whoever ended without a word was the first: the others then missed it, and said so. But NCCL ends a process that
+    # has waited too long for one that had an error, with this signal.
+    silent = [
+        rank
+        for i, rank in enumerate(failed)
+        if rank not in told and not (rank.code == -signal.SIGABRT and any(other in told for other in failed[:i]))
+    ]
+    if not told and all(rank.code == -signal.SIGABRT for rank in silent):
         raise RuntimeError(
-            f"rank {gave_up[0].number} of {processes} gave up waiting for another rank (hardware.timeout_s), or "
+            f"rank {silent[0].number} of {processes} gave up waiting for another rank (hardware.timeout_s), or "
             "crashed: what it printed says which"
         )
     if not silent:

@@ -121,7 +121,7 @@ def choose_plan(
         try:
             return chosen(*_remembered(net, plans, work, device))
         except Exception as error:
-            if not any(e is not None and is_out_of_memory(e) for e in (error, error.__cause__)):
+            if not any(map(is_out_of_memory, (error, *getattr(error.__cause__, "exceptions", ())))):
                 raise
     # A plan that has no room must not end a run that may have it with another.
     return chosen(plans[0], "not measured: out of memory")

@@ -78,9 +78,9 @@ def run(
         ranks = hardware.world_size > 1 and not inside_a_rank()
         last = find_last(folder, config, say=not ranks)
         remove_unfinished(folder)
+        _write_config(folder / CONFIG_FILE, config)
         # What an earlier start left behind must not be taken for this one's.
         (folder / FILE).unlink(missing_ok=True)
-        _must_write(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False))
         if ranks:
             del last  # each rank reads its own
             return _run_ranks(config, folder, command, hardware, signals)
@@ -92,7 +92,10 @@ def _run_ranks(
 ) -> dict[str, Any]:
     """Runs the cell once per rank of this machine, each in a process of its own."""
     try:
-        _must_write(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
+        try:
+            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
+        except OSError as error:
+            raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
         launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError, OSError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
@@ -111,11 +114,11 @@ def _run_ranks(
     return read_result(folder)
 
 
-def _must_write(path: Path, content: str) -> None:
+def _write_config(path: Path, config: dict[str, Any]) -> None:
     try:
-        write_whole(path, content)
+        write_whole(path, json.dumps(config, indent=2, ensure_ascii=False))
     except OSError as error:
-        raise ConvzooError(f"{why_not(error, path, 10_000)}. Make room there.") from None
+        print(f"{why_not(error, path, 10_000)}; the run goes on without it.", flush=True)
 
 
 def _goes_on(folder: Path, command: str) -> str:

@@ -5,14 +5,14 @@ import csv
 import pytest
 from conftest import cell_config
 from test_nothing_lost import full_for_a_while, small_disk  # noqa: F401
-from test_resume import SMALL, stop_at_batch
+from test_resume import BATCHES, SMALL, stop_at_batch
 
 from lightning_modules import run_cell
 from lightning_modules.cell import Cell
 from lightning_modules.csv_rows import CsvRows
 
 CONFIG = (*SMALL, "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
-LEFT_OUT = ("speed/", "time/", "cost/")
+LEFT_OUT = ("speed/", "time/")
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def unmeasured(monkeypatch):
 
 
 def rows(folder):
-    """Without what is measured, and without the costs, which every start logs."""
+    """Without what is measured."""
     with (folder / "metrics.csv").open(newline="") as file:
         found = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
     kept = [{k: v for k, v in row.items() if not k.startswith(LEFT_OUT)} for row in found]
@@ -37,8 +37,10 @@ def expected(tmp_path_factory):
     return rows(folder)
 
 
-def test_a_run_that_goes_on_has_the_rows_of_all_starts(tmp_path, expected, monkeypatch):
-    for batch in (6, 3):
+@pytest.mark.parametrize("batches", [(6, 3), (BATCHES,), (BATCHES, BATCHES, BATCHES)])
+def test_a_run_that_goes_on_has_the_rows_of_all_starts(batches, tmp_path, expected, monkeypatch):
+    """A stop at the end of an epoch is one that waited for its validation."""
+    for batch in batches:
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
             stop_at_batch(patch, batch)
             run_cell(cell_config(*CONFIG), tmp_path, "a command")

@@ -37,7 +37,7 @@ if how == "deaf":
     time.sleep(300)
 failing = int(how[-1])
 if rank != failing:
-    if how.startswith("noticed"):
+    if how.startswith(("noticed", "aborted")):
         while not os.path.exists(folder + "/pid"):
             time.sleep(0.01)
         while os.path.exists(f"/proc/{json.load(open(folder + '/pid'))}/fd"):
@@ -51,7 +51,7 @@ if how.startswith("hanging"):  # says its error, and waits for the others at its
         tell("RuntimeError: the disk is on fire")
     except SystemExit:
         time.sleep(300)
-if how.startswith("gave-up"):
+if how.startswith(("gave-up", "aborted")):
     os.kill(os.getpid(), signal.SIGABRT)
 if how.startswith("error"):
     tell("RuntimeError: the disk is on fire")
@@ -99,6 +99,7 @@ def alive(pid: str) -> bool:
         ("error", RuntimeError, "rank {} of 2 failed: RuntimeError: the disk is on fire"),
         ("hanging", RuntimeError, "rank {} of 2 failed: RuntimeError: the disk is on fire"),
         ("gave-up", RuntimeError, "rank {} of 2 gave up waiting for another rank"),
+        ("aborted", ConvzooError, "rank {} of 2 was killed by SIGABRT"),
         ("mistake", ConvzooError, "type something else"),
         ("exit", ConvzooError, "rank {} of 2 ended with exit code 7 and without an error"),
         ("killed", ConvzooError, "rank {} of 2 was killed by SIGKILL: out of memory"),

@@ -91,7 +91,10 @@ def test_a_holder_that_no_lock_shows_is_seen_by_its_signs_of_life(tmp_path, monk
         end.set()
 
 
-@pytest.mark.parametrize(("left", "age", "seen"), [("", 0, False), ("elsewhere", 0, True), ("elsewhere", 60, False)])
+@pytest.mark.parametrize(
+    ("left", "age", "seen"),
+    [("", 0, False), ("elsewhere", 0, True), ("elsewhere", 60, False), ("elsewhere", -7200, False)],
+)
 def test_a_report_sees_a_holder_on_another_machine_by_its_signs_of_life(tmp_path, left, age, seen):
     path = tmp_path / "job.lock"
     path.write_text(left and f"process 7 on {left}")

@@ -112,6 +112,17 @@ def test_cores_without_a_job_become_threads(monkeypatch, cores, running, waiting
     assert engine._threads_for([job()] * waiting) == threads
 
 
+@pytest.mark.parametrize(
+    ("waiting", "threads"),
+    [([job(gpus=1)] * 8, 8), ([job(gpus=1), *[job()] * 15], 1), ([job(), job(gpus=1)], 8), ([job(gpus=1)], 16)],
+)
+def test_gpus_that_are_few_leave_their_jobs_more_cores(monkeypatch, waiting, threads):
+    monkeypatch.setattr("lightning_modules.sweep.local.cores", lambda: 16)
+    engine = LocalEngine("auto", 1, 0, "config", "sweep", Pool(False))
+    engine.gpus = Gpus(1, {"0": 80 * GIB, "1": 80 * GIB})
+    assert engine._threads_for(waiting) == threads
+
+
 def test_a_quota_counts_as_cores(monkeypatch):
     monkeypatch.setattr(room, "_read", lambda path: "150000 100000")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))

@@ -5,7 +5,6 @@ Needs no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,7 +128,7 @@ class Scale:
 
 def check_phi(phi: object, key: str = "model.phi") -> float:
     """Returns ``phi`` as a float when it can scale a network; raises ConvzooError otherwise."""
-    if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not math.isfinite(phi) or not -10 <= phi <= 10:
+    if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not -10 <= phi <= 10:
         raise ConvzooError(
             f"{key}={phi} cannot scale a network. Allowed: a number from -10 to 10 (0: as it is; B2 is 1)."
         )

@@ -55,7 +55,7 @@ def _lives(file: TextIOWrapper, elsewhere: bool) -> bool:
     holder = file.read(200).strip()
     if not holder or (elsewhere and host(holder) == socket.gethostname()):
         return False
-    return time.time() - os.fstat(file.fileno()).st_mtime < DEAD_AFTER * BEAT_S
+    return abs(time.time() - os.fstat(file.fileno()).st_mtime) < DEAD_AFTER * BEAT_S
 
 
 def host(holder: str) -> str:

@@ -156,7 +156,7 @@ def training_steps(
     Raises:
         ConvzooError: None of them works.
     """
-    steps, problems, cause = {}, [], None
+    steps, problems, errors = {}, [], []
     for plan in plans:
         try:
             step = training_step(net, plan, images, classes)
@@ -164,9 +164,9 @@ def training_steps(
             steps[plan.name] = step
         except Exception as error:  # whatever a backend raises: the others are still there
             problems.append(f"{plan.name}: {error}")
-            cause = error.with_traceback(None)  # whose frames hold the memory
+            errors.append(error.with_traceback(None))  # whose frames hold the memory
     if not steps:
-        raise ConvzooError("no execution plan works here: " + "; ".join(problems)) from cause
+        raise ConvzooError("no execution plan works here: " + "; ".join(problems)) from ExceptionGroup("plans", errors)
     return steps
 
 

@@ -27,7 +27,11 @@ def unseal(content: dict[str, Any]) -> dict[str, Any]:
     if KEY not in content:
         return content
     rest = {key: value for key, value in content.items() if key != KEY}
-    if content[KEY] != _checksum(rest):
+    try:
+        same = content[KEY] == _checksum(rest)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if not same:
         raise ValueError(CHANGED)
     return rest
 

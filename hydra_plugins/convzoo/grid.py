@@ -1,4 +1,4 @@
-"""The sweeper of a grid: every combination of the values on the command line."""
+"""Hydra's own sweeper, ``basic``: every combination of the values on the command line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ class GridSweeperConf(BasicSweeperConf):
     _target_: str = "hydra_plugins.convzoo.grid.GridSweeper"
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="convzoo")
+# In its place, and not chosen in our configuration: there it would be stronger than what an experiment chooses.
+ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GridSweeperConf, provider="convzoo")
 
 
 class GridSweeper(BasicSweeper):

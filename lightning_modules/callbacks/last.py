@@ -51,7 +51,7 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_s, self.identity, self.signals = folder / LAST, every_s, cell_id(config), signals
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
-        self._looked = 0.0
+        self._looked, self._stop = 0.0, 0
         self._random: list[dict[str, Any]] = []  # one a rank
         self._metrics: list[States] = []  # one a rank
 
@@ -96,10 +96,20 @@ class LastCheckpoint(Checkpoint):
             self.signals.look()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._save_if_due(trainer)
+        # The epoch is in the checkpoint, and not yet in the logger: the run is stopped after that.
+        self._stop = self._saved_if_due(trainer)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._end_if_stopped()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._end_if_stopped()
         self.signals.look()
+
+    def _end_if_stopped(self) -> None:
+        stop, self._stop = self._stop, 0
+        if stop:
+            raise Stopped(stop)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.signals.wait = False
@@ -109,14 +119,18 @@ class LastCheckpoint(Checkpoint):
         return not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
     def _save_if_due(self, trainer: Any) -> None:
+        self._stop = self._saved_if_due(trainer)
+        self._end_if_stopped()
+
+    def _saved_if_due(self, trainer: Any) -> int:
+        """Saves where it is time to; the signal that stops all ranks, 0 for none."""
         due = time.perf_counter() - self._saved >= self.every_s
         stop = self.signals.pending or 0
         if trainer.world_size > 1:
             due, stop = self._ask_all(trainer, due, stop)
         if due or stop:
             self._save(trainer)
-        if stop:
-            raise Stopped(stop)
+        return stop
 
     def _ask_all(self, trainer: Any, due: bool, stop: int) -> tuple[bool, int]:
         """All ranks save, or none: a signal does not reach them at the same moment."""
@@ -145,7 +159,9 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get(KEY)
         if saved and trainer.state.fn == "fit":
-            self._seconds_before, self._random, self._metrics = saved["seconds"], saved["random"], saved["metrics"]
+            self._seconds_before, self._random, metrics = saved["seconds"], saved["random"], saved["metrics"]
+            # Before there was one a rank it was their sum.
+            self._metrics = [metrics] if isinstance(metrics, dict) else metrics
 
 
 def _validates_now(trainer: Any) -> bool:

@@ -127,10 +127,9 @@ class FolderData(Data):
         if self.data["workers"] is not None:
             return self.data["workers"]
         cores = len(os.sched_getaffinity(0))
-        if "CONVZOO_SWEEP" in os.environ:
-            # The jobs of a sweep share the machine: this one's part is what it may compute with.
-            devices = self.trainer.num_devices if self.trainer else 1
-            cores = min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)) * devices)
+        if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
+            # The jobs of a sweep share the machine.
+            cores = min(cores, int(ours))
         spare = cores // 4 if self._device.type == "cpu" else cores - 1
         return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
 

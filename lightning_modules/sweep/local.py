@@ -164,9 +164,11 @@ class LocalEngine:
         free = self.cores - sum(r.threads * r.job.processes for r in self._running)
         slots = self.slots - sum(r.job.processes for r in self._running)
         can_run = min(slots, sum(job.processes for job in waiting))
-        if waiting[0].gpus:
-            running = sum(r.job.processes for r in self._running)
-            can_run = min(can_run, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+        if (on_gpus := [job for job in waiting if job.gpus]) and waiting[0].gpus:
+            running = sum(r.job.processes for r in self._running if r.job.gpus)
+            room = max(1, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+            others = sum(job.processes for job in waiting if not job.gpus)
+            can_run = min(slots, min(room, sum(job.processes for job in on_gpus)) + others)
         return max(1, free // max(1, can_run))
 
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
@@ -177,6 +179,7 @@ class LocalEngine:
         job.folder.mkdir(parents=True, exist_ok=True)
         forget_failure(job.folder, job.id)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
+        environment["CONVZOO_CORES"] = str(threads * job.processes)
         mine = self._gpus_for(job) if job.gpus else []
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

@@ -126,6 +126,7 @@ class RayEngine:
         job.folder.mkdir(parents=True, exist_ok=True)
         forget_failure(job.folder, job.id)
         variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
+        variables["CONVZOO_CORES"] = str(self.threads)
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
         stop = str((self.folder / STOP_FILE).resolve())
