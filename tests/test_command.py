@@ -81,6 +81,9 @@ WRONG = [
     (["act="], "act"),
     (["model=resnet,effnet"], "-m"),
     (["model=null"], "model must be chosen"),
+    (["act=[]"], "act is one choice by its name"),
+    (["act=${oc.decode:'0'}"], "act is one choice by its name"),
+    (["scale=compound", "scale.phi=1" + "0" * 400], "Allowed: a number from -10 to 10"),
     (["~seed"], "Type seed=VALUE"),
     (["--resolve"], "--cfg"),
     (["data.num_classes=3"], "type data.num_classes=10"),
@@ -89,7 +92,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "says"), WRONG, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+@pytest.mark.parametrize(("overrides", "says"), WRONG, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else "")
 def test_wrong_input_is_one_clear_message(train, overrides, says):
     done = train(*overrides, *(() if any("logger" in o for o in overrides) else ("logger=none",)))
     assert done.returncode not in (0, 1), done.stdout

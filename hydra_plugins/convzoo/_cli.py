@@ -89,7 +89,9 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
-        # A list or a sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them;
+        if key in groups and (value.lstrip().startswith("[") or "${" in value):
+            raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
+        # A sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them;
         # where there are folders with more of them, Hydra finds out.
         if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
             choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
@@ -175,7 +177,7 @@ def explain(error: Exception) -> str:
     # Hydra's own texts are good otherwise; its last lines point into its source.
     inner = ("full_key", "object_type", "reference_type")
     lines = [line for line in text.splitlines() if not line.strip().startswith(inner)]
-    return clean("\n".join(lines))
+    return clean("\n".join(lines)).strip() or type(error).__name__
 
 
 @cache
