@@ -73,8 +73,12 @@ class Sweep:
 
     def running(self, launcher, number):
         """The process numbers of so many jobs, once each has finished an epoch."""
-        launcher.until(lambda: len(list(self.folder.glob("*/epochs.jsonl"))) >= number)
-        return [int((f.parent / "job.lock").read_text().split()[1]) for f in self.folder.glob("*/epochs.jsonl")]
+        launcher.until(lambda: len(self._begun()) >= number)
+        return [int((folder / "job.lock").read_text().split()[1]) for folder in self._begun()]
+
+    def _begun(self):
+        # The file is made, empty, before the first epoch.
+        return [path.parent for path in self.folder.glob("*/epochs.jsonl") if path.stat().st_size]
 
 
 EPOCHS = 15
