@@ -77,7 +77,7 @@ class Cell:
             # All ranks have built the same network; what they draw from here on is each one's own.
             L.seed_everything((config["seed"] + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
         self.costs = CostLogger(image_size, spec.in_chans)
-        self.speeds = SpeedLogger()
+        self.speeds = SpeedLogger(images=_images)
         self.conditions: dict[str, Any] = {
             "device": device_name(hardware.device),
             "devices": hardware.world_size,
@@ -215,6 +215,10 @@ class Cell:
             "speed/latency_ms": measured.latency_ms.median,
             "speed/latency_ms_iqr": measured.latency_ms.iqr,
         }
+
+
+def _images(batch: tuple[torch.Tensor, torch.Tensor]) -> int:
+    return len(batch[1])
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from lightning_modules import CostLogger, SpeedLogger
-from lightning_modules.callbacks import speed_logger
-from lightning_modules.callbacks.batch import images_of, size_of
+from lightning_modules.callbacks.batch import count_of, images_of, tensors_of
 
 
 class Theirs(L.LightningModule):
@@ -20,7 +19,7 @@ class Theirs(L.LightningModule):
         return self.odd(self, x) if self.odd else self.net(x)
 
     def training_step(self, batch, _):
-        return self.net(batch[0]).square().mean()
+        return (self if self.odd else self.net)(batch[0]).square().mean()
 
     def test_step(self, batch, _):
         self.log("loss", self.net(batch[0]).square().mean())
@@ -51,16 +50,19 @@ def test_one_callback_in_two_fits_counts_each():
     for width in (4, 16):
         trainer(cost, speed).fit(Theirs(width), DATA)
         assert cost.metrics["cost/macs"] == macs(width)
-    assert len(speed._seconds) == 6 - 3, "samples of the first fit must not stay"
+    assert len(speed._samples) == 6 - 3, "samples of the first fit must not stay"
 
 
-def test_an_epoch_that_is_shorter_than_a_window_is_measured_without_its_warm_up(monkeypatch):
-    """A GPU is asked for the time once in a window."""
-    monkeypatch.setattr(speed_logger, "synchronize", lambda device: None)
-    monkeypatch.setattr(SpeedLogger, "_is_cpu", lambda self: False)
-    speed = SpeedLogger(window=20)
-    trainer(speed).fit(Theirs(), DATA)
-    assert len(speed._seconds) == 1 and speed.metrics["speed/data_wait"] > 0
+def test_an_epoch_that_is_shorter_than_a_window_is_measured_without_its_warm_up():
+    """A GPU's figures are read once in a window."""
+
+    class Windows(SpeedLogger):
+        def on_train_start(self, trainer, pl_module):
+            super().on_train_start(trainer, pl_module)
+            self._batches = 20
+
+    trainer(speed := Windows()).fit(Theirs(), DATA)
+    assert len(speed._samples) == 1 and speed.metrics["speed/data_wait"] > 0
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])
@@ -83,8 +85,11 @@ def test_what_cannot_be_counted_does_not_end_their_training():
 
 def test_batches_of_any_shape():
     image, mask, row = torch.zeros(4, 3, 8, 8), torch.zeros(4, 8, 8), torch.zeros(4, 7)
-    assert images_of({"emb": row, "meta": {"img": image}}) is image
-    assert images_of([mask, row]) is None
-    assert size_of({"emb": row, "img": image}) == 4
-    assert size_of({"a": [image, row], "b": [torch.zeros(6, 3, 8, 8)]}) == 10
-    assert size_of(torch.zeros(5)) == 5 and size_of("text") == 0
+    assert images_of({"emb": row, "meta": {"img": image}}) == {("meta", "img"): [image]}
+    assert images_of([mask, row]) == {} == images_of("text")
+    found = images_of({"a": [image, row], "b": [torch.zeros(6, 3, 8, 8)]})
+    assert [count_of(images) for images in found.values()] == [4, 6]
+    assert [count_of(images) for images in images_of([list(image), row]).values()] == [4]
+    itself = {"image": image}
+    itself["itself"] = itself
+    assert all(t is image for t in tensors_of(itself))

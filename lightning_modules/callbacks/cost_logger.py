@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
+from torch import nn
+from torch.utils._pytree import tree_map_only
 
 import zoo
-from lightning_modules.callbacks.batch import images_of
+from lightning_modules.callbacks.batch import images_of, tensors_of
+from lightning_modules.callbacks.inputs import Call, Inputs
 
 
 class CostLogger(Callback):
     """Counts the LightningModule's forward pass for one image: ``cost/params``, ``cost/macs``, ``cost/activations``.
 
-    The image's shape is taken from ``image_size`` and ``in_chans`` where they are given, else from the first batch. The
-    counts go to every logger of the Trainer as whole numbers, and stay in ``cost``. One MAC is one multiply-add.
+    What the forward pass is given is, in this order: ``inputs``; an image of ``image_size`` and ``in_chans``; the
+    module's ``example_input_array``; what its ``forward`` receives in the first training or test step. Where a step
+    does not call ``forward``, the networks that it calls are counted, each once, but for frozen ones that judge another
+    one's output. The counts go to every logger of the Trainer as whole numbers, and stay in ``cost``. One MAC is one
+    multiply-add.
 
     Args:
         image_size: H = W, or (H, W).
         in_chans: Channels of the image; goes with ``image_size``.
+        inputs: One image (1, C, H, W), or what else ``forward`` is given: a tuple holds arguments, a dictionary named
+            ones.
     """
 
-    def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3) -> None:
-        self.image_size, self.in_chans = image_size, in_chans
+    def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3, inputs: Any = None) -> None:
+        self.image_size, self.in_chans, self.inputs = image_size, in_chans, inputs
+        self._observed: Inputs | None = None
         self._reset()
 
     @property
@@ -37,40 +49,139 @@ class CostLogger(Callback):
         return {k: v for k, v in counted.items() if v is not None}
 
     def _reset(self) -> None:
+        self._stop()
         self.cost: zoo.Cost | None = None
         self._params: int | None = None
 
-    def _count(self, trainer: Any, module: Any, batch: Any) -> None:
+    def _stop(self) -> None:
+        if self._observed:
+            self._observed.stop()
+        self._observed = None
+
+    def _begin(self, trainer: Any, module: Any, batch: Any) -> None:
+        """Before the first step."""
         if self._params is not None:
             return
+        given = self.inputs if self.inputs is not None else getattr(module, "example_input_array", None)
+        if self.inputs is None and self.image_size is not None:
+            self._count(trainer, module, module, self.image_size, self.in_chans)
+        elif given is not None:
+            self._count(trainer, module, _Calls(module, [("", *_arguments(given))], given))
+        else:
+            self._observed = self._observed or Inputs(trainer, module)
+            self._observed.begin(batch)
+
+    def _end(self, trainer: Any, module: Any, batch: Any) -> None:
+        """After it."""
+        if self._observed:
+            calls = [(call.name, *call.sample) for call in _networks(self._observed.calls)]
+            found = self._observed.seen(batch) and (images_of(calls) or images_of(batch))
+            self._stop()
+            self._count(trainer, module, _Calls(module, calls, found))
+
+    def _count(self, trainer: Any, module: Any, net: Any, *shape: Any) -> None:
         self._params = sum(p.numel() for p in module.parameters())
         try:
-            self.cost = zoo.cost(module, *self._shape(batch))
+            with _uncompiled(module):
+                self.cost = zoo.cost(net, *(shape or net.shape()))
         except Exception as error:  # Whatever their forward pass does, it must not end their training.
             warnings.warn(
                 f"CostLogger could not count the forward pass of {type(module).__name__} ({error}); "
-                "it logs cost/params only. CostLogger(image_size=…, in_chans=…) says what the input is.",
+                "it logs cost/params only. CostLogger(inputs=…) or (image_size=…, in_chans=…) says what the input is.",
                 stacklevel=2,
             )
         for logger in trainer.loggers:
             logger.log_metrics(self.metrics, trainer.global_step)
 
-    def _shape(self, batch: Any) -> tuple[int | tuple[int, int], int]:
-        if self.image_size is not None:
-            return self.image_size, self.in_chans
-        images = images_of(batch)
-        if images is None:
-            raise zoo.ConvzooError("no images (N, C, H, W) in the batch")
-        in_chans, height, width = images.shape[1:]
-        return (height, width), in_chans
-
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._reset()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._count(trainer, pl_module, batch)
+        self._begin(trainer, pl_module, batch)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._end(trainer, pl_module, batch)
 
     def on_test_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._count(trainer, pl_module, batch)
+        self._begin(trainer, pl_module, batch)
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._end(trainer, pl_module, batch)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._stop()
+
+
+class _Calls(nn.Module):
+    """Networks of a module, each called with what it was given, whatever image comes.
+
+    Args:
+        calls: Name, arguments and named arguments.
+        images: Holds an image (…, C, H, W), if only for its size.
+    """
+
+    def __init__(
+        self, module: nn.Module, calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]], images: Any
+    ) -> None:
+        super().__init__()
+        self.module, self.calls = module, calls
+        self.shapes = [tuple(t.shape) for t in tensors_of(images)]
+        self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+    def forward(self, image: torch.Tensor) -> list[Any]:
+        def move(x: torch.Tensor) -> torch.Tensor:
+            # Nothing is under autocast here.
+            return x.to(image.device, self.dtype if x.is_floating_point() else x.dtype)
+
+        outputs = []
+        for name, *given in self.calls:
+            arguments, named = tree_map_only(torch.Tensor, move, given)
+            outputs.append(self.module.get_submodule(name)(*arguments, **named))
+        return outputs
+
+    def shape(self) -> tuple[tuple[int, int], int]:
+        """Size and channels of the image.
+
+        Raises:
+            ConvzooError: Nothing was called, or with no images.
+        """
+        if not self.calls or not self.shapes:
+            raise zoo.ConvzooError("no images (N, C, H, W) reached a network")
+        *_, in_chans, height, width = (1, 1, 1, *self.shapes[0])
+        return (height, width), in_chans
+
+
+def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As Lightning takes an ``example_input_array``."""
+    if isinstance(given, dict):
+        return (), given
+    return (given if isinstance(given, tuple) else (given,)), {}
+
+
+def _networks(calls: list[Call]) -> list[Call]:
+    """The module's own forward; else every network once, but for losses that are networks."""
+    if own := [call for call in calls if not call.name]:
+        return own[:1]
+    trained = {call.name for call in calls if call.trains}
+    judges = {call.name for call in calls if call.derived and call.name not in trained}
+    return list({call.name: call for call in reversed(calls) if call.name not in judges}.values())[::-1]
+
+
+@contextmanager
+def _uncompiled(module: Any) -> Iterator[None]:
+    """A LightningModule as it was before it was compiled: Lightning puts compiled methods in place of its own."""
+    context, own = getattr(module, "_compiler_ctx", None), vars(module)
+    methods = {k: v for k, v in own.items() if context and f"original_{k}" in context}
+    for name in methods:
+        del own[name]
+    own["_compiler_ctx"] = None
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        own.update(methods)
+        own["_compiler_ctx"] = context

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 
-from lightning_modules.callbacks.batch import size_of
-from zoo.timing import Spread, synchronize
+from lightning_modules.callbacks.inputs import Inputs
+from lightning_modules.callbacks.stopwatch import FETCH, TRAIN, Stopwatch
+from zoo.timing import Spread
 
 WARMUP = 3
 """Batches left out at the start: allocators, thread pools and kernels warm up."""
@@ -19,26 +21,35 @@ class SpeedLogger(Callback):
     """Measures training throughput, waiting for data included, and logs it once an epoch.
 
     Logged: ``speed/train_images_per_s`` (median over windows) with ``speed/train_images_per_s_iqr``, and
-    ``speed/data_wait``, the share of the time that the device waited for the next batch. Left out: the first batches,
-    and everything that is not training (validation, checkpoints, other callbacks' epoch ends). Times are read once a
-    window after one synchronisation: a window is one batch on a CPU and ``window`` batches elsewhere. In a distributed
-    job the figure is that of all ranks: their images over the slowest one's time.
+    ``speed/data_wait``, the share of that time in which the next batch was waited for. Left out: the first batches,
+    and everything that is not training: see `Stopwatch`. A window is one batch on a CPU and ``window`` batches
+    elsewhere. In a distributed job the figure is that of all ranks: their images over the slowest one's time.
+
+    How many images a batch has is, in this order: what ``images`` says; the ``batch_size`` that ``training_step`` gives
+    to ``self.log``; how many the module's ``forward`` receives, or, where that is not called, its networks: see
+    `Inputs`. Where none of these says it, nothing is logged, and a warning says so.
 
     A short run counts too: where no batch is left after the warm-up, the last one that there was is taken.
 
     Args:
-        window: Batches between two synchronisations on an accelerator.
+        window: Batches of a window on an accelerator.
+        images: A batch → its number of images.
     """
 
-    def __init__(self, window: int = 20) -> None:
-        self.window = window
+    def __init__(self, window: int = 20, images: Callable[[Any], int] | None = None) -> None:
+        self.window, self.images = window, images
+        self._stopwatch: Stopwatch | None = None
+        self._inputs: Inputs | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._seconds: list[float] = []  # per image of this rank, one sample a window
-        self._waits: list[float] = []  # share of a window spent waiting for data
+        self._stop()
+        self._samples: list[tuple[float, float]] = []  # one a window: images/s of this rank, share spent on fetching
+        self._fallback: tuple[float, float] | None = None
+        self._open: list[Any] = []  # batches, with their images, of the window that is not full
+        self._full: list[Any] = []  # those of the window before, which is read when the next one is full
         self._seen = 0
-        self._fallback: float | None = None
+        self._told = False
         self.rate: Spread | None = None
         self.data_wait: float | None = None
 
@@ -57,53 +68,78 @@ class SpeedLogger(Callback):
         self._reset()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        # A run that goes on in the middle of an epoch has no start of it.
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._device = pl_module.device
-        self._open()
-        self._batch_end = self._start
-
-    def _open(self) -> None:
-        synchronize(self._device)
-        self._start = time.perf_counter()
-        self._images = self._batches = 0
-        self._wait = 0.0
-
-    def _is_cpu(self) -> bool:
-        return self._device.type == "cpu"
+        self._stopwatch = Stopwatch(trainer, pl_module)
+        self._inputs = None if self.images else Inputs(trainer, pl_module)
+        self._batches = 1 if pl_module.device.type == "cpu" else self.window
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._wait += time.perf_counter() - self._batch_end
+        if self._inputs:
+            self._inputs.begin(batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._images += size_of(batch)
-        self._batches += 1
+        marks = self._stopwatch.batch()
+        images = self.images(batch) if self.images else self._inputs.images(batch)
+        if not marks or not images:
+            return
         self._seen += 1
-        full = self._batches == (1 if self._is_cpu() else self.window) or self._seen <= WARMUP
-        # An epoch may be shorter than a window.
-        if full or (not self._seconds and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
-            synchronize(self._device)
-            seconds = time.perf_counter() - self._start
-            if self._images:
-                self._fallback = seconds / self._images
-                if self._seen > WARMUP:
-                    self._seconds.append(self._fallback)
-                    self._waits.append(self._wait / seconds)
-            self._open()
-        self._batch_end = time.perf_counter()
+        self._open.append((marks, images))
+        if self._seen <= WARMUP:
+            self._read_open(warm=False)
+        elif len(self._open) >= self._batches:
+            if self._full:
+                self._samples.append(self._read(self._full))
+            self._full, self._open = self._open, []
+
+    def _read(self, batches: list[Any]) -> tuple[float, float]:
+        took = self._stopwatch.seconds([marks for marks, _ in batches])
+        seconds = max(took[FETCH] + took[TRAIN], 1e-9)
+        return sum(images for _, images in batches) / seconds, took[FETCH] / seconds
+
+    def _read_open(self, warm: bool) -> None:
+        if self._open:
+            self._fallback, self._open = self._read(self._open), []
+            if warm:
+                self._samples.append(self._fallback)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        samples = self._seconds or ([self._fallback] if self._fallback else [])
-        if not samples:
-            return
-        own = Spread.of([1 / s for s in samples])
-        device = pl_module.device
-        mine = torch.tensor([own.median, own.iqr], dtype=torch.float32, device=device)
-        ranks = trainer.strategy.all_gather(mine).view(-1, 2)
+        if self._full:
+            self._samples.append(self._read(self._full))
+            self._full = []
+        if not self._samples:
+            # An epoch may be shorter than a window.
+            self._read_open(warm=True)
+        samples = self._samples or ([self._fallback] if self._fallback else [])
+        own = Spread.of([rate for rate, _ in samples]) if samples else Spread(0.0, 0.0)
+        wait = Spread.of([wait for _, wait in samples]).median if samples else 0.0
+        mine = torch.tensor([own.median, own.iqr, wait], dtype=torch.float32, device=pl_module.device)
+        ranks = trainer.strategy.all_gather(mine).view(-1, 3)
         # Ranks wait for each other: the job is as fast as its slowest rank, times their number.
         slowest = ranks[ranks[:, 0].argmin()]
+        if not slowest[0]:
+            self._say_why(trainer)
+            return
         self.rate = Spread(slowest[0].item() * len(ranks), slowest[1].item() * len(ranks))
-        self.data_wait = Spread.of(self._waits).median if self._waits else 0.0
-        pl_module.log_dict(self.metrics, rank_zero_only=True)
+        self.data_wait = ranks[:, 2].max().item()
+        # A step that fetches its batches itself has Lightning ask for a batch size, whatever is logged.
+        pl_module.log_dict(self.metrics, rank_zero_only=True, batch_size=1)
+
+    def _say_why(self, trainer: Any) -> None:
+        if self._stopwatch and not self._told and trainer.is_global_zero:
+            warnings.warn(
+                "SpeedLogger logs nothing: no images reached the network that it could count. "
+                "SpeedLogger(images=lambda batch: …) or self.log(…, batch_size=…) says how many a batch has.",
+                stacklevel=2,
+            )
+        self._told = True
+
+    def _stop(self) -> None:
+        for part in (self._stopwatch, self._inputs):
+            if part:
+                part.stop()
+        self._stopwatch = self._inputs = None
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._stop()

@@ -38,6 +38,7 @@ class Batch:
         self.takes_index = "batch_idx" in loop._build_kwargs(OrderedDict(), None, 0)
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
         self.training_step = (self.module if plain else self.strategy).training_step
+        self.step_action = f"[Strategy]{type(self.strategy).__name__}.training_step"
         self.transfer = Transfer(trainer)
         self.accumulates = False  # whether this batch's gradients wait for the next ones'
         self.schedules = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
@@ -75,7 +76,9 @@ class Batch:
         else:
             self.start(batch, index)
             progress.increment_started()
+            self.trainer.profiler.start("run_training_batch")
             outputs = self._optimize(batch, index)
+            self.trainer.profiler.stop("run_training_batch")
         progress.increment_processed()
         self._schedule(index)
         self.end(outputs, batch, index)
@@ -123,7 +126,9 @@ class Batch:
         """
         module, trainer = self.module, self.trainer
         inputs = (batch, index) if self.takes_index else (batch,)
+        trainer.profiler.start(self.step_action)
         loss = calling("training_step", module, self.training_step, *inputs)
+        trainer.profiler.stop(self.step_action)
         many = trainer.accumulate_grad_batches
         if many == 1 and type(loss) is torch.Tensor:
             outputs["loss"] = loss.detach().clone()

@@ -56,8 +56,6 @@ class LeanEpochLoop(_TrainingEpochLoop):
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
         self._batch = None if _needs_stock(self.trainer, data_fetcher) else Batch(self)
-        if self._batch is not None:
-            data_fetcher._start_profiler = data_fetcher._stop_profiler = _nothing
 
     def advance(self, data_fetcher: Any) -> None:
         # The first batch after a restart: what of the epoch was done already is Lightning's business.
@@ -71,10 +69,6 @@ class LeanEpochLoop(_TrainingEpochLoop):
             super().on_advance_end(data_fetcher)
         elif not self._batch.accumulates:
             self._batches_that_stepped += 1
-
-
-def _nothing() -> None:
-    pass
 
 
 STEP = ("pre_backward", "backward", "post_backward", "optimizer_step", "_wrap_closure", "_after_closure")

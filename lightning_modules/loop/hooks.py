@@ -15,12 +15,17 @@ class Hook:
 
     def __init__(self, trainer: Trainer, name: str) -> None:
         self.trainer, self.module, self.name = trainer, trainer.lightning_module, name
-        self.calls = [getattr(c, name) for c in trainer.callbacks if overridden(c, name)]
+        callbacks = [c for c in trainer.callbacks if overridden(c, name)]
+        self.calls = [(f"[Callback]{c.state_key}.{name}", getattr(c, name)) for c in callbacks]
         self.own = getattr(self.module, name) if overridden(self.module, name) else None
 
     def __call__(self, *arguments: Any) -> None:
-        for call in self.calls:
+        # Who measures listens to the profiler.
+        profiler = self.trainer.profiler
+        for action, call in self.calls:
+            profiler.start(action)
             calling(self.name, self.module, call, self.trainer, self.module, *arguments)
+            profiler.stop(action)
         if self.own:
             calling(self.name, self.module, self.own, *arguments)
 
