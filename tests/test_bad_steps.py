@@ -10,6 +10,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from conftest import cell_config
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -240,8 +241,8 @@ class Small(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), 1e-3, fused=self.fused, foreach=False)
 
 
-def train(module, callbacks, batches=6, **settings):
-    trainer = L.Trainer(callbacks=callbacks, max_epochs=1, enable_checkpointing=False, **QUIET, **settings)
+def train(module, callbacks, batches=6, checkpoints=False, **settings):
+    trainer = L.Trainer(callbacks=callbacks, max_epochs=1, enable_checkpointing=checkpoints, **QUIET, **settings)
     use_lean_loop(trainer)
     trainer.fit(module, DataLoader(torch.ones(batches, 3, 40), batch_size=None))
 
@@ -288,6 +289,110 @@ def test_few_batches_are_held_however_many_are_accumulated(kind, tmp_path):
 
     train(Small(()), [steps, Count()], 64, accumulate_grad_batches=16)
     assert max(held) <= 2 * (1 + bad_steps.BEHIND)
+
+
+class Manual(L.LightningModule):
+    """Steps its optimizers itself; the third batch of each epoch is bad for the first one, or for the second."""
+
+    def __init__(self, how, bad=0) -> None:
+        super().__init__()
+        self.how, self.bad, self.calls, self.automatic_optimization = how, bad, 0, False
+        self.nets = nn.ModuleList([nn.Linear(40, 20), nn.Linear(40, 20)])
+
+    def training_step(self, batch, batch_idx):
+        self.calls += 1
+        optimizers = self.optimizers()
+        for i, optimizer in enumerate(optimizers if isinstance(optimizers, list) else [optimizers]):
+            value = float("nan") if batch_idx == 2 and i == self.bad else 1.0
+
+            def loss(i=i, optimizer=optimizer, value=value):
+                optimizer.zero_grad()
+                found = self.nets[i](batch).pow(2).mean() * value
+                self.manual_backward(found)
+                return found
+
+            if self.how == "closure":
+                optimizer.step(loss)
+            elif self.how == "toggled":
+                with self.toggled_optimizer(optimizer):
+                    loss()
+                    optimizer.step()
+            else:
+                loss()
+                optimizer.step()
+
+    def configure_optimizers(self):
+        found = [torch.optim.SGD(net.parameters(), 1e-3) for net in self.nets]
+        return found[0] if self.how == "one" else found
+
+
+@pytest.mark.parametrize("how", ["one", "two", "toggled", "closure"])
+@pytest.mark.parametrize("action", ["stop", "skip"])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_under_manual_optimization_it_is_off_and_says_so(how, action, bad, tmp_path):
+    module = Manual(how, bad)
+    with pytest.warns(UserWarning, match="BadSteps is off.*manual optimization"):
+        train(module, [steps := BadSteps(tmp_path, action)])
+    assert module.calls == 6 and steps.metrics == {} and not list(tmp_path.iterdir())
+    # A checkpoint is theirs to judge too.
+    train(Manual(how, bad), [BadSteps(tmp_path, action), L.callbacks.ModelCheckpoint(tmp_path)], checkpoints=True)
+
+
+def test_lbfgs_is_left_alone(tmp_path):
+    class Newton(Small):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters(), 1e-3, max_iter=3)
+
+    with pytest.warns(UserWarning, match="BadSteps is off.*LBFGS"):
+        train(Newton((3,)), [BadSteps(tmp_path, "skip")])
+
+
+def wrapped(module):
+    return LightningOptimizer(torch.optim.AdamW(module.parameters(), 1e-3))
+
+
+def frozen(module):
+    module.net.bias.requires_grad_(False)
+    return torch.optim.SGD([{"params": [module.net.bias]}, {"params": [module.net.weight]}], 1e-3)
+
+
+@pytest.mark.parametrize("make", [wrapped, frozen])
+@pytest.mark.parametrize("many", [1, 2])
+def test_whatever_optimizer_there_is(make, many, tmp_path):
+    class Theirs(Small):
+        def configure_optimizers(self):
+            return make(self)
+
+    train(module := Theirs((3,)), [steps := BadSteps(tmp_path, "skip")], accumulate_grad_batches=many)
+    assert steps.skipped == 1 and all(v.isfinite().all() for v in module.state_dict().values())
+
+
+@pytest.mark.parametrize("how", ["whole", "in place", "part"])
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_compiled_module_is_looked_into(how, lean, tmp_path):
+    torch.compiler.reset()
+    module = Module("forward")
+    if how == "whole":
+        given = torch.compile(module, backend="eager")
+    elif how == "in place":
+        module.compile(backend="eager")
+        given = module
+    else:
+        module.net = Behind(module.net)
+        given = module
+    trainer = L.Trainer(callbacks=[BadSteps(tmp_path)], max_epochs=1, enable_checkpointing=False, **QUIET)
+    if lean:
+        use_lean_loop(trainer)
+    with pytest.raises(ConvzooError, match=rf"step {BAD} .*the output of net\.3 \(Layer\)"):
+        trainer.fit(given, DataLoader(images(BAD, MARK), batch_size=4))
+
+
+class Behind(nn.Sequential):
+    """Layers that run compiled."""
+
+    def __init__(self, net) -> None:
+        super().__init__(*net)
+        self.compile(backend="eager")
 
 
 class Odd(L.LightningModule):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lightning_modules.callbacks.batch import tensors_of
 from lightning_modules.callbacks.first_bad import Bad, first_bad
@@ -68,7 +69,9 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
 def _run_again(trainer: Any, seen: Seen) -> Bad | None:
     module = trainer.lightning_module
     set_torch_states(seen.random, trainer.strategy.root_device)
-    arguments = (seen.batch, seen.index)[: module.training_step.__code__.co_argcount - 1]
+    # As Lightning decides it; a compiled or decorated step says little of its arguments by itself.
+    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    arguments = (seen.batch, seen.index) if takes_index else (seen.batch,)
 
     def loss() -> torch.Tensor:
         with trainer.precision_plugin.train_step_context():

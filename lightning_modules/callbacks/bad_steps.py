@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from torch.optim import LBFGS
 
 from lightning_modules.callbacks.bad_batch import Seen, look_into
 from lightning_modules.random_states import torch_states
@@ -48,6 +50,10 @@ class BadSteps(Callback):
     have to wait for the answer. fp16's GradScaler leaves out steps of its own: there the loss alone is checked.
     In a distributed job all ranks decide the same: a bad loss makes its gradients bad, which are those of all ranks.
 
+    It is off, and a warning says so, where a step is not Lightning's to leave out: under manual optimization, which
+    may have changed weights of one optimizer before another one's gradients turn out to be bad, and for LBFGS, which
+    moves weights and asks for gradients in turn.
+
     Args:
         folder: Where to put the files; None: the Trainer's ``default_root_dir``.
         action: ``stop`` or ``skip``.
@@ -65,11 +71,13 @@ class BadSteps(Callback):
         self.folder, self.skips = folder, choose("action", action, ACTIONS) == "skip"
         self.at_most, self.advice = at_most, advice
         self.skipped = self.in_a_row = 0
+        self._off = False
+        self._waiting: deque[_Step] = deque()
 
     @property
     def metrics(self) -> dict[str, int]:
-        """How many steps were left out; empty where a bad one stops the run."""
-        return {"train/skipped_steps": self.skipped} if self.skips else {}
+        """How many steps were left out; empty where a bad one stops the run, or nobody looks."""
+        return {"train/skipped_steps": self.skipped} if self.skips and not self._off else {}
 
     def state_dict(self) -> dict[str, int]:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
@@ -78,6 +86,12 @@ class BadSteps(Callback):
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        why = _not_ours(trainer, pl_module)
+        self._off = why is not None
+        if self._off:
+            if trainer.is_global_zero:
+                warnings.warn(f"BadSteps is off: {why}. Steps that are not finite are not noticed.", stacklevel=2)
+            return
         self._device = trainer.strategy.root_device
         self._stats = RunningStats(pl_module)
         self._flag, self._one = (torch.full((), value, device=self._device) for value in (0.0, 1.0))
@@ -85,13 +99,15 @@ class BadSteps(Callback):
         self._loss: torch.Tensor | None = None
         self._found = self._stepped = False
         self._took: set[Any] = set()  # optimizers that have made a step
-        self._waiting: deque[_Step] = deque()
+        self._waiting.clear()
         self._before, self._steps = trainer.global_step, 0
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
-        fused = all(o.defaults.get("fused") for o in trainer.optimizers)
+        fused = all(getattr(o, "defaults", {}).get("fused") for o in trainer.optimizers)
         self._later = self._device.type == "cuda" and fused and not self._scales
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._off:
+            return
         if self._stepped:
             self._window, self._loss, self._found, self._stepped = [], None, False, False
         # However many are accumulated, two are held: the bad one where it is known, else the last two.
@@ -99,6 +115,8 @@ class BadSteps(Callback):
         self._window = [*held, Seen(batch, batch_idx, torch_states(self._device))]
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
+        if self._off:
+            return
         value = loss.detach()
         if self._scales or trainer.world_size == 1:
             # A finite one adds nothing, another one NaN.
@@ -112,6 +130,8 @@ class BadSteps(Callback):
                 self._window = self._window[-1:]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._off:
+            return
         if self.skips:
             self._flag.zero_()
         self._check([*([] if self._loss is None else [self._loss]), *([] if self._scales else _gradients(optimizer))])
@@ -192,7 +212,7 @@ class BadSteps(Callback):
         self._answer(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or self._off:
             return
         self._answer(trainer)
         # Lightning took it before that.
@@ -204,6 +224,15 @@ class BadSteps(Callback):
             raise ConvzooError(
                 f"{name} is not finite after step {trainer.global_step}: training diverged. {self.advice}"
             )
+
+
+def _not_ours(trainer: Any, module: Any) -> str | None:
+    """Why a bad step cannot be left out; None where it can."""
+    if not module.automatic_optimization:
+        return "under manual optimization a training step steps its optimizers itself"
+    if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+        return "LBFGS changes weights in between its evaluations of a step"
+    return None
 
 
 def _weights(optimizer: Any) -> list[torch.Tensor]:

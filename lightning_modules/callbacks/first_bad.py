@@ -14,6 +14,9 @@ from torchmetrics import Metric
 
 from lightning_modules.callbacks.batch import tensors_of
 
+COMPILED = "_orig_mod."
+"""What ``torch.compile`` puts into the names of a module's layers."""
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -63,11 +66,13 @@ class _Watch:
         self._last: torch.Tensor | None = None
         self._handles: list[Any] = []
         for name, layer in module.named_modules():
+            name = name.replace(COMPILED, "")
             # A layer is what has no layers below it.
             if next(layer.children(), None) is None and not isinstance(layer, Metric):
                 self._handles.append(layer.register_forward_pre_hook(self._before(name, layer)))
                 self._handles.append(layer.register_forward_hook(self._after(name, layer)))
         for name, weight in module.named_parameters():
+            name = name.replace(COMPILED, "")
             if weight.requires_grad:
                 self._handles.append(
                     weight.register_hook(self._gradient(name.rpartition(".")[0], f"the gradient of {name}"))
@@ -117,17 +122,20 @@ def _undisturbed(module: nn.Module) -> Iterator[None]:
     gradients = {p: p.grad for p in module.parameters()}
     metrics = [m for m in module.modules() if isinstance(m, Metric)]
     states = [deepcopy({k: getattr(m, k) for k in (*m._defaults, "_update_count", "_computed")}) for m in metrics]
-    logs = [name for name in ("log", "log_dict") if hasattr(module, name)]
+    own = vars(module)
+    logs = {name: own.get(name) for name in ("log", "log_dict") if hasattr(module, name)}
     try:
         for p in gradients:
             p.grad = None
         for name in logs:
-            module.__dict__[name] = lambda *_, **__: None
+            own[name] = lambda *_, **__: None
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        for name in logs:
-            del module.__dict__[name]
+        for name, log in logs.items():
+            del own[name]
+            if log is not None:
+                own[name] = log
         for p, gradient in gradients.items():
             p.grad = gradient
         for metric, state in zip(metrics, states, strict=True):
