@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
 
 from lightning_modules.callbacks.actions import listen
 from zoo.timing import synchronize
@@ -43,9 +42,9 @@ class Stopwatch:
             f"[Callback]{callback.state_key}.{hook}"
             for callback in trainer.callbacks
             for hook in FOREIGN
-            if _written(callback, hook, Callback)
+            if _written(callback, hook)
         }
-        if _written(module, FOREIGN[0], LightningModule):
+        if _written(module, FOREIGN[0]):
             self._foreign.add(f"[LightningModule]{type(module).__name__}.{FOREIGN[0]}")
         self._marks: list[Mark] = []
         self._running, self._depth = False, 0
@@ -105,5 +104,6 @@ def _has_events(device: torch.device) -> bool:
     return True
 
 
-def _written(owner: Any, hook: str, base: type) -> bool:
-    return getattr(type(owner), hook, None) is not getattr(base, hook) or hook in vars(owner)
+def _written(owner: Any, hook: str) -> bool:
+    """Whether a hook is somebody's own, not the empty one of Lightning, by either of its names."""
+    return not getattr(owner, hook).__module__.endswith((".callbacks.callback", ".core.hooks"))
