@@ -42,7 +42,7 @@ def structure(net: nn.Module) -> nn.Module:
     """A copy of a network's modules that shares its tensors: what a forward pass leaves behind stays in the copy."""
     shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
     try:
-        return copy.deepcopy(net, shared)
+        return _uncompiled(copy.deepcopy(net, shared))
     except Exception:  # Not everything that a module of somebody's holds can be copied.
         return net
 
@@ -103,3 +103,12 @@ def watching(enter: Callable[..., None], leave: Callable[..., None]) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _uncompiled(net: nn.Module) -> nn.Module:
+    """A copy's modules without what ``torch.compile`` put around them: it hides them, and their names."""
+    net = getattr(net, "_orig_mod", net)
+    for module in net.modules():
+        for name, child in module._modules.items():
+            module._modules[name] = getattr(child, "_orig_mod", child)
+    return net

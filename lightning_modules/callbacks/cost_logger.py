@@ -140,7 +140,9 @@ class _Calls(nn.Module):
         outputs = []
         for name, *given in self.calls:
             arguments, named = tree_map_only(torch.Tensor, move, given)
-            outputs.append(self.module.get_submodule(name)(*arguments, **named))
+            # Counted is a copy that nothing compiles.
+            plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
+            outputs.append(self.module.get_submodule(plain)(*arguments, **named))
         return outputs
 
     def shape(self) -> tuple[tuple[int, int], int]:
