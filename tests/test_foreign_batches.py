@@ -248,8 +248,8 @@ def fit(module, data, *callbacks, **settings):
 class Counted(SpeedLogger):
     """Writes down how many images it counts in each batch."""
 
-    def on_fit_start(self, trainer, pl_module):
-        super().on_fit_start(trainer, pl_module)
+    def on_train_start(self, trainer, pl_module):
+        super().on_train_start(trainer, pl_module)
         self.counted = []
 
     def _read(self, batches):
@@ -306,7 +306,7 @@ def test_what_is_said_has_the_last_word() -> None:
     module.example_input_array = image(2, 12)
     cost, speed = CostLogger(), Counted(images=lambda batch: 3 * len(batch[0]))
     fit(module, loader(make), cost, speed)
-    assert cost.metrics["cost/macs"] == CONV * 144 * 2 and speed.counted == [3 * n for n in SIZES]
+    assert cost.metrics["cost/macs"] == CONV * 144 and speed.counted == [3 * n for n in SIZES]
     for cost, size in (
         (CostLogger(20), 20),
         (CostLogger(inputs=image(1, 6)), 6),
@@ -359,7 +359,8 @@ def test_compiled_modules_are_counted_as_others(how, kind) -> None:
     )
 
 
-def test_a_compiled_step_is_compiled_once() -> None:
+@pytest.mark.parametrize("how", ["module", "step"])
+def test_a_compiled_step_is_compiled_once(how) -> None:
     compiled = []
 
     def backend(graph, inputs):
@@ -370,7 +371,11 @@ def test_a_compiled_step_is_compiled_once() -> None:
         torch.compiler.reset()
         compiled.clear()
         module = Module(lambda self, b: self(b[0]).mean())
-        fit(torch.compile(module, backend=backend), Given([(image(4),)] * 12), *callbacks)
+        if how == "module":
+            given = torch.compile(module, backend=backend)
+        else:
+            module.training_step, given = torch.compile(module.training_step, backend=backend), module
+        fit(given, Given([(image(4),)] * 12), *callbacks)
         return len(compiled)
 
     assert count(CostLogger(), SpeedLogger()) <= count() + 1
@@ -389,6 +394,15 @@ class Copies(L.Callback):
 def test_a_module_can_be_copied_and_pickled_meanwhile() -> None:
     fit(Module(lambda self, b: self(b).mean()), Given([image(4)] * 5), CostLogger(), SpeedLogger(), Copies())
     pickle.dumps((CostLogger(), SpeedLogger()))
+
+
+def test_two_loggers_count_alike() -> None:
+    """One of the project's own, and one that was asked for by the environment."""
+    make, step, factor, _ = KINDS["log"]
+    loggers = Counted(), Counted(), CostLogger(), CostLogger()
+    fit(module := Module(step), loader(make), *loggers)
+    assert all(speed.counted == [n * factor for n in SIZES] for speed in loggers[:2]) and "log" not in vars(module)
+    assert loggers[2].metrics == loggers[3].metrics
 
 
 def test_ranks_that_wrap_the_module_count_alike() -> None:

@@ -285,3 +285,79 @@ def test_an_error_leaves_the_trainer_as_it_was(clock, tmp_path) -> None:
     with pytest.raises(RuntimeError, match="theirs"):
         trainer.fit(module, DataLoader(Data(clock, 10), BATCH))
     assert "start" not in vars(trainer.profiler) and "log" not in vars(module) and not module._forward_pre_hooks
+
+
+class Device:
+    """A queue that works while the host does something else."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.free_at = clock, 0.0
+
+    def work(self, seconds: float) -> None:
+        self.free_at = max(self.free_at, self.clock.now) + seconds
+
+    def event(self, device, enable_timing):
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        self.at = max(self.device.free_at, self.device.clock.now)
+
+    def elapsed_time(self, other: Event) -> float:
+        return 1000 * (other.at - self.at)
+
+    def synchronize(self) -> None:
+        self.device.clock.now = max(self.device.clock.now, self.at)
+
+
+@pytest.mark.parametrize(("fetch", "work", "pause"), [(1.0, 8.0, 2.0), (1.0, 8.0, 100.0), (5.0, 2.0, 100.0)])
+def test_a_device_that_works_while_the_host_pauses(fetch, work, pause, clock, tmp_path, monkeypatch) -> None:
+    """The host launches in no time; what it does meanwhile costs nothing as long as the device has work."""
+    device = Device(clock)
+
+    class Launches(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(3, 2, 3)
+
+        def training_step(self, batch, batch_idx):
+            device.work(work)
+            return self.net(batch[0]).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    class Pause(L.Callback):
+        def on_train_batch_end(self, *_):
+            clock.now += pause
+
+    class Start(L.Callback):
+        def on_train_start(self, trainer, module):
+            speed._stopwatch._events, speed._batches = True, 4
+
+    class Batches:
+        def __iter__(self):
+            for _ in range(20):
+                clock.now += fetch
+                yield [torch.randn(BATCH, 3, 8, 8)]
+
+    monkeypatch.setattr(torch, "Event", device.event)
+    speed = SpeedLogger()
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=[speed, Start(), Pause()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Launches(), Batches())
+    # Work of the batch before hides the fetching where the pause is short.
+    waits = fetch if pause >= work else 0.0
+    assert speed.rate.median == pytest.approx(BATCH / (waits + work), rel=0.1)
+    assert speed.data_wait == pytest.approx(waits / (waits + work), abs=0.03)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 import zoo
 from lightning_modules.callbacks.batch import images_of, tensors_of
-from lightning_modules.callbacks.inputs import Call, Inputs
+from lightning_modules.callbacks.inputs import Call, Inputs, one_image
 
 
 class CostLogger(Callback):
@@ -29,8 +29,8 @@ class CostLogger(Callback):
     Args:
         image_size: H = W, or (H, W).
         in_chans: Channels of the image; goes with ``image_size``.
-        inputs: One image (1, C, H, W), or what else ``forward`` is given: a tuple holds arguments, a dictionary named
-            ones.
+        inputs: Images (N, C, H, W), of which the first is counted, or what else ``forward`` is given: a tuple holds
+            arguments, a dictionary named ones.
     """
 
     def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3, inputs: Any = None) -> None:
@@ -66,7 +66,7 @@ class CostLogger(Callback):
         if self.inputs is None and self.image_size is not None:
             self._count(trainer, module, module, self.image_size, self.in_chans)
         elif given is not None:
-            self._count(trainer, module, _Calls(module, [("", *_arguments(given))], given))
+            self._count(trainer, module, _Calls(module, [("", *one_image(*_arguments(given)))], given))
         else:
             self._observed = self._observed or Inputs(trainer, module)
             self._observed.begin(batch)

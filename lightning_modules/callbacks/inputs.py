@@ -53,7 +53,7 @@ class Inputs:
     def __init__(self, trainer: Any, module: Any) -> None:
         self._trainer, self._module = trainer, module
         self._watched: list[tuple[str, nn.Module]] | None = None  # None: everything
-        self._compiled = module._compiler_ctx is not None
+        self._compiled = hasattr(module.training_step, "_torchdynamo_orig_callable")
         self._place: tuple[Place, int] | None = None  # of the part that says it, and how many images each of it is
         self._open, self._known, self._tries, self._hooks = False, False, 0, 0
         self._handles: list[Any] = []
@@ -179,17 +179,16 @@ class Inputs:
         given = {**dict(enumerate(arguments)), **named}
         tensors = [t for t in tensors_of(given) if t.ndim]
         images = next(iter(images_of(given).values()), [])
-        number, length = count_of(images) if images else 0, tensors[0].size(0) if tensors else 0
         own = [t for t in images if _storage(t) in self._storages]
         made = {_storage(t) for t in self._made}
         return Call(
             name,
-            number,
-            length,
+            count_of(images) if images else 0,
+            tensors[0].size(0) if tensors else 0,
             (own[0].data_ptr(), own[-1].data_ptr(), own[0].numel(), len(own)) if own else None,
             any(t.requires_grad or _storage(t) in made for t in tensors),
             any(p.requires_grad for p in part.parameters()),
-            _first(arguments, named, number or length) if everything else None,
+            one_image(arguments, named) if everything else None,
         )
 
 
@@ -249,8 +248,11 @@ def _find(parts: dict[Place, int], images: int) -> tuple[Place, int] | None:
     return (list(parts)[fitting[0][1]], fitting[0][0]) if fitting else None
 
 
-def _first(arguments: tuple[Any, ...], named: dict[str, Any], many: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for one image of so many: of all that is as long the first."""
+def one_image(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for one image only: of all that is as long as there are images, the first."""
+    given = {**dict(enumerate(arguments)), **named}
+    images = next(iter(images_of(given).values()), None)
+    many = count_of(images) if images else next((t.size(0) for t in tensors_of(given) if t.ndim), 0)
 
     def cut(x: Any) -> Any:
         if isinstance(x, torch.Tensor):

@@ -49,7 +49,7 @@ class SpeedLogger(Callback):
         self._open: list[Any] = []  # batches, with their images, of the window that is not full
         self._full: list[Any] = []  # those of the window before, which is read when the next one is full
         self._seen = 0
-        self._told = False
+        self._uncounted = self._told = False
         self.rate: Spread | None = None
         self.data_wait: float | None = None
 
@@ -64,10 +64,8 @@ class SpeedLogger(Callback):
             "speed/data_wait": self.data_wait,
         }
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self._reset()
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._reset()
         self._stopwatch = Stopwatch(trainer, pl_module)
         self._inputs = None if self.images else Inputs(trainer, pl_module)
         self._batches = 1 if pl_module.device.type == "cpu" else self.window
@@ -80,6 +78,7 @@ class SpeedLogger(Callback):
         marks = self._stopwatch.batch()
         images = self.images(batch) if self.images else self._inputs.images(batch)
         if not marks or not images:
+            self._uncounted = True
             return
         self._seen += 1
         self._open.append((marks, images))
@@ -124,7 +123,7 @@ class SpeedLogger(Callback):
         pl_module.log_dict(self.metrics, rank_zero_only=True, batch_size=1)
 
     def _say_why(self, trainer: Any) -> None:
-        if self._stopwatch and not self._told and trainer.is_global_zero:
+        if self._uncounted and not self._told and trainer.is_global_zero:
             warnings.warn(
                 "SpeedLogger logs nothing: no images reached the network that it could count. "
                 "SpeedLogger(images=lambda batch: …) or self.log(…, batch_size=…) says how many a batch has.",

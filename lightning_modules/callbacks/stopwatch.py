@@ -106,4 +106,6 @@ def _has_events(device: torch.device) -> bool:
 
 def _written(owner: Any, hook: str) -> bool:
     """Whether a hook is somebody's own, not the empty one of Lightning, by either of its names."""
-    return not getattr(owner, hook).__module__.endswith((".callbacks.callback", ".core.hooks"))
+    method = getattr(owner, hook)
+    where = getattr(method, "__module__", None) or ""
+    return callable(method) and not where.endswith((".callbacks.callback", ".core.hooks"))
