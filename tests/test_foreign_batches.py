@@ -423,3 +423,12 @@ def test_a_window_of_a_gpu_is_read_when_the_next_is_full(monkeypatch) -> None:
     monkeypatch.setattr(SpeedLogger, "on_train_start", on_train_start)
     fit(Module(lambda self, b: self(b).mean()), Given([image(4)] * (speed_logger.WARMUP + 7)), speed)
     assert len(speed._samples) == 2 and all(a != b for a, b in pairwise(speed._samples))
+
+
+def test_scripted_parts_do_not_end_their_training() -> None:
+    make, step, _, _ = KINDS["pair"]
+    module = Module(step)
+    module.net = torch.jit.script(module.net)
+    cost, speed = CostLogger(), Counted()
+    fit(module, loader(make), cost, speed)
+    assert speed.counted == list(SIZES) and cost.metrics["cost/params"]

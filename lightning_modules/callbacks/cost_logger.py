@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 import zoo
 from lightning_modules.callbacks.batch import images_of, tensors_of
-from lightning_modules.callbacks.inputs import Call, Inputs, one_image
+from lightning_modules.callbacks.calls import Call, one_image
+from lightning_modules.callbacks.inputs import Inputs
 
 
 class CostLogger(Callback):

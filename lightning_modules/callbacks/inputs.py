@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
-from torch.utils._pytree import tree_map_only
 
 from lightning_modules.callbacks.actions import listen
 from lightning_modules.callbacks.batch import Place, count_of, images_of, tensors_of
+from lightning_modules.callbacks.calls import Call, count_calls, find_part, one_image, storage_of
 
 TRIES = 3
 """Batches in which everything is watched, as long as no images are seen."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A network that was called from a step, not from within another network.
-
-    Attributes:
-        name: Of the module; ``""`` for the LightningModule's own ``forward``.
-        images: How many there are in its input; 0: it holds none.
-        length: Of the input's first tensor.
-        key: The same where the same images are given again; None where they are not the batch's own tensors.
-        derived: Whether the input comes from another network.
-        trains: Whether the module has a weight that is trained.
-        sample: Arguments for one image, where everything is watched.
-    """
-
-    name: str
-    images: int
-    length: int
-    key: Any
-    derived: bool
-    trains: bool
-    sample: tuple[tuple[Any, ...], dict[str, Any]] | None
 
 
 class Inputs:
@@ -84,8 +60,8 @@ class Inputs:
     def seen(self, batch: Any) -> int:
         """How many images the step gave to the network that it trains; 0 where nobody can tell."""
         parts = {place: count_of(found) for place, found in images_of(batch).items()}
-        if images := _count(self.calls, set(parts.values())):
-            self._place = self._place or _find(parts, images)
+        if images := count_calls(self.calls, set(parts.values())):
+            self._place = self._place or find_part(parts, images)
             self._known = True
         elif self._place is not None:
             place, factor = self._place
@@ -114,13 +90,15 @@ class Inputs:
         self._inner: set[int] = set()
         # A strategy that wraps the module has the step run inside of a call of both.
         self._wrapped = self._trainer.strategy.model is not self._module
-        self._storages = {_storage(t) for t in tensors_of(self.batch)}
+        self._storages = {storage_of(t) for t in tensors_of(self.batch)}
         if everything:
             self._tries += 1
             _eager.enter(self)
         elif self._compiled or not self._known:
             return
         for name, part in self._module.named_modules() if everything else self._watched:
+            if isinstance(part, torch.jit.ScriptModule):
+                continue  # it takes no hooks
             self._handles.append(part.register_forward_pre_hook(self._before(name, everything), with_kwargs=True))
             self._handles.append(part.register_forward_hook(self._after, always_call=True))
 
@@ -179,14 +157,14 @@ class Inputs:
         given = {**dict(enumerate(arguments)), **named}
         tensors = [t for t in tensors_of(given) if t.ndim]
         images = next(iter(images_of(given).values()), [])
-        own = [t for t in images if _storage(t) in self._storages]
-        made = {_storage(t) for t in self._made}
+        own = [t for t in images if storage_of(t) in self._storages]
+        made = {storage_of(t) for t in self._made}
         return Call(
             name,
             count_of(images) if images else 0,
             tensors[0].size(0) if tensors else 0,
             (own[0].data_ptr(), own[-1].data_ptr(), own[0].numel(), len(own)) if own else None,
-            any(t.requires_grad or _storage(t) in made for t in tensors),
+            any(t.requires_grad or storage_of(t) in made for t in tensors),
             any(p.requires_grad for p in part.parameters()),
             one_image(arguments, named) if everything else None,
         )
@@ -213,64 +191,6 @@ class _Eager:
 
 
 _eager = _Eager()
-
-
-def _count(calls: list[Call], sizes: set[int]) -> int:
-    """How many images went through the network that trains on them.
-
-    Args:
-        sizes: Of the batch's own parts that hold images.
-    """
-    seeing = [call for call in calls if call.images]
-    forward = [call for call in seeing if not call.name]
-    groups = (
-        [call for call in forward if call.key],
-        # Not a loss that is a network itself; of a GAN, the discriminator's real images.
-        [call for call in seeing if call.key and call.trains],
-        [call for call in seeing if call.key],
-        forward,
-        [call for call in seeing if call.trains and not call.derived],
-        [call for call in seeing if not call.derived],
-    )
-    if group := next(filter(None, groups), None):
-        # The same images again are no more images, nor are those that a second network is given.
-        return max(
-            sum({call.key or i: call.images for i, call in enumerate(group) if call.name == name}.values())
-            for name in {call.name for call in group}
-        )
-    # Images that the step has made flat.
-    return next((call.length for call in calls if call.length in sizes), 0)
-
-
-def _find(parts: dict[Place, int], images: int) -> tuple[Place, int] | None:
-    """The part of a batch that has as many images, else one of which that many are a multiple (two views of each)."""
-    fitting = sorted((images // size, i) for i, size in enumerate(parts.values()) if size and images % size == 0)
-    return (list(parts)[fitting[0][1]], fitting[0][0]) if fitting else None
-
-
-def one_image(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for one image only: of all that is as long as there are images, the first."""
-    given = {**dict(enumerate(arguments)), **named}
-    images = next(iter(images_of(given).values()), None)
-    many = count_of(images) if images else next((t.size(0) for t in tensors_of(given) if t.ndim), 0)
-
-    def cut(x: Any) -> Any:
-        if isinstance(x, torch.Tensor):
-            return (x[:1] if x.ndim and x.size(0) == many else x).detach().clone()
-        if type(x) in (list, tuple):
-            return type(x)(cut(part) for part in (x[:1] if len(x) == many else x))
-        if isinstance(x, dict):
-            return {key: cut(part) for key, part in x.items()}
-        return tree_map_only(torch.Tensor, cut, x)
-
-    return tuple(cut(x) for x in arguments), {key: cut(x) for key, x in named.items()}
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse, or no plain tensor
-        return id(tensor)
 
 
 def _is_compiled(part: nn.Module) -> bool:
