@@ -129,9 +129,9 @@ def _count_layers(
 def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
     seen = set()
     for module, layer in layers.items():
-        for p in module.parameters(recurse=False):
-            if p not in seen:
-                seen.add(p)
+        for p in module._parameters.values():
+            if p is not None and id(p) not in seen:
+                seen.add(id(p))
                 layer.params += p.numel()
                 layer.params_trainable += p.numel() * p.requires_grad
 

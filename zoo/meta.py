@@ -57,7 +57,7 @@ def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     with _mode(net, training):
         image = torch.empty(shape, device="meta", dtype=dtype)
-        if all(t.is_meta for tensors in (net.parameters(), net.buffers()) for t in tensors):
+        if all(t is None or t.is_meta for m in net.modules() for t in (*m._parameters.values(), *m._buffers.values())):
             with watch:
                 net(image)
             return
