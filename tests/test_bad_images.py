@@ -138,17 +138,28 @@ def test_whatever_is_odd_in_a_folder_is_counted_and_named(tmp_path):
     (root / "train" / "bee" / "1.jpg").write_bytes(b"")
     for path in (root / "val" / "bee").iterdir():
         path.unlink()
-    (root / "train" / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints", ".hidden", "__MACOSX"):
+        write(root / "train" / name / "ant", {"0.jpg": b"x"})
+    write(root / "val", {".stray.jpg": b"x"})
     train, val = (scan(str(root), name) for name in ("train", "val"))
     found = {
-        what: sorted(shown(os.path.relpath(p, root)) for p in paths) for what, paths in (train.odd | val.odd).items()
+        what: sorted(shown(os.path.relpath(p, root)) for split in (train, val) for p in split.odd.get(what, ()))
+        for what in train.odd | val.odd
     }
     assert found == {
         "class with one image": ["train/ant"],
         "no bytes": ["train/bee/1.jpg"],
         "class without an image": ["val/bee"],
         "outside of a class folder, left out": ["val/stray.jpg"],
-        "hidden, left out": ["val/ant/.DS_Store", "val/ant/._0.jpg", "val/ant/.hidden"],
+        "hidden, left out": [
+            "train/.hidden",
+            "train/.ipynb_checkpoints",
+            "train/__MACOSX",
+            "val/.stray.jpg",
+            "val/ant/.DS_Store",
+            "val/ant/._0.jpg",
+            "val/ant/.hidden",
+        ],
         "another ending, left out": ["val/ant/Thumbs.db", "val/ant/itself", "val/ant/readme.txt"],
         "link to nothing": ["val/ant/dangling.jpg"],
         "link to a folder around it, left out": ["val/ant/circle"],

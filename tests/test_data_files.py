@@ -1,19 +1,22 @@
 """Small data sets whose files are damaged, hostile or half there: one clear error, and nothing is executed."""
 
 import functools
+import gzip
 import http.server
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import cell_config
 from test_data import TEN, md5, publish, write_cifar, write_fashion, write_idx
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from lightning_modules.data import make_data
 from zoo import ConvzooError
@@ -214,3 +217,79 @@ def test_a_download_that_was_killed_leaves_nothing_that_counts(server, tmp_path)
     (part / "cifar-10-python.tar.gz").write_bytes(b"half")
     refused("cifar10", root, "is missing")
     assert len(read("cifar10", root, download=True).test.labels) == 15 and not part.exists()
+
+
+# Files as their publishers ship them
+
+HUNDRED = {"train": 50, "test": 7}
+
+
+def the_same(a, b):
+    return all(torch.equal(x, y) for old, new in zip(a, b, strict=True) for x, y in zip(old, new, strict=True))
+
+
+def pack(folder):
+    for file in folder.iterdir():
+        if file.suffix != ".gz":
+            Path(f"{file}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+
+
+@pytest.mark.parametrize("packed", [True, False, "mixed"])
+@pytest.mark.parametrize("place", [".", "FashionMNIST/raw", "raw", "fashion-mnist", "data/fashion"])
+def test_fashion_mnist_is_read_where_it_lies_packed_or_not(tmp_path, place, packed):
+    raw = write_fashion(tmp_path / "usual")
+    usual = read("fashion_mnist", tmp_path / "usual")
+    root = tmp_path / "other"
+    shutil.copytree(raw, root / place)
+    if packed:
+        pack(root / place)
+    if packed == "mixed":
+        shutil.copy(raw / "t10k-labels-idx1-ubyte", root / place)
+    files = sorted(root.rglob("*"))
+    assert the_same(usual, read("fashion_mnist", root, download=True))
+    assert files == sorted(root.rglob("*"))  # nothing is unpacked or locked there
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda content: content[:-9], r"is cut off"),
+        (lambda content: b"", "cut off"),
+        (lambda content: content[:-6] + b"\0" + content[-5:], "is damaged"),
+        (lambda content: content[:30] + bytes(20) + content[50:], "is damaged"),
+        (lambda content: b"<html>404</html>", "is damaged"),
+    ],
+)
+def test_a_packed_file_that_is_wrong_is_named(tmp_path, change, text):
+    raw = write_fashion(tmp_path)
+    pack(raw)
+    file = raw / "train-images-idx3-ubyte.gz"
+    file.write_bytes(change(file.read_bytes()))
+    refused("fashion_mnist", tmp_path, f"train-images-idx3-ubyte.gz .*{text}")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("form", ["folder", "direct", "tar.gz", "tar", "named"])
+def test_cifar_is_read_where_it_lies_packed_or_not(tmp_path, publish, name, form):
+    kind, files, key, classes = (
+        (CIFAR10, TEN, "labels", 10) if name == "cifar10" else (CIFAR100, HUNDRED, "fine_labels", 100)
+    )
+    root, source = tmp_path / "root", tmp_path / "source"
+    write_cifar(source, kind.base_folder, files, key, classes)
+    publish(kind, source / kind.base_folder)
+    usual = read(name, source)
+    root.mkdir()
+    if form == "direct":
+        shutil.copytree(source / kind.base_folder, root, dirs_exist_ok=True)
+    elif form.startswith("tar"):
+        with tarfile.open(root / kind.filename.removesuffix("" if form == "tar.gz" else ".gz"), "w:gz") as archive:
+            archive.add(source / kind.base_folder, kind.base_folder)
+        (root / "train").mkdir()  # a folder of something else
+    else:
+        shutil.copytree(source, root / ("" if form == "folder" else kind.__name__), dirs_exist_ok=True)
+    assert the_same(usual, read(name, root))
+    if form == "tar.gz":
+        archive = root / kind.filename
+        archive.write_bytes(archive.read_bytes()[:-2000])
+        refused(name, root, f"{kind.filename} .*cut off")

@@ -13,8 +13,10 @@ k×k convolution. Which two belong together is known per block:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
+import torch
 from timm.layers import Conv2dSame
 from timm.models._efficientnet_blocks import (
     ConvBnAct,
@@ -107,16 +109,31 @@ def _depthwise_separable(block: DepthwiseSeparableConv) -> Half | None:
 
 def _fused(block: nn.Module, conv: nn.Module, bn1: nn.Module, project: nn.Module, bn2: nn.Module) -> EdgeResidual:
     """Fused-MBConv: the block with ``conv`` for its expansion and depthwise convolutions."""
-    fused = EdgeResidual(conv.in_channels, 1, 1, device="meta")
+    fused = _empty(EdgeResidual, block.training)
     fused.conv_exp, fused.bn1, fused.aa, fused.se = conv, bn1, block.aa, block.se
     fused.conv_pwl, fused.bn2, fused.drop_path = project, bn2, block.drop_path
     fused.has_skip = block.has_skip
     return fused
 
 
+def _empty(kind: type[nn.Module], training: bool) -> nn.Module:
+    """A block with the plain attributes that timm gives it, and no modules yet: those would all be replaced."""
+    block = nn.Module.__new__(kind)
+    nn.Module.__init__(block)
+    vars(block).update(_attributes(kind), training=training)
+    return block
+
+
+@cache
+def _attributes(kind: type[nn.Module]) -> dict[str, object]:
+    with torch.device("meta"):
+        own = vars(kind(8, 8, 1))
+    return {name: value for name, value in own.items() if name not in vars(nn.Module())}
+
+
 def _plain(block: DepthwiseSeparableConv, conv: nn.Module) -> ConvBnAct:
     """The block with ``conv`` for its two convolutions and what stands between them."""
-    plain = ConvBnAct(conv.in_channels, 1, 1, device="meta")
+    plain = _empty(ConvBnAct, block.training)
     plain.conv, plain.bn1, plain.aa, plain.drop_path = conv, block.bn2, block.aa, block.drop_path
     plain.has_skip = block.has_skip
     return plain

@@ -59,6 +59,26 @@ def build(
     Raises:
         ConvzooError: A name that does not exist, or a network that cannot be rewritten.
     """
+    net = build_native(
+        backbone, num_classes, in_chans, pretrained, stem=stem, width=width, depth=depth, phi=phi, **timm_kwargs
+    )
+    apply_choices(net, conv, act, conv_options, ranks)
+    return net
+
+
+def build_native(
+    backbone: str,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    *,
+    stem: str = "imagenet",
+    width: float = 1.0,
+    depth: Depth = 1.0,
+    phi: float | None = None,
+    **timm_kwargs: Any,
+) -> nn.Module:
+    """The network of `build` before its convolutions and activations are rewritten."""
     choose("stem", stem, ("small", "imagenet"))
     settings = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **timm_kwargs}
     if phi is not None:
@@ -70,12 +90,22 @@ def build(
     net = _published(backbone, settings) if as_published else build_scaled(backbone, depth, width, **settings)
     if stem == "small":
         shrink_stem(net)
+    return net
+
+
+def apply_choices(
+    net: nn.Module,
+    conv: str = "native",
+    act: str = "native",
+    conv_options: dict[str, Any] | None = None,
+    ranks: Mapping[str, int] | None = None,
+) -> None:
+    """Rewrites a native network's convolutions, then its activations, in place: the second half of `build`."""
     if ranks is None:
         rewrite(net, conv, **(conv_options or {}))
     else:
         give_ranks(net, conv, ranks)
     swap_activations(net, act)
-    return net
 
 
 def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from zoo.errors import choose
 from zoo.meta import run_on_meta, structure, watching
 from zoo.products import ProductCounter
+from zoo.repeats import Repeats
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 
@@ -74,15 +76,25 @@ class LayerCost:
     activations: int = 0
 
 
-def cost(net: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> Cost:
+def cost(
+    net: nn.Module,
+    image_size: int | tuple[int, int] = 224,
+    in_chans: int = 3,
+    *,
+    repeats: Repeats | None = None,
+) -> Cost:
     """Counts a network's cost on the meta device: exact, and it neither computes nor needs memory.
 
     Args:
         net: Any network that takes (N, in_chans, H, W). It is left as it is, its weights and mode included.
         image_size: H = W, or (H, W).
         in_chans: Channels of the image.
+        repeats: What modules counted before, for a weightless network that may be left otherwise than it was.
     """
-    layers = layer_costs(net, image_size, in_chans)
+    if repeats is None:
+        layers = layer_costs(net, image_size, in_chans)
+    else:
+        layers = _count_layers(net, image_size, in_chans, repeats)
     return Cost(
         params=sum(layer.params for layer in layers),
         params_trainable=sum(layer.params_trainable for layer in layers),
@@ -102,27 +114,37 @@ def layer_costs(net: nn.Module, image_size: int | tuple[int, int] = 224, in_chan
     Returns:
         The modules that have parameters of their own or compute products, in the order in which the network has them.
     """
-    net = structure(net)
+    return _count_layers(structure(net), image_size, in_chans)
+
+
+def _count_layers(
+    net: nn.Module, image_size: int | tuple[int, int], in_chans: int, repeats: Repeats | None = None
+) -> list[LayerCost]:
     layers = {module: LayerCost(name, _kind(module)) for name, module in net.named_modules()}
     _add_params(layers)
-    _run_on_meta(net, layers, image_size, in_chans)
+    _run_on_meta(net, layers, image_size, in_chans, repeats)
     return [layer for layer in layers.values() if layer.params or layer.macs]
 
 
 def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
     seen = set()
     for module, layer in layers.items():
-        for p in module.parameters(recurse=False):
-            if p not in seen:
-                seen.add(p)
+        for p in module._parameters.values():
+            if p is not None and id(p) not in seen:
+                seen.add(id(p))
                 layer.params += p.numel()
                 layer.params_trainable += p.numel() * p.requires_grad
 
 
 def _run_on_meta(
-    net: nn.Module, layers: dict[nn.Module, LayerCost], image_size: int | tuple[int, int], in_chans: int
+    net: nn.Module,
+    layers: dict[nn.Module, LayerCost],
+    image_size: int | tuple[int, int],
+    in_chans: int,
+    repeats: Repeats | None,
 ) -> None:
-    """Runs one image through the network and adds every product to the innermost module that it happens in."""
+    """Runs one image through the network and adds every product to the innermost module that it happens in; with
+    ``repeats``, what a module counted before to that module as a whole."""
     running: list[LayerCost] = []
 
     def enter(module: nn.Module, args: object) -> None:
@@ -140,7 +162,9 @@ def _run_on_meta(
         layer.activations += activations
 
     # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
-    with watching(enter, leave), torch.inference_mode(False), torch.enable_grad():
+    with watching(enter, leave), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        if repeats is not None:
+            count = stack.enter_context(repeats.replayed(net, count))
         run_on_meta(net, (1, in_chans, *_pair(image_size)), ProductCounter(count))
 
 

@@ -56,8 +56,12 @@ def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode
     """
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     with _mode(net, training):
-        tensors = _on_meta(net)
         image = torch.empty(shape, device="meta", dtype=dtype)
+        if all(t is None or t.is_meta for m in net.modules() for t in (*m._parameters.values(), *m._buffers.values())):
+            with watch:
+                net(image)
+            return
+        tensors = _on_meta(net)
         with watch:
             torch.func.functional_call(net, tensors, (image,))
 
@@ -73,8 +77,9 @@ def _on_meta(net: nn.Module) -> dict[str, torch.Tensor]:
 @contextmanager
 def _mode(net: nn.Module, training: bool) -> Iterator[None]:
     """A mode, module by module, and back: a network may be partly frozen."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.train(training)
+    modes = [(module, was) for module in net.modules() if (was := module.training) != training]
+    if modes:
+        net.train(training)
     try:
         yield
     finally:

@@ -54,7 +54,8 @@ def find_sites(net: nn.Module) -> Iterator[Site | Kept]:
     stem = stem_convs(net)
     done: set[str] = set()
     for name, module in net.named_modules():
-        if any(name == part or name.startswith(part + ".") for part in done):
+        if name in done or name.rpartition(".")[0] in done:
+            done.add(name)
             continue
         _refuse(name, module)
         if isinstance(module, Factored):
@@ -95,8 +96,8 @@ def _refuse(name: str, module: nn.Module) -> None:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    has_weights = next(module.parameters(recurse=False), None) is not None
-    return has_weights and isinstance(getattr(module, "kernel_size", None), tuple)
+    has_kernel = isinstance(getattr(module, "kernel_size", None), tuple)
+    return has_kernel and next(module.parameters(recurse=False), None) is not None
 
 
 def _reason_by_name(name: str, stem: set[str]) -> str | None:

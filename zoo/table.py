@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,17 @@ from torch import nn
 from tqdm import tqdm
 
 from zoo.act_ops import check_complete
-from zoo.acts import ACTS, SWAPPED, replace_activations, swap_activations
+from zoo.acts import ACTS, SWAPPED, replace_activations
 from zoo.budget import parse_budget
-from zoo.builder import build
 from zoo.convs import KINDS
-from zoo.counting import Cost, LayerCost, cost, layer_costs
+from zoo.counting import Cost, LayerCost, layer_costs
 from zoo.errors import ConvzooError, choose
 from zoo.families import FAMILIES, Network
+from zoo.forks import mapped
 from zoo.matching import OVERS, Match, match_text
 from zoo.meta import weightless
 from zoo.networks import find_networks, published_size
+from zoo.reuse import Reuse
 from zoo.rewriter import ALIASES
 from zoo.stem import STEMS, stem_for
 
@@ -84,6 +86,7 @@ def tabulate(
     match: str | None = None,
     over: str = "width",
     progress: bool = False,
+    processes: int = 1,
 ) -> list[CellCost]:
     """Counts every cell of models × convs × acts. One that does not exist is in the list too, with the reason.
 
@@ -95,6 +98,7 @@ def tabulate(
             ``phi`` (``over``) that comes nearest. A network without a width, or a budget out of reach, is refused.
         over: What is matched over.
         progress: Whether to show a progress bar where standard error is a terminal.
+        processes: How many count at once, each a fork of this one, which should have no threads at work.
 
     Raises:
         ConvzooError: A model, conv kind, activation or stem that does not exist; a ``match`` that is no budget.
@@ -105,10 +109,16 @@ def tabulate(
     convs = [choose("conv", ALIASES.get(conv, conv), CONVS) for conv in convs]
     acts = [choose("act", act, ALL_ACTS) for act in acts]
     choose("stem", images.stem, STEMS)
-    pairs = [(network, conv) for network in find_networks(models) for conv in convs]
-    bar = tqdm(pairs, unit="network", leave=False, disable=None if progress and (match or len(pairs) > 10) else True)
-    count = _count if match is None else partial(_meet, budget=match, over=over)
-    return [cell for network, conv in bar for cell in count(network, conv, acts, images)]
+    networks = find_networks(models)
+    count = partial(_count_network, convs=convs, acts=acts, images=images, budget=match, over=over)
+    many = match or len(networks) * len(convs) > 10
+    quiet = None if progress and many else True
+    try:
+        with mapped(count, networks, processes if many else 1) as counted:
+            bar = tqdm(counted, total=len(networks), unit="network", leave=False, disable=quiet)
+            return [cell for cells in bar for cell in cells]
+    finally:
+        _reuse.cache_clear()
 
 
 def layers(model: str, conv: str = "native", act: str = "native", images: Images = PUBLISHED) -> list[LayerCost]:
@@ -121,51 +131,59 @@ def layers(model: str, conv: str = "native", act: str = "native", images: Images
     if len(networks) > 1:
         first = networks[0].backbone
         raise ConvzooError(f"model={model} stands for {len(networks)} networks. Name one, such as model={first}.")
+    network = networks[0]
     try:
-        net, size = _build(networks[0], conv, images)
-        with weightless():
-            swap_activations(net, act)
-        return layer_costs(net, size, images.in_chans)
+        size = images.size or published_size(network)
+        with Reuse().network(network.backbone, conv, act, phi=network.phi, **_settings(images, size)) as net:
+            return layer_costs(net, size, images.in_chans)
     except Exception as error:
         raise ConvzooError(_reason(error)) from error
-
-
-def _build(
-    network: Network, conv: str, images: Images, found: Match | None = None
-) -> tuple[nn.Module, int | tuple[int, int]]:
-    size = images.size or published_size(network)
-    scale = {found.over: found.value} if found else {"phi": network.phi}
-    with weightless():
-        net = build(network.backbone, conv, **_settings(images, size), **scale)
-    return net, found.cost.image_size if found else size
 
 
 def _settings(images: Images, size: int | tuple[int, int]) -> dict[str, Any]:
     return {"num_classes": images.num_classes, "in_chans": images.in_chans, "stem": stem_for(images.stem, size)}
 
 
+@cache
+def _reuse() -> Reuse:
+    """One for each process."""
+    return Reuse()
+
+
+def _count_network(
+    network: Network, convs: Sequence[str], acts: Sequence[str], images: Images, budget: str | None, over: str
+) -> list[CellCost]:
+    if budget is None:
+        return [cell for conv in convs for cell in _count(network, conv, acts, images)]
+    return [cell for conv in convs for cell in _meet(network, conv, acts, images, budget, over)]
+
+
 def _count(
     network: Network, conv: str, acts: Sequence[str], images: Images, found: Match | None = None
-) -> Iterator[CellCost]:
+) -> list[CellCost]:
     """One network serves all activations: they compute no products, so that only parameters of their own count."""
-    name = network.backbone
-    try:
-        net, size = _build(network, conv, images, found)
-        native = found.cost if found else cost(net, size, images.in_chans)
-    # A network of timm's may fail in its own way (an image too small, say); the other cells should not fall with it.
-    except Exception as error:
-        yield from (CellCost(name, conv, act, refused=_reason(error)) for act in acts)
-        return
-    for act in acts:
+    name, size, reuse = network.backbone, images.size or published_size(network), _reuse()
+    scale = {found.over: found.value} if found else {"phi": network.phi}
+    with ExitStack() as stack:
         try:
-            if act != "native":
-                _need_complete(name)
-                replace_activations(net, act)
+            net = stack.enter_context(reuse.network(name, conv, **_settings(images, size), **scale))
+            native = found.cost if found else reuse.cost(net, size, images.in_chans)
+        # A network of timm's may fail in its own way (an image too small); the other cells should not fall with it.
+        except Exception as error:
+            return [CellCost(name, conv, act, refused=_reason(error)) for act in acts]
+        return [_with_activation(name, conv, act, net, native, found) for act in acts]
+
+
+def _with_activation(name: str, conv: str, act: str, net: nn.Module, native: Cost, found: Match | None) -> CellCost:
+    counted = native
+    if act != "native":
+        try:
+            _need_complete(name)
+            replace_activations(net, act)
         except ConvzooError as error:
-            yield CellCost(name, conv, act, refused=_reason(error))
-            continue
-        counted = native if act == "native" else _with_params_of(net, native)
-        yield CellCost(name, conv, act, counted, match=found and replace(found, cost=counted))
+            return CellCost(name, conv, act, refused=_reason(error))
+        counted = _with_params_of(net, native)
+    return CellCost(name, conv, act, counted, match=found and replace(found, cost=counted))
 
 
 def _meet(

@@ -58,6 +58,7 @@ def run(given: argparse.Namespace) -> None:
         raise ConvzooError("--layers counts the layers of one cell: leave out --time, or leave out --layers.")
 
     from zoo import table
+    from zoo.forks import cores
 
     if given.time:
         from zoo.table_time import find_device, time_cells
@@ -77,7 +78,9 @@ def run(given: argparse.Namespace) -> None:
         table_views.show_layers(table.layers(models[0], convs[0], acts[0], images), given.format, title)
     else:
         over = (given.match_over or "width") if given.match else None
-        cells = table.tabulate(models, convs, acts, images, match=given.match, over=over or "width", progress=True)
+        cells = table.tabulate(
+            models, convs, acts, images, match=given.match, over=over or "width", progress=True, processes=cores()
+        )
         shown = budget.select(cells, limits, given.sort, given.reverse)
         if given.time:
             shown = time_cells(shown, images, **timing, progress=True)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lightning_modules.data.bad import BadImages
 from lightning_modules.data.decode import LONGEST, decode, open_image, orientation_of
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
+from lightning_modules.data.image_formats import endings_of
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
 from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, is_death
@@ -36,12 +37,6 @@ CHUNK = 16
 SMALL = 8
 """Pixels: an image with a shorter side is worth a word."""
 
-NAMES = {
-    "JPEG": (".jpg", ".jpeg", ".jfif"),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"),
-    "MPO": (".jpg", ".jpeg"),
-}
 MODES = {"L": "grey", "P": "palette", "CMYK": "CMYK", "1": "one bit a pixel", "F": "floating point"}
 TRANSPARENT = ("LA", "PA", "RGBA", "RGBa", "La")
 
@@ -107,7 +102,7 @@ def _odd(path: str, content: bytes) -> Iterator[str]:
         yield f"smaller than {SMALL} pixels"
     if max(width, height) > LONGEST * min(width, height):
         yield f"more than {LONGEST} times as long as wide"
-    if not path.lower().endswith(NAMES.get(form, (f".{form.lower()}",))):
+    if not path.lower().endswith(endings_of(form)):
         yield f"another format than its name says ({form})"
 
 

@@ -13,16 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lightning_modules.data.files import BadImage
+from lightning_modules.data.image_formats import formats
+from lightning_modules.data.levels import check_upper_bits, to_bytes
 
 # What Pillow says about files that it can read nevertheless: each of the worker processes would say it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""Whatever a file's name says. Pillow knows more: for PostScript it starts another program, for example."""
 
 RATIO = (3 / 4, 4 / 3)
 """Width / height of a cut-out, as is usual."""
@@ -81,7 +80,8 @@ def random_box(height: int, width: int, scale: tuple[float, float], draws: rando
 
 
 def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
-    """Decodes an image as RGB, as it is meant to be seen: turned as its EXIF data say, 16 bits to 8, no transparency.
+    """Decodes an image as RGB, as it is meant to be seen: turned as its EXIF data say, of 256 levels (see
+    `lightning_modules.data.levels`), no transparency.
 
     Of an animation the first picture. With a ``box`` only the part that it names is returned, at ``size`` × ``size``
     pixels (bilinear, antialiased). A JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8) in which the
@@ -106,7 +106,7 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
     except MemoryError:
         raise BadImage("too large", "no memory to decode it into") from None
     except Image.UnidentifiedImageError:
-        raise BadImage("no image", f"none of {', '.join(FORMATS)}") from None
+        raise BadImage("no image", f"none of the {len(formats())} formats that Pillow decodes here") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadImage("cut off" if "truncated" in text.lower() else "damaged", text) from None
@@ -115,6 +115,7 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
 def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | None) -> torch.Tensor:
     with open_image(content) as image:
         _check_header(image, len(content))
+        raw_mode = _raw_mode(image)  # gone once it is loaded, and to ask for EXIF's data loads a PNG
         orientation = orientation_of(image)
         width, height = image.size[::-1] if orientation in TURNED else image.size
         part = box(height, width) if box else None
@@ -126,14 +127,23 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | N
                 _check_png(content)
             # Of a JPEG; others come whole.
             image.draft(None, (image.size[0] // factor, image.size[1] // factor))
+            image.load()
+            check_upper_bits(image, raw_mode)
             upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-            pixels = torch.from_numpy(np.array(_rgb(upright)))
+            pixels = torch.from_numpy(np.array(_rgb(upright, image.format)))
     if not part:
         return pixels
     down, across = pixels.shape[0] / height, pixels.shape[1] / width
     top, left = int(part.top * down), int(part.left * across)
     bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
     return resize(pixels[top:bottom, left:right].contiguous(), size, size)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow is going to read the pixels, such as ``RGB;16B``."""
+    parameters = image.tile[0][3] if image.tile else ""
+    parameters = parameters[0] if isinstance(parameters, tuple) and parameters else parameters
+    return parameters if isinstance(parameters, str) else ""
 
 
 def _check_header(image: Image.Image, size: int) -> None:
@@ -153,7 +163,7 @@ def open_image(content: bytes) -> Image.Image:
     Raises:
         Exception: Whatever Pillow raises.
     """
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+    return Image.open(io.BytesIO(content), formats=formats())
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -217,19 +227,13 @@ def _check_png(content: bytes) -> None:
         at = end + 4
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-        # Without floating point: of a large image that would be gigabytes.
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        image = Image.fromarray(_bytes(np.asarray(image)))
+def _rgb(image: Image.Image, form: str | None) -> Image.Image:
+    image = to_bytes(image, form)
+    if image.mode == "LAB":
+        transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        return ImageCms.applyTransform(image, transform)
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """Floating-point grey, which is from 0 to 1 by custom; values above that mean 0 to 255."""
-    if not np.isfinite(values).all():
-        raise ValueError("pixels that are not numbers")
-    return (values * (255 if values.max() <= 1 else 1)).round().clip(0, 255).astype(np.uint8)

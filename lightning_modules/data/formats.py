@@ -55,10 +55,11 @@ class _Unpickler(pickle.Unpickler):
         raise BadFile("it refers to something outside of it")
 
 
-def read_cifar(path: Path, md5: str, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def read_cifar(path: Path, content: bytes, md5: str, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """One file of CIFAR's Python version.
 
     Args:
+        path: Where its content was, for messages.
         md5: Of the published file.
         label_key: Under which the labels are.
 
@@ -67,9 +68,7 @@ def read_cifar(path: Path, md5: str, label_key: str, classes: int) -> tuple[np.n
 
     Raises:
         BadFile: It is another file than the published one, cut off, has another shape, labels out of range, or code.
-        OSError: It cannot be read.
     """
-    content = path.read_bytes()
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise BadFile(f"{path} ({len(content):,} bytes) is not the published file, or not all of it: MD5 {found}")
     try:
@@ -83,29 +82,27 @@ def read_cifar(path: Path, md5: str, label_key: str, classes: int) -> tuple[np.n
         raise BadFile(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
-def read_mnist(images: Path, labels: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """A pair of files in MNIST's format.
+def read_mnist(images: tuple[Path, bytes], labels: tuple[Path, bytes], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """A pair of files in MNIST's format, each with the path that it was at.
 
     Returns:
         uint8 (N, 1, 28, 28) and int64 (N,).
 
     Raises:
         BadFile: One is cut off or another kind of file, or they do not belong together.
-        OSError: One cannot be read.
     """
-    pixels, numbers = _read_idx(images, 3), _read_idx(labels, 1)
+    pixels, numbers = _read_idx(*images, 3), _read_idx(*labels, 1)
     if pixels.shape[1:] != (28, 28):
-        raise BadFile(f"{images} has images of {pixels.shape[1]}×{pixels.shape[2]} pixels, not 28×28")
+        raise BadFile(f"{images[0]} has images of {pixels.shape[1]}×{pixels.shape[2]} pixels, not 28×28")
     try:
         _check_labels(numbers.tolist(), len(pixels), classes)
     except BadFile as error:
-        raise BadFile(f"{labels}: {error}") from None
+        raise BadFile(f"{labels[0]}: {error}") from None
     return pixels[:, None].copy(), numbers.astype(np.int64)
 
 
-def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+def _read_idx(path: Path, content: bytes, dimensions: int) -> np.ndarray:
     """Bytes in the format of http://yann.lecun.com/exdb/mnist: uint8 in so many dimensions."""
-    content = path.read_bytes()
     start = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]):
         raise BadFile(f"{path} is no IDX file of bytes in {dimensions} dimensions")

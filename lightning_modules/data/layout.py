@@ -13,13 +13,16 @@ from functools import cached_property
 from pathlib import Path
 
 from lightning_modules.data.files import shown
+from lightning_modules.data.image_formats import endings, endings_text
 from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
-ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SYSTEMS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that archivers, file servers and file systems leave behind: hidden ones under another name."""
 SIZES_S = 1.0
 """For how long the sizes of a split's files are asked for: a million files on a network file system take minutes."""
 
+HIDDEN = "hidden, left out"
 NO_BYTES, DANGLING, FORBIDDEN = "no bytes", "link to nothing", "may not be read"
 BAD = (NO_BYTES, DANGLING, FORBIDDEN)
 """What is listed all the same, and is a bad image once it is read."""
@@ -90,8 +93,8 @@ def has_split(root: str, name: str) -> bool:
 def scan(root: str, name: str) -> Split:
     """Lists the images of a split, in all folders below its class folders.
 
-    Left out, and told in ``odd``: hidden files and folders, other endings, what is no file, images beside the class
-    folders.
+    Left out, and told in ``odd``: hidden files and folders (`SYSTEMS` too), endings that Pillow cannot decode, what is
+    no file, images beside the class folders.
 
     Raises:
         ConvzooError: The split is missing or has no images, its classes are not those of ``train``, or a class has no
@@ -104,8 +107,10 @@ def scan(root: str, name: str) -> Split:
     if name != "train":
         _compare(folder, _class_folders(folder), split.classes)
     until = time.monotonic() + SIZES_S
-    for entry in _entries(folder):
-        if not _is_folder(entry):
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        if _is_hidden(entry):
+            _keep(split, entry, HIDDEN)
+        elif not _is_folder(entry):
             _keep(split, entry, "outside of a class folder, left out")
     for label, kind in enumerate(split.classes):
         # Sorted by folder, then by name: not the same as by path.
@@ -135,7 +140,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _class_folders(split: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(split) if _is_folder(entry) and not entry.name.startswith("."))
+    return sorted(entry.name for entry in _entries(split) if _is_folder(entry) and not _is_hidden(entry))
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name in SYSTEMS
 
 
 def _files(folder: str | Path, split: Split, until: float, seen: dict[tuple[int, int], str]) -> list[tuple[str, str]]:
@@ -146,11 +155,11 @@ def _files(folder: str | Path, split: Split, until: float, seen: dict[tuple[int,
         split.odd["link to a folder around it, left out"].append(str(folder))
         return []
     for entry in entries:
-        if entry.name.startswith("."):
-            _keep(split, entry, "hidden, left out")
+        if _is_hidden(entry):
+            _keep(split, entry, HIDDEN)
         elif _is_folder(entry):
             found += _files(entry.path, split, until, {**seen, identity: str(folder)})
-        elif not entry.name.lower().endswith(ENDINGS):
+        elif not entry.name.lower().endswith(endings()):
             _keep(split, entry, "another ending, left out")
         elif _is_file(entry, split, until):
             found.append((str(folder), entry.name))
@@ -203,15 +212,13 @@ def _judge(split: Split) -> None:
     """Raises ConvzooError where there is nothing to learn from; notes classes that are empty or nearly so."""
     folder, counts = split.folder, split.counts()
     if not split.images:
-        raise ConvzooError(
-            f"{shown(folder)} has no image in its class folders. Endings of images: {', '.join(ENDINGS)}."
-        )
+        raise ConvzooError(f"{shown(folder)} has no image in its class folders. Endings of images: {endings_text()}.")
     empty = [str(folder / name) for name, n in zip(split.classes, counts, strict=True) if n == 0]
     if empty and split.name == "train":
         names = ", ".join(shown(os.path.basename(path)) for path in empty[:10])
         raise ConvzooError(
             f"{len(empty)} classes of {shown(folder)} have no image: {names}{', …' * (len(empty) > 10)}. Remove the "
-            f"folders, in the other splits too, or fill them. Endings of images: {', '.join(ENDINGS)}."
+            f"folders, in the other splits too, or fill them. Endings of images: {endings_text()}."
         )
     if empty:
         split.odd["class without an image"] += empty

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_modules.data.formats import BadFile, read_cifar, read_mnist
+from lightning_modules.data.places import Files
 from zoo.errors import ConvzooError
 
 
@@ -30,6 +31,10 @@ class Splits(NamedTuple):
     val: Images
     test: Images
 
+
+MNIST_KINDS = ("images-idx3", "labels-idx1")
+FASHION_FOLDERS = ("FashionMNIST/raw", "raw", "FashionMNIST", "fashion-mnist", "fashion_mnist", "data/fashion")
+"""Where torchvision puts the files; where distributions and Zalando's repository do."""
 
 SPLIT_SEED = 0
 """The split is part of the data set: it does not depend on a run's seed."""
@@ -61,12 +66,12 @@ def fashion_mnist(data: dict[str, Any]) -> Splits:
     """Xiao et al. 2017: 55,000 train, 5,000 validation, 10,000 test."""
     from torchvision.datasets import FashionMNIST
 
-    def read(root: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-        raw, name = root / "FashionMNIST" / "raw", "train" if train else "t10k"
-        return read_mnist(raw / f"{name}-images-idx3-ubyte", raw / f"{name}-labels-idx1-ubyte", 10)
+    def read(files: Files, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = (files.read(f"{'train' if train else 't10k'}-{kind}-ubyte") for kind in MNIST_KINDS)
+        return read_mnist(images, labels, 10)
 
     archives = {f"FashionMNIST/raw/{file}": md5 for file, md5 in FashionMNIST.resources}
-    return _published(data, read, FashionMNIST, "FashionMNIST", archives)
+    return _published(data, read, FashionMNIST, "FashionMNIST", archives, FASHION_FOLDERS)
 
 
 def synthetic(data: dict[str, Any]) -> Splits:
@@ -90,28 +95,31 @@ def _cifar(name: str, label_key: str, classes: int, data: dict[str, Any]) -> Spl
 
     kind = getattr(datasets, name)
 
-    def read(root: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-        files = kind.train_list if train else kind.test_list
-        parts = [read_cifar(root / kind.base_folder / file, md5, label_key, classes) for file, md5 in files]
+    def read(files: Files, train: bool) -> tuple[np.ndarray, np.ndarray]:
+        names = kind.train_list if train else kind.test_list
+        parts = [read_cifar(*files.read(file), md5, label_key, classes) for file, md5 in names]
         images, labels = zip(*parts, strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
-    return _published(data, read, kind, kind.base_folder, {kind.filename: kind.tgz_md5})
+    folders = [kind.base_folder, f"{name}/{kind.base_folder}", f"{name.lower()}/{kind.base_folder}", name, name.lower()]
+    return _published(data, read, kind, kind.base_folder, {kind.filename: kind.tgz_md5}, folders)
 
 
 def _published(
     data: dict[str, Any],
-    read: Callable[[Path, bool], tuple[np.ndarray, np.ndarray]],
+    read: Callable[[Files, bool], tuple[np.ndarray, np.ndarray]],
     kind: type,
     folder: str,
     archives: dict[str, str],
+    folders: Sequence[str],
     validation: int = 5000,
 ) -> Splits:
     """Reads a data set that torchvision can download, and downloads it where ``data.download`` says so.
 
     Args:
-        read: (root, whether the training set) → images and labels.
+        read: (its files, whether the training set) → images and labels.
         kind, folder, archives: See `lightning_modules.data.download.fetch`.
+        folders: See `lightning_modules.data.places.Files`.
         validation: Images that are held out of the training set.
 
     Raises:
@@ -120,8 +128,9 @@ def _published(
     root, name = Path(os.path.expanduser(data["root"])), kind.__name__
 
     def attempt() -> list[Images] | str:
+        files = Files(root, folders, [tar for name in archives if ".tar" in name for tar in (name, name[:-3])])
         try:
-            return [Images(*map(torch.from_numpy, read(root, train))) for train in (True, False)]
+            return [Images(*map(torch.from_numpy, read(files, train))) for train in (True, False)]
         except FileNotFoundError as error:
             return f"{error.filename} is missing"
         except OSError as error:
@@ -141,7 +150,8 @@ def _published(
     if isinstance(found, str):
         raise ConvzooError(
             f"{name} is not there, or not whole, in {root}: {found}. Type data.download=true to fetch it (what is "
-            "there of it is replaced), or data.root=FOLDER if you have it elsewhere."
+            "there of it is replaced), or data.root=FOLDER if you have it elsewhere: the folder that its files lie in, "
+            "packed as they are published or not."
         )
     train, test = found
     rest, validation_set = _split(train, min(validation, len(train.labels) // 5))

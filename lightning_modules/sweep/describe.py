@@ -10,9 +10,6 @@ import json
 import sys
 from typing import Any
 
-import torch
-
-import zoo
 from lightning_modules.config import check
 from lightning_modules.hardware import resolve_hardware
 from lightning_modules.identity import digest, leaves
@@ -20,6 +17,7 @@ from lightning_modules.spec import Spec, find_spec
 from lightning_modules.sweep.estimate import Stopwatch
 from zoo.errors import ConvzooError, UnfitError
 from zoo.fingerprint import fingerprint
+from zoo.reuse import Reuse
 
 CHOICES = ("model", "scale", "conv", "act")
 """The groups whose values need not be equal for two networks to be the same."""
@@ -38,6 +36,7 @@ class Describer:
         self.node_gpus, self.here = node_gpus, node_gpus is None
         self.stopwatch = Stopwatch() if measure else None
         self._networks: dict[str, dict[str, Any]] = {}
+        self._reuse = Reuse()
         self._images: dict[str, tuple[int, int]] = {}
 
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +82,11 @@ class Describer:
     def _find_network(self, spec: Spec) -> dict[str, Any]:
         key = digest([spec.network, spec.image_size])
         if key not in self._networks:
-            with torch.random.fork_rng(devices=[]), zoo.weightless():
-                net = zoo.build(**{**spec.network, "pretrained": False})
-            cost = zoo.cost(net, spec.image_size, spec.in_chans)
+            with self._reuse.network(**{**spec.network, "pretrained": False}) as net:
+                found = fingerprint(net)
+                cost = self._reuse.cost(net, spec.image_size, spec.in_chans)
             self._networks[key] = {
-                "fingerprint": fingerprint(net),
+                "fingerprint": found,
                 "cost": {
                     "cost/params": cost.params,
                     "cost/macs": cost.macs,
