@@ -29,6 +29,7 @@ from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
+from lightning_modules.profile import make_profiler, profiled
 from lightning_modules.resume import Saved
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
@@ -138,7 +139,8 @@ class Cell:
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
         memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
-        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
+        profile = profiled(trainer, self.folder)
+        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, profile, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
@@ -151,7 +153,11 @@ class Cell:
             self.conditions["micro_batch"] = self.module.micro_batch.size
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
-        with plain_memory_errors(self.config, self.hardware.world_size), _plain_trainer_errors():
+        memory_errors, profile = (
+            plain_memory_errors(self.config, self.hardware.world_size),
+            profiled(trainer, self.folder),
+        )
+        with memory_errors, profile, _plain_trainer_errors():
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
             )
@@ -186,6 +192,7 @@ class Cell:
             "default_root_dir": self.folder,
             "use_distributed_sampler": False,
             "enable_model_summary": False,
+            "profiler": given.get("profiler") and make_profiler(given["profiler"], self.folder),
             "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
         }
         try:

@@ -184,7 +184,7 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.min_steps": _or_null(_whole(1)),
     "trainer.max_time": (_is_time, "HH:MM:SS, DD:HH:MM:SS or MM:SS, or null"),
-    "trainer.accelerator": _or_null(TEXT),
+    "trainer.accelerator": _or_null(_one_of(("auto", "cpu", "gpu", "cuda", "mps"))),
     "trainer.devices": ANYTHING,  # lightning_modules.hardware
     "trainer.num_nodes": ANYTHING,
     "trainer.strategy": _or_null(TEXT),
@@ -213,7 +213,7 @@ RULES: dict[str, Rule] = {
     "trainer.deterministic": _or_null((lambda v: type(v) is bool or v == "warn", "true, false or warn")),
     "trainer.benchmark": _or_null(SWITCH),
     "trainer.inference_mode": SWITCH,
-    "trainer.profiler": _or_null(_one_of(("simple", "advanced", "pytorch", "xla"))),
+    "trainer.profiler": _or_null(_one_of(("simple", "advanced", "pytorch"))),
     "trainer.detect_anomaly": SWITCH,
     "trainer.sync_batchnorm": SWITCH,
 }

@@ -12,6 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.values import read_nulls
 from zoo.errors import ConvzooError
 
 
@@ -72,7 +73,7 @@ class SweepLauncher(Launcher):
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
-        sweep = OmegaConf.to_container(self.config.sweep, resolve=True)
+        sweep = read_nulls(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep.")
         run_sweep(jobs, engine, sweep, folder)
         if sweep["plan"]:
             return []
@@ -93,7 +94,7 @@ class SweepLauncher(Launcher):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             hydra = config.pop("hydra")
-            settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
             config.hydra = hydra
             # The same cell has the same folder, wherever it stands in a sweep.
             config.hydra.job.id = cell_id(settings)
