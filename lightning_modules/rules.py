@@ -164,9 +164,11 @@ RULES: dict[str, Rule] = {
     "sweep.max_params": ANYTHING,  # zoo.budget
     "sweep.max_macs": ANYTHING,
     "logger.name": _one_of(LOGGERS),
-    "logger.project": (
-        lambda v: type(v) is str and NAME[0](v) and not set(v) & set("/\\#?%:"),
-        "a text of one line without / \\ # ? % :",
+    "logger.project": _or_null(
+        (
+            lambda v: type(v) is str and NAME[0](v) and not set(v) & set("/\\#?%:"),
+            "a text of one line without / \\ # ? % :",
+        )
     ),
     "logger.entity": _or_null(NAME),
     "logger.group": _or_null(NAME),
