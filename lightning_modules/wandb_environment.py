@@ -57,6 +57,8 @@ def find_folder(folder: Path) -> Path:
     if given is None:
         return folder
     chosen = Path(given).expanduser().absolute()
+    if variable("SWEEP_ID") and chosen == Path.cwd():
+        return folder  # `wandb agent` sets it where nobody did
     try:
         chosen.mkdir(parents=True, exist_ok=True)
     except OSError as error:

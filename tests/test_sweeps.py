@@ -16,6 +16,7 @@ from wandb_file import read_run
 from wandb_peer import peer
 
 from lightning_modules.config import check
+from lightning_modules.wandb_environment import PROJECT
 
 NAMES = [path.stem for path in FILES]
 GRIDS = [path for path in FILES if load(path)["method"] == "grid"]
@@ -46,7 +47,7 @@ def test_the_agents_command(path):
     sweep = load(path)
     assert sweep["command"] == ["${env}", "python", "train.py", "${args_no_hyphens}"]
     assert (ROOT / sweep["program"]).exists() and sweep["name"] == path.stem
-    assert sweep["project"] == cell_config()["logger"]["project"]
+    assert sweep["project"] == PROJECT
 
 
 def hydra_lines(path):
@@ -138,6 +139,6 @@ def test_the_real_agent_runs_a_point_of_the_smoke_test(clean_env, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "completed" and result["wandb"]["id"] == "r1"
     assert result["cell"] | {"model": "mobilenet", "conv": "standard", "act": "relu"} == result["cell"]
-    run = read_run(tmp_path / "run")
+    run = read_run(tmp_path / "wandb")  # as WANDB_DIR says
     assert (run["id"], run["group"]) == ("r1", "sweep123")
     assert run["config"] | {"model": "mobilenet", "conv": "standard", "act": "relu", "epochs": 1} == run["config"]

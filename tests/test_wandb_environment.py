@@ -9,7 +9,7 @@ from wandb_file import read_run
 
 from lightning_modules import wandb_service
 from lightning_modules.tracking import Tracking
-from lightning_modules.wandb_environment import find_id, find_mode, passed
+from lightning_modules.wandb_environment import find_folder, find_id, find_mode, passed
 from zoo import ConvzooError
 
 CELL = {"model": "m", "seed": 0}
@@ -88,6 +88,14 @@ def test_jobs_that_share_a_folder_stay_apart(monkeypatch, tmp_path):
     first, second = track(tmp_path / "a"), track(tmp_path / "b")
     assert first["id"] != second["id"] and first["dir"] != second["dir"]
     assert track(tmp_path / "a", goes_on=True)["id"] == first["id"]
+
+
+def test_an_agent_that_says_where_it_runs_does_not_say_where_files_go(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_DIR", os.getcwd())
+    assert find_folder(tmp_path) == tmp_path
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "other"))
+    assert find_folder(tmp_path) == tmp_path / "other"
 
 
 def test_a_folder_that_cannot_be_made_costs_no_run(monkeypatch, tmp_path, capsys):
