@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from lightning_modules.hardware import global_rank
+from zoo.text import typed
 
 REPORT = "profile"
 """In the name of every file that a profiler writes: ``fit-profile.txt``, ``test-profile.txt``, traces."""
@@ -74,7 +75,7 @@ def profiled(trainer: Trainer, folder: Path) -> Iterator[None]:
         trainer.profiler.describe()
         new = sorted(name for name, when in _written(folder).items() if before.get(name) != when)
         if new and trainer.is_global_zero:
-            print(f"trainer.profiler: {', '.join(new)} in {folder}", flush=True)
+            print(f"trainer.profiler: {', '.join(new)} in {typed(folder)}", flush=True)
 
 
 def _written(folder: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.values import read_nulls
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 
 @dataclass
@@ -109,7 +110,7 @@ def _check_folders(jobs: Sequence[Any]) -> None:
         other = seen.setdefault(job.folder, job)
         if other.id != job.id:
             raise ConvzooError(
-                f"jobs {other.number} and {job.number} would both have the folder {job.folder}. Leave out "
+                f"jobs {other.number} and {job.number} would both have the folder {typed(job.folder)}. Leave out "
                 "hydra.sweep.subdir, or let it end in ${hydra.job.id}."
             )
 
@@ -141,7 +142,7 @@ def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
     print_table(load_results([folder]))
     runs = sum(job.runs for job in jobs)
     path = os.path.relpath(folder)
-    print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {path}")
+    print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {typed(path)}")
 
 
 def _returned(job: Any, jobs: list[Any]) -> JobReturn:
