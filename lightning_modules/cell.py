@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,6 +185,8 @@ class Cell:
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
+            # Its null is a value: batches are counted over all epochs.
+            "check_val_every_n_epoch": self.config["trainer"]["check_val_every_n_epoch"],
             "precision": self.plan.precision,
             **self.hardware.trainer_arguments,
             "logger": logger,
@@ -235,4 +238,8 @@ def _plain_trainer_errors() -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, ConvzooError) or "`val_check_interval`" not in str(error):
             raise
-        raise ConvzooError(f"trainer: {error}") from None
+        given, batches = re.search(r"\((\d+)\).*\((\d+)\)", str(error), re.DOTALL).groups()
+        raise ConvzooError(
+            f"trainer.val_check_interval={given} is more than the {batches} batches of an epoch. Type a smaller "
+            "one, or trainer.check_val_every_n_epoch=null too, which counts batches over all epochs."
+        ) from None

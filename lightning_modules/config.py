@@ -31,6 +31,12 @@ def check(config: dict[str, Any]) -> None:
         raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
     if config["task"] == "time" and config["trainer"]["profiler"]:
         raise ConvzooError("task=time trains nothing that could be profiled. Leave trainer.profiler out, or task=time.")
+    trainer = config["trainer"]
+    if trainer["check_val_every_n_epoch"] is None and type(trainer["val_check_interval"]) in (float, type(None)):
+        raise ConvzooError(
+            "trainer.check_val_every_n_epoch=null validates after so many batches, or so much time, over all epochs. "
+            "Type trainer.val_check_interval=N (batches), or =DAYS:HOURS:MINUTES:SECONDS, too."
+        )
     micro = config["hardware"]["micro_batch"]
     if config["task"] == "time" and micro:
         raise ConvzooError(

@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
             f"{LIMIT[1]}, or {TIME[1]}",
         )
     ),
-    "trainer.check_val_every_n_epoch": _whole(1),
+    "trainer.check_val_every_n_epoch": _or_null(_whole(1)),
     "trainer.num_sanity_val_steps": (lambda v: type(v) is int and -1 <= v <= MANY, "a whole number from 0 (-1: all)"),
     "trainer.log_every_n_steps": _whole(0),
     "trainer.enable_progress_bar": _or_null(SWITCH),
