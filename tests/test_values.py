@@ -132,3 +132,10 @@ def test_w_and_b_gives_a_dictionary(train, tmp_path):
 def test_hyphens_of_w_and_b_are_told(typed, train):
     done = train(typed)
     assert done.returncode == 2 and "args_no_hyphens" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_slurms_options_may_be_none():
+    from hydra_plugins.convzoo.slurm_launcher import SlurmLauncher
+
+    options = SlurmLauncher(partition="None", account="me").options
+    assert options.partition is None and options.account == "me"
