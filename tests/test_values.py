@@ -139,3 +139,11 @@ def test_slurms_options_may_be_none():
 
     options = SlurmLauncher(partition="None", account="me").options
     assert options.partition is None and options.account == "me"
+
+
+@pytest.mark.parametrize("data", ["cifar10", "fashion_mnist", "imagefolder"])
+def test_data_in_a_folder_needs_one(data):
+    from lightning_modules.data import make_data
+
+    with pytest.raises(ConvzooError, match=r"data\.root=null"):
+        make_data(read_nulls(cell_config(f"data={data}", "data.root=None"))["data"], 0)
