@@ -14,8 +14,10 @@ try:
     from omegaconf import DictConfig, OmegaConf
 
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
+    from hydra_plugins.convzoo._nested import spread
     from lightning_modules.process import keep_output, prepare
     from lightning_modules.signals import StopSignals
+    from lightning_modules.values import read_nulls
     from zoo.report import print_result
     from zoo.text import use_utf8
 except KeyboardInterrupt:
@@ -31,7 +33,7 @@ def train(config: DictConfig) -> float | None:
     with plain_errors():
         check_overrides(HydraConfig.get().overrides.task)
         signals.install()
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
         prepare(settings["logger"]["name"])
         from lightning_modules import run_cell
@@ -47,6 +49,7 @@ if __name__ == "__main__":
     use_utf8()
     keep_output()
     with plain_errors():
+        sys.argv[1:] = spread(sys.argv[1:])
         check_arguments(sys.argv[1:])
         check_sweep(sys.argv[1:])
         train()

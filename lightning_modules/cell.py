@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from lightning_modules.limits import check_cell
 from lightning_modules.loop import use_lean_loop
 from lightning_modules.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
 from lightning_modules.plan_choice import Choice, Work, choose_plan
+from lightning_modules.profile import make_profiler, profiled
 from lightning_modules.resume import Saved
 from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
@@ -138,7 +140,8 @@ class Cell:
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
         memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
-        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, _plain_trainer_errors():
+        profile = profiled(trainer, self.folder)
+        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, profile, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
@@ -151,7 +154,11 @@ class Cell:
             self.conditions["micro_batch"] = self.module.micro_batch.size
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
-        with plain_memory_errors(self.config, self.hardware.world_size), _plain_trainer_errors():
+        memory_errors, profile = (
+            plain_memory_errors(self.config, self.hardware.world_size),
+            profiled(trainer, self.folder),
+        )
+        with memory_errors, profile, _plain_trainer_errors():
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
             )
@@ -178,6 +185,8 @@ class Cell:
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
+            # Its null is a value: batches are counted over all epochs.
+            "check_val_every_n_epoch": self.config["trainer"]["check_val_every_n_epoch"],
             "precision": self.plan.precision,
             **self.hardware.trainer_arguments,
             "logger": logger,
@@ -186,6 +195,7 @@ class Cell:
             "default_root_dir": self.folder,
             "use_distributed_sampler": False,
             "enable_model_summary": False,
+            "profiler": given.get("profiler") and make_profiler(given["profiler"], self.folder),
             "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
         }
         try:
@@ -232,4 +242,8 @@ def _plain_trainer_errors() -> Iterator[None]:
     except ValueError as error:
         if isinstance(error, ConvzooError) or "`val_check_interval`" not in str(error):
             raise
-        raise ConvzooError(f"trainer: {error}") from None
+        given, batches = re.search(r"\((\d+)\).*\((\d+)\)", str(error), re.DOTALL).groups()
+        raise ConvzooError(
+            f"trainer.val_check_interval={given} is more than the {batches} batches of an epoch. Type a smaller "
+            "one, or trainer.check_val_every_n_epoch=null too, which counts batches over all epochs."
+        ) from None

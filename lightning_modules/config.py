@@ -9,6 +9,7 @@ from lightning_modules.limits import check_images
 from lightning_modules.rules import RULES
 from lightning_modules.scaling import check_scaling, scale_columns
 from lightning_modules.start import check_init
+from lightning_modules.values import shown
 from zoo.errors import ConvzooError
 from zoo.families import FAMILIES
 
@@ -28,6 +29,14 @@ def check(config: dict[str, Any]) -> None:
             raise ConvzooError(f"data.{key} needs {channels} numbers, one a channel (data.in_chans={channels}).")
     if config["task"] == "time" and config["hardware"]["name"] == "ddp":
         raise ConvzooError("task=time measures one device. Type hardware=cpu or hardware=gpu.")
+    if config["task"] == "time" and config["trainer"]["profiler"]:
+        raise ConvzooError("task=time trains nothing that could be profiled. Leave trainer.profiler out, or task=time.")
+    trainer = config["trainer"]
+    if trainer["check_val_every_n_epoch"] is None and type(trainer["val_check_interval"]) in (float, type(None)):
+        raise ConvzooError(
+            "trainer.check_val_every_n_epoch=null validates after so many batches, or so much time, over all epochs. "
+            "Type trainer.val_check_interval=N (batches), or =DAYS:HOURS:MINUTES:SECONDS, too."
+        )
     micro = config["hardware"]["micro_batch"]
     if config["task"] == "time" and micro:
         raise ConvzooError(
@@ -57,11 +66,7 @@ def check_values(config: dict[str, Any]) -> None:
             raise ConvzooError(f"there is no key {key}, or it is not a single value.")
         allowed, text = RULES[key]
         if not allowed(value):
-            raise ConvzooError(f"{key}={_shown(value)} is not allowed. Allowed: {text}.")
-
-
-def _shown(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+            raise ConvzooError(f"{key}={shown(value)} is not allowed. Allowed: {text}.")
 
 
 def _unless(value: Any, usual: Any) -> Any:

@@ -10,6 +10,7 @@ from lightning_modules.hardware import global_rank
 from lightning_modules.identity import cell_id, recipe, shown_differences
 from lightning_modules.result import FILE, read_result
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay", "image_size")
 
@@ -30,12 +31,15 @@ def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict
     if result.get("status") == "completed":
         if result.get("id") == cell_id(config):
             if global_rank() == 0:
-                print(f"{folder} has this run's result already. To train it again, remove {FILE} there.", flush=True)
+                print(
+                    f"{typed(folder)} has this run's result already. To train it again: rm {typed(folder / FILE)}",
+                    flush=True,
+                )
             return result
         different = _differences(result, config, hardware) or f"id: {result.get('id')} there, {cell_id(config)} here"
         raise ConvzooError(
-            f"{folder} has the finished result of a run with another configuration ({different}). Type another "
-            f"hydra.run.dir, or remove {FILE} there to lose it."
+            f"{typed(folder)} has the finished result of a run with another configuration ({different}). Type another "
+            f"hydra.run.dir, or to lose it: rm {typed(folder / FILE)}"
         )
     return None
 
@@ -49,7 +53,7 @@ def _read(folder: Path) -> dict[str, Any]:
         if global_rank() == 0:
             path.replace(kept)
             print(
-                f"{path} cannot be used ({problem}); it is now {kept.name}, and this run goes on without it.",
+                f"{typed(path)} cannot be used ({problem}); it is now {kept.name}, and this run goes on without it.",
                 flush=True,
             )
         return {}

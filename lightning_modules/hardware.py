@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 
+from lightning_modules.values import shown
 from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
@@ -19,6 +21,10 @@ CPU_PROCESSES = 2
 """Processes of ``hardware=ddp`` without a GPU."""
 
 MOST_CPU_PROCESSES = 256
+
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+"""Of Lightning's, those whose processes are ours."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,12 @@ class Hardware:
 
     @property
     def _strategy(self) -> Any:
-        if self.strategy != "ddp":
+        if self.strategy == "auto":
             return self.strategy
         from lightning.pytorch.strategies import DDPStrategy
 
-        return DDPStrategy(timeout=timedelta(seconds=self.timeout_s))
+        unused = {"find_unused_parameters": True} if self.strategy.endswith("_true") else {}
+        return DDPStrategy(timeout=timedelta(seconds=self.timeout_s), **unused)
 
 
 def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpus: int | None = None) -> Hardware:
@@ -84,14 +91,12 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
     if name == "gpu" and not gpus:
         raise ConvzooError(f"hardware=gpu, but {none}. Type hardware=cpu, or hardware=auto to use what there is.")
     given = {k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := trainer.get(k)) is not None}
+    if given.get("accelerator") == "auto":
+        del given["accelerator"]
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
-    devices = given.get("devices", hardware["devices"])
-    if devices in ("auto", -1, "-1"):
-        devices = (gpus or CPU_PROCESSES) if name == "ddp" else 1
-    nodes = given.get("num_nodes", hardware["num_nodes"])
-    for key, number in (("devices", devices), ("num_nodes", nodes)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ConvzooError(f"hardware.{key}={number} is not a number of {key}. Allowed: 1, 2, 3 … (devices: auto).")
+    devices = _number("devices", hardware, given)
+    devices = devices or ((gpus or CPU_PROCESSES) if name == "ddp" else 1)
+    nodes = _number("num_nodes", hardware, given)
     if accelerator in GPU_NAMES and not gpus:
         raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
     if accelerator in GPU_NAMES and devices > gpus:
@@ -100,8 +105,43 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
         raise ConvzooError(f"{devices} processes on one machine are too many. Type trainer.devices={CPU_PROCESSES}.")
     if name != "ddp" and devices * nodes > 1:
         raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")
-    strategy = given.get("strategy", "ddp" if name == "ddp" else "auto")
+    strategy = given.get("strategy", "auto")
+    _check_strategy(strategy)
+    if strategy == "auto" and name == "ddp":
+        strategy = "ddp"
     return Hardware(name, accelerator, devices, nodes, strategy, hardware["timeout_s"])
+
+
+def _number(key: str, hardware: dict[str, Any], given: dict[str, Any]) -> int:
+    """How many devices, or nodes; 0 for as many devices as there are.
+
+    Raises:
+        ConvzooError: It is no number of them; told under the key that was typed.
+    """
+    value, name = (given[key], f"trainer.{key}") if key in given else (hardware[key], f"hardware.{key}")
+    if key == "devices" and value in ("auto", "-1", -1):
+        return 0
+    if type(value) is int and value >= 1:
+        return value
+    hint = ""
+    if key == "devices" and (isinstance(value, list) or "," in str(value)):
+        chosen = ",".join(map(str, value)) if isinstance(value, list) else str(value).strip(", ")
+        hint = f" Which GPUs a run sees is said before the command: CUDA_VISIBLE_DEVICES={shlex.quote(chosen)} python …"
+    allowed = "1, 2, 3 …" + (", or auto" if key == "devices" else "")
+    raise ConvzooError(f"{name}={shown(value)} is no number of {key.removeprefix('num_')}. Allowed: {allowed}.{hint}")
+
+
+def _check_strategy(strategy: str) -> None:
+    """Refuses strategies that start processes of their own, or split a network over several.
+
+    Raises:
+        ConvzooError: It is one of those, or none of Lightning's.
+    """
+    if strategy not in STRATEGIES:
+        raise ConvzooError(
+            f"trainer.strategy={shown(strategy)} is not allowed: a cell trains in one process, or one a device, which "
+            f"hardware=ddp starts. Allowed: {', '.join(STRATEGIES)}, or null."
+        )
 
 
 def inside_a_rank() -> bool:

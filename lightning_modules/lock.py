@@ -12,6 +12,7 @@ from pathlib import Path
 
 from zoo.errors import ConvzooError
 from zoo.locked import BEAT_S, DEAD_AFTER, HELD, host
+from zoo.text import typed
 
 
 class Lock:
@@ -40,11 +41,13 @@ class Lock:
         if locked is not False and owner and (locked is None or host(owner) != socket.gethostname()):
             # Its lock, or the lack of one, says nothing about such a holder. To look at the file gives up our lock.
             self._file.close()
-            print(f"{self.path.parent} was left by {owner}: waiting for a sign of life.", flush=True)
+            print(f"{typed(self.path.parent)} was left by {owner}: waiting for a sign of life.", flush=True)
             locked = False if self._beats() else self._take()[0]
         if locked is False:
             self._file.close()
-            raise ConvzooError(f"{self.what} in {self.path.parent} is running already ({owner or 'another process'}).")
+            raise ConvzooError(
+                f"{self.what} in {typed(self.path.parent)} is running already ({owner or 'another process'})."
+            )
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()

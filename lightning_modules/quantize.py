@@ -18,6 +18,7 @@ from rich.table import Table
 from lightning_modules.int8 import BATCH, compare
 from zoo import render
 from zoo.errors import ConvzooError, plain_words
+from zoo.text import typed
 
 
 def print_comparison(result: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {plain_words(error)}", file=sys.stderr)
         return 2
     print_comparison(result)
-    print(f"{output} and {output.with_suffix('.json')}")
+    print(f"{typed(output)} and {typed(output.with_suffix('.json'))}")
     return 0
 
 

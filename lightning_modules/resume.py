@@ -10,6 +10,7 @@ from lightning_modules.callbacks.best import NAME as BEST
 from lightning_modules.identity import cell_id, differences
 from zoo.checked import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
 KEY = "convzoo"
@@ -83,8 +84,8 @@ def _read(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
     if content[KEY]["id"] != cell_id(config):
         raise ConvzooError(
-            f"{path} is of a run with another configuration ({differences(content[KEY]['config'], config)}). Type "
-            "what it had to go on with it, another hydra.run.dir, or remove the file to start anew."
+            f"{typed(path)} is of a run with another configuration ({differences(content[KEY]['config'], config)}). "
+            f"Type what it had to go on with it, another hydra.run.dir, or to start anew: rm {typed(path)}"
         )
     return content
 

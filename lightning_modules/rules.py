@@ -164,9 +164,11 @@ RULES: dict[str, Rule] = {
     "sweep.max_params": ANYTHING,  # zoo.budget
     "sweep.max_macs": ANYTHING,
     "logger.name": _one_of(LOGGERS),
-    "logger.project": (
-        lambda v: type(v) is str and NAME[0](v) and not set(v) & set("/\\#?%:"),
-        "a text of one line without / \\ # ? % :",
+    "logger.project": _or_null(
+        (
+            lambda v: type(v) is str and NAME[0](v) and not set(v) & set("/\\#?%:"),
+            "a text of one line without / \\ # ? % :",
+        )
     ),
     "logger.entity": _or_null(NAME),
     "logger.group": _or_null(NAME),
@@ -184,7 +186,7 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.min_steps": _or_null(_whole(1)),
     "trainer.max_time": (_is_time, "HH:MM:SS, DD:HH:MM:SS or MM:SS, or null"),
-    "trainer.accelerator": _or_null(TEXT),
+    "trainer.accelerator": _or_null(_one_of(("auto", "cpu", "gpu", "cuda", "mps"))),
     "trainer.devices": ANYTHING,  # lightning_modules.hardware
     "trainer.num_nodes": ANYTHING,
     "trainer.strategy": _or_null(TEXT),
@@ -203,7 +205,7 @@ RULES: dict[str, Rule] = {
             f"{LIMIT[1]}, or {TIME[1]}",
         )
     ),
-    "trainer.check_val_every_n_epoch": _whole(1),
+    "trainer.check_val_every_n_epoch": _or_null(_whole(1)),
     "trainer.num_sanity_val_steps": (lambda v: type(v) is int and -1 <= v <= MANY, "a whole number from 0 (-1: all)"),
     "trainer.log_every_n_steps": _whole(0),
     "trainer.enable_progress_bar": _or_null(SWITCH),
@@ -213,7 +215,7 @@ RULES: dict[str, Rule] = {
     "trainer.deterministic": _or_null((lambda v: type(v) is bool or v == "warn", "true, false or warn")),
     "trainer.benchmark": _or_null(SWITCH),
     "trainer.inference_mode": SWITCH,
-    "trainer.profiler": _or_null(_one_of(("simple", "advanced", "pytorch", "xla"))),
+    "trainer.profiler": _or_null(_one_of(("simple", "advanced", "pytorch"))),
     "trainer.detect_anomaly": SWITCH,
     "trainer.sync_batchnorm": SWITCH,
 }

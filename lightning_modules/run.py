@@ -124,7 +124,7 @@ def _write_config(path: Path, config: dict[str, Any]) -> None:
 def _goes_on(folder: Path, command: str) -> str:
     """What a person types to go on with a run that was stopped."""
     where = os.path.relpath(folder)
-    if not re.fullmatch(r"[\w./-]+", where):
+    if not re.fullmatch(r"[\w./-]+", where, re.ASCII):
         # Quoted for Hydra, then for the shell.
         where = shlex.quote(quoted(where))
     return f"Go on with: {command} hydra.run.dir={where}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
@@ -15,10 +16,10 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger
 
 from lightning_modules.csv_rows import CsvRows
+from lightning_modules.wandb_environment import find_folder, find_id, find_mode, find_places
 from lightning_modules.wandb_file import count_rows, run_files
 from lightning_modules.wandb_run import End, WandbRun, plain
 from lightning_modules.wandb_service import quiet_setup
-from zoo.errors import choose
 
 NOTHING = {"id": None, "mode": None, "dir": None}
 """What result.json has of W&B where another logger is used."""
@@ -60,16 +61,12 @@ class Tracking:
         elif name == "wandb":
             self._mode, why = _wandb_mode(settings)
             if self._mode != "disabled":
+                place = find_folder(folder)
                 arguments = {
-                    "project": settings["project"],
-                    "entity": settings["entity"],
-                    "group": settings["group"],
-                    "name": run_name(cell),
-                    "id": _this_run_id(run_id(cell, folder), folder, goes_on),
-                    "tags": settings["tags"],
-                    "job_type": "train",
+                    **find_places(settings, run_name(cell)),
+                    "id": _this_run_id(find_id(run_id(cell, folder)), place, goes_on),
                     "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": config},
-                    "dir": folder,
+                    "dir": place,
                 }
                 online = self._mode == "online"
                 try:
@@ -142,23 +139,20 @@ class RowLogger(Logger):
 
 def _wandb_mode(settings: dict[str, Any]) -> tuple[str, str]:
     """online, offline or disabled; and why it is offline, in words."""
-    mode = settings["mode"]
-    asked = mode != "auto" or "WANDB_MODE" in os.environ
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
-    choose("logger.mode", mode, ("auto", "online", "offline", "disabled"))
-    return mode, "as asked" if asked else "no API key"
+    asked = find_mode(settings["mode"])
+    return asked or ("online" if has_key() else "offline"), "as asked" if asked else "no API key"
 
 
 def _this_run_id(first: str, folder: Path, goes_on: bool) -> str:
     """The id of the start that this one continues; a new one where it starts anew beside rows of an earlier start."""
-    earlier = [path for path in run_files(folder) if path.stem.removeprefix("run-").partition("-")[0] == first]
+    name = re.compile(rf"run-{re.escape(first)}(-(?P<start>\d+))?")
+    earlier = [path for path in run_files(folder) if name.fullmatch(path.stem)]
     if not earlier:
         return first
     last = earlier[-1].stem.removeprefix("run-")
     if goes_on or not any(count_rows(path) for path in earlier if path.name == earlier[-1].name):
         return last
-    return f"{first}-{int(last.partition('-')[2] or 1) + 1}"
+    return f"{first}-{int(name.fullmatch(earlier[-1].stem)['start'] or 1) + 1}"
 
 
 def has_key() -> bool:

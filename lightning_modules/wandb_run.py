@@ -235,8 +235,9 @@ class WandbRun:
             # The rest of the time is for what follows upload: the service's own end.
             options["finish_timeout"] = max(1.0, 0.75 * seconds)
         # A run that goes on after it was stopped continues its rows on the server.
-        resume = "allow" if mode == "online" else None
-        run = wandb.init(mode=mode, resume=resume, settings=wandb.Settings(**options), **self._arguments)
+        resume = "allow" if self._earlier or self._own else self._arguments.get("resume", "allow")
+        given = self._arguments | {"resume": resume if mode == "online" else None}
+        run = wandb.init(mode=mode, settings=wandb.Settings(**options), **given)
         with_axes(run)
         files = [*self._earlier, *self._own]
         known = [row for path in files for row in rows(path)]

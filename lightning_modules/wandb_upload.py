@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_modules.wandb_file import count_rows
+from zoo.text import typed
 
 
 def upload_command(starts: Sequence[Path]) -> str | None:
@@ -23,7 +23,7 @@ def upload_command(starts: Sequence[Path]) -> str | None:
         return None
     # Without the flag W&B leaves out what was begun online.
     flag = ["--no-skip-online"] if online else []
-    return shlex.join(["wandb", "sync", *flag, *map(str, folders)])
+    return " ".join(["wandb", "sync", *flag, *map(typed, folders)])
 
 
 def missing(path: Path) -> str:

@@ -62,3 +62,11 @@ def test_nonsense_is_refused_by_name(key):
 def test_a_number_a_channel():
     with pytest.raises(ConvzooError, match=r"data\.mean needs 3 numbers"):
         check(cell_config("data.in_chans=3"))
+
+
+@pytest.mark.parametrize("interval", ["null", "0.5", "1.0"])
+def test_batches_over_all_epochs_are_a_number(interval):
+    with pytest.raises(ConvzooError, match=r"trainer\.check_val_every_n_epoch=null .*trainer\.val_check_interval=N"):
+        check(cell_config("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={interval}"))
+    for allowed in ("7", "'00:00:10:00'"):
+        check(cell_config("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={allowed}"))

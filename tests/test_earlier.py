@@ -1,6 +1,7 @@
 """A folder that has been used: by this run, by another one, by one that was killed."""
 
 import json
+import shlex
 
 import pytest
 from conftest import cell_config
@@ -45,7 +46,8 @@ def test_a_finished_run_started_again_is_finished(finished, capsys):
     # Where it runs is no other run.
     again = run_cell(cell_config(*TINY, "logger=csv"), folder, "another command")
     assert again == result and content(folder) == before
-    assert "remove result.json" in capsys.readouterr().out
+    told = capsys.readouterr().out.strip().rpartition("again: ")[2]
+    assert shlex.split(told) == ["rm", str(folder / "result.json")]
 
 
 @pytest.mark.parametrize(

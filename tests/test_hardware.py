@@ -38,8 +38,40 @@ def test_the_trainers_own_arguments_win():
     assert resolve("hardware=ddp", "trainer.accelerator=cpu", "trainer.devices=3").world_size == 3
     with pytest.raises(ConvzooError, match="hardware=ddp for several"):
         resolve("hardware=cpu", "trainer.devices=2")
-    with pytest.raises(ConvzooError, match=r"hardware\.devices=0"):
-        resolve("hardware=ddp", "trainer.devices=0")
+
+
+@pytest.mark.parametrize("key", ["trainer.devices", "hardware.devices"])
+@pytest.mark.parametrize("value", ["0", "-2", "[0]", "[0,1]", "'0,'", "'0,1'", "'2'", "1.5", "true", "many"])
+def test_devices_that_are_no_number_are_told_by_the_key_that_was_typed(key, value):
+    with pytest.raises(ConvzooError, match=key.replace(".", r"\.") + "=") as error:
+        resolve("hardware=ddp", f"{key}={value}")
+    other = "hardware.devices" if key.startswith("trainer") else "trainer.devices"
+    assert other not in str(error.value)
+    assert ("CUDA_VISIBLE_DEVICES" in str(error.value)) == ("[" in value or "," in value)
+
+
+@pytest.mark.skipif(GPU, reason="this machine has a GPU")
+@pytest.mark.parametrize("value", ["auto", "-1", "'-1'"])
+def test_as_many_devices_as_there_are(value):
+    assert resolve("hardware=ddp", f"trainer.devices={value}").devices == 2
+    assert resolve("hardware=cpu", f"hardware.devices={value}", "trainer.accelerator=auto").devices == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "deepspeed_stage_2", "dp", "xla", "x"]
+)
+def test_strategies_that_are_not_for_a_cell_are_refused_by_name(name):
+    for hardware in ("cpu", "ddp"):
+        with pytest.raises(ConvzooError, match=rf"trainer\.strategy={name} .*Allowed: auto, ddp"):
+            resolve(f"hardware={hardware}", f"trainer.strategy={name}")
+
+
+def test_ddp_by_its_other_names_waits_as_long_as_it_was_told():
+    for name in ("auto", "ddp", "ddp_find_unused_parameters_true"):
+        found = resolve("hardware=ddp", "trainer.accelerator=cpu", f"trainer.strategy={name}", "hardware.timeout_s=7")
+        strategy = found.trainer_arguments["strategy"]
+        assert strategy._timeout.total_seconds() == 7
+        assert bool(strategy._ddp_kwargs) == name.endswith("_true")
 
 
 def test_another_world_size_than_asked_for_is_an_error():

@@ -52,11 +52,19 @@ def same(a, b):
     assert all(torch.equal(a[3][k], b[3][k]) for k in a[3]) and a[3].keys() == b[3].keys()
 
 
+OVER_EPOCHS = ("trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null")
 RECIPES = {
     "adamw": ("data.augment.mixup=0.2", "data.augment.cutmix=1", "data.augment.random_erasing=0.5"),
     "sgd": ("optim=sgd", "trainer.accumulate_grad_batches=2", "hardware.plan=fp32_fast"),
     "val": ("trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=2", "hardware.plan=fp32"),
+    "accumulated": (
+        "trainer.val_check_interval=5",
+        "trainer.check_val_every_n_epoch=null",
+        "trainer.accumulate_grad_batches=2",
+    ),
+    "across": ("trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null", "hardware.plan=fp32"),
 }
+ACROSS = [("across", batch) for batch in (4, 5, 6, 8, 10)] + [("accumulated", batch) for batch in (5, 6, 8)]
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +100,15 @@ def stop_at_batch(monkeypatch, batch, signum=signal.SIGTERM):
 
 @pytest.mark.parametrize(
     ("recipe", "batch"),
-    [("adamw", 1), ("adamw", BATCHES), ("adamw", EPOCHS * BATCHES), ("sgd", 6), ("val", 7), ("val", 8)],
+    [
+        ("adamw", 1),
+        ("adamw", BATCHES),
+        ("adamw", EPOCHS * BATCHES),
+        ("sgd", 6),
+        ("val", 7),
+        ("val", 8),
+        *[("across", b) for b in (4, 5, 6, 8, 10)],
+    ],
 )
 def test_a_stopped_run_ends_like_an_undisturbed_one(recipe, batch, undisturbed, tmp_path, monkeypatch):
     config = cell_config(*SMALL, *RECIPES[recipe])
@@ -121,7 +137,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, monkeypatch)
         run_cell(cell_config(*SMALL), tmp_path, "a command")
     assert stopped.value.code == 130
     monkeypatch.undo()
-    with pytest.raises(ConvzooError, match=r"another configuration.*remove the file"):
+    with pytest.raises(ConvzooError, match=r"another configuration.*rm "):
         run_cell(cell_config(*SMALL, "optim.lr=0.1"), tmp_path, "a command")
     # Where it runs does not matter.
     result = run_cell(cell_config(*SMALL, "logger=csv"), tmp_path, "a command")

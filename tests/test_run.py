@@ -13,6 +13,7 @@ from wandb_file import read_run
 import zoo
 from lightning_modules import run_cell
 from lightning_modules.result import read_result
+from zoo import ConvzooError
 
 MODELS, CONVS, ACTS = (
     ("resnet", "effnet", "mobilenet"),
@@ -199,3 +200,15 @@ def test_throughput_leaves_out_warm_up_and_evaluation(tmp_path, monkeypatch):
     assert with_the_slow_parts < metrics["speed/train_images_per_s"] < 40
     assert metrics["time/fit_s"] > 2.4
     assert 0 <= metrics["speed/data_wait"] < 0.5
+
+
+def test_validation_counts_batches_over_epochs_where_asked_to(tmp_path):
+    small = ["model=mobilenet", "model.variant=v3_small", "logger=none", "data.image_size=8", "hardware.plan=fp32"]
+    short = ["trainer.max_epochs=4", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
+    with pytest.raises(ConvzooError, match=r"val_check_interval=3 .* 2 batches .*check_val_every_n_epoch=null"):
+        run_cell(cell_config(*small, *short, "trainer.val_check_interval=3"), tmp_path / "refused", "")
+    over = ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=null"]
+    result = run_cell(cell_config(*small, *short, *over), tmp_path, "")
+    epochs = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
+    assert ["val/acc" in epoch for epoch in epochs] == [False, True, True, False]
+    assert result["metrics"]["val/acc"] == max(epoch.get("val/acc", 0) for epoch in epochs)

@@ -16,6 +16,7 @@ from wandb_file import read_run
 from wandb_peer import peer
 
 from lightning_modules.config import check
+from lightning_modules.wandb_environment import PROJECT
 
 NAMES = [path.stem for path in FILES]
 GRIDS = [path for path in FILES if load(path)["method"] == "grid"]
@@ -46,7 +47,7 @@ def test_the_agents_command(path):
     sweep = load(path)
     assert sweep["command"] == ["${env}", "python", "train.py", "${args_no_hyphens}"]
     assert (ROOT / sweep["program"]).exists() and sweep["name"] == path.stem
-    assert sweep["project"] == cell_config()["logger"]["project"]
+    assert sweep["project"] == PROJECT
 
 
 def hydra_lines(path):
@@ -117,7 +118,8 @@ def test_one_command_uploads_what_was_offline(logged):
 
 def test_the_real_agent_runs_a_point_of_the_smoke_test(clean_env, tmp_path):
     path = ROOT / "sweeps" / "smoke.yaml"
-    small = {"model": "mobilenet", "data.batch_size": 8, "trainer.limit_val_batches": 1, "logger.mode": "offline"}
+    small = {"model": "mobilenet", "trainer.limit_val_batches": 1, "logger.mode": "offline", "logger.group": None}
+    small |= {"data": {"batch_size": 8, "augment": {"rotate": 0}}}  # what W&B calls nested parameters
     point = points(path)[0] | small | {"hydra.run.dir": str(tmp_path / "run")}
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -137,7 +139,8 @@ def test_the_real_agent_runs_a_point_of_the_smoke_test(clean_env, tmp_path):
     assert [name for name, _ in calls][:3] == ["viewer", "sweep", "createAgent"]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "completed" and result["wandb"]["id"] == "r1"
+    assert (result["cell"]["batch_size"], result["recipe"]["data.augment.rotate"]) == (8, 0)
     assert result["cell"] | {"model": "mobilenet", "conv": "standard", "act": "relu"} == result["cell"]
-    run = read_run(tmp_path / "run")
+    run = read_run(tmp_path / "wandb")  # as WANDB_DIR says
     assert (run["id"], run["group"]) == ("r1", "sweep123")
     assert run["config"] | {"model": "mobilenet", "conv": "standard", "act": "relu", "epochs": 1} == run["config"]

@@ -18,6 +18,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         if kind == "run":
             run |= {"id": record.run.run_id, "group": record.run.run_group}
             run |= {"name": record.run.display_name, "job_type": record.run.job_type}
+            run |= {"project": record.run.project, "entity": record.run.entity, "tags": list(record.run.tags)}
             run["config"] |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
         elif kind == "config":
             run["config"] |= {i.key: json.loads(i.value_json) for i in record.config.update}

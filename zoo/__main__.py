@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo import table_command
 from zoo.errors import ConvzooError, plain_words
 from zoo.report import command as report_command
-from zoo.text import use_utf8
+from zoo.text import typed, use_utf8
 
 OTHER_ROOMS = {"dashboard": ("lightning_modules.dashboard", "save a W&B workspace that compares the runs of a project")}
 """Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
@@ -66,7 +66,7 @@ def _export(given: argparse.Namespace) -> None:
 
     path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
     batches = " and ".join(map(str, exporter.CHECKED_BATCHES))
-    print(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"{typed(path)}  ({path.stat().st_size / 1e6:.1f} MB)")
     print(
         f"checked on batches of {batches}: logits within {exporter.TOLERANCES[given.format]:.0e} of the eager "
         "network's largest. Input: (N, C, H, W) float32, any N, normalised as in the run's data group."

@@ -6,6 +6,7 @@ import codecs
 import locale
 import os
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -26,6 +27,12 @@ def clean(value: Any, limit: int = LONGEST) -> str:
     if _UNSAFE.search(text):
         text = _UNSAFE.sub("\ufffd", _COLOURS.sub("", text).replace("\r\n", "\n"))
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def typed(path: Any) -> str:
+    """A path as it is typed in a shell: in quotation marks where a blank or the like is in it, and no flag."""
+    text = clean(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def use_utf8() -> None:

@@ -83,6 +83,10 @@ def check_arguments(arguments: list[str]) -> None:
     elsewhere = any(a.startswith(("--config-dir", "-cd", "hydra.searchpath")) for a in arguments)
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if key.startswith("--") and key[2:] in known_keys():
+            raise ConvzooError(
+                f"{key}: keys have no hyphens: type {key[2:]}=VALUE; in a W&B sweep ${{args_no_hyphens}}."
+            )
         if "_target_" in argument or key.lstrip("+~").startswith(NAMES_CODE):
             raise ConvzooError(f"{argument}: no code can be named on the command line.")
         if argument.startswith("~"):

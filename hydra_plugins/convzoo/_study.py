@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.convzoo._space import Space
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -48,8 +49,8 @@ class Trials:
             same = known.user_attrs.get("search") == asked
             if _completed(study) and not same:
                 raise ConvzooError(
-                    f"{folder} holds another search. Type the same overrides and objectives to go on with it (trials, "
-                    "batch, sampler and seed may change), or another hydra.sweep.dir."
+                    f"{typed(folder)} holds another search. Type the same overrides and objectives to go on with it "
+                    "(trials, batch, sampler and seed may change), or another hydra.sweep.dir."
                 )
             if not _completed(study) and not (same and _running(study)):
                 # Nothing came of it: most likely the command was wrong.

@@ -12,7 +12,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.values import read_nulls
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 
 @dataclass
@@ -72,7 +74,7 @@ class SweepLauncher(Launcher):
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
-        sweep = OmegaConf.to_container(self.config.sweep, resolve=True)
+        sweep = read_nulls(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep.")
         run_sweep(jobs, engine, sweep, folder)
         if sweep["plan"]:
             return []
@@ -93,7 +95,7 @@ class SweepLauncher(Launcher):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             hydra = config.pop("hydra")
-            settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
             config.hydra = hydra
             # The same cell has the same folder, wherever it stands in a sweep.
             config.hydra.job.id = cell_id(settings)
@@ -108,7 +110,7 @@ def _check_folders(jobs: Sequence[Any]) -> None:
         other = seen.setdefault(job.folder, job)
         if other.id != job.id:
             raise ConvzooError(
-                f"jobs {other.number} and {job.number} would both have the folder {job.folder}. Leave out "
+                f"jobs {other.number} and {job.number} would both have the folder {typed(job.folder)}. Leave out "
                 "hydra.sweep.subdir, or let it end in ${hydra.job.id}."
             )
 
@@ -140,7 +142,7 @@ def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
     print_table(load_results([folder]))
     runs = sum(job.runs for job in jobs)
     path = os.path.relpath(folder)
-    print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {path}")
+    print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {typed(path)}")
 
 
 def _returned(job: Any, jobs: list[Any]) -> JobReturn:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from hydra_plugins.convzoo._space import parse_space
 from hydra_plugins.convzoo._study import SAMPLERS, Trials
 from zoo.errors import ConvzooError, choose, need_packages
+from zoo.text import typed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -104,7 +105,7 @@ class SearchSweeper(Sweeper):
             waiting = trials.unfinished()
             print(
                 f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
-                f"{' against '.join(self.objectives)}, in {folder}",
+                f"{' against '.join(self.objectives)}, in {typed(folder)}",
                 flush=True,
             )
             while True:
@@ -116,7 +117,7 @@ class SearchSweeper(Sweeper):
                 for jobs in _consecutive(batch):
                     self._run(trials, jobs)
             if not trials.completed:
-                raise ConvzooError(f"none of {trials.tried} trials completed; {folder} has their logs.")
+                raise ConvzooError(f"none of {trials.tried} trials completed; {typed(folder)} has their logs.")
             from zoo import render
 
             render.console(200).print(trials.best())

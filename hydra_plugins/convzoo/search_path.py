@@ -11,6 +11,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from lightning_modules.values import means_null
+
 
 class ConvzooSearchPath(SearchPathPlugin):
     """Appends ``pkg://zoo.conf``, whose only entry is ``convzoo/``: no group of the application can collide."""
@@ -29,7 +31,7 @@ def _is_ours(folder: str) -> bool:
 
 def sweep_name(given: str | None, overrides: Sequence[str]) -> str:
     """The name of a sweep's folder; none given: made of the command, so that the same command finds its sweep again."""
-    if given:
+    if given and not means_null(given):
         return given
     matters = sorted(o for o in overrides if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint.")))
     swept = [o.partition("=")[0].lstrip("+") for o in matters if "," in o.partition("=")[2] or "(" in o]

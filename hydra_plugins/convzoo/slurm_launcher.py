@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.convzoo.local_launcher import SweepLauncher
 from lightning_modules.sweep.slurm_options import SlurmOptions
+from lightning_modules.values import means_null
 
 
 @dataclass
@@ -24,7 +25,7 @@ class SlurmLauncher(SweepLauncher):
     """Runs each job as ``python train.py OVERRIDES`` on the cluster; the jobs are arrays, one a resource shape."""
 
     def __init__(self, **options: Any) -> None:
-        self.options = SlurmOptions(**options)
+        self.options = SlurmOptions(**{key: None if means_null(v) else v for key, v in options.items()})
 
     def engine(self, folder: Path) -> Any:
         from lightning_modules.sweep.slurm import SlurmEngine

@@ -14,6 +14,7 @@ from lightning_modules.callbacks.batch import tensors_of
 from lightning_modules.callbacks.first_bad import Bad, first_bad
 from lightning_modules.files import why_not, write_whole
 from lightning_modules.random_states import set_torch_states, torch_states
+from zoo.text import typed
 
 FILE = "bad_batch.pt"
 
@@ -108,4 +109,4 @@ def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: 
         write_whole(path, buffer.getbuffer())
     except OSError as error:
         return f"The batch: {why_not(error, path, buffer.tell())}"
-    return f"The batch is in {path}"
+    return f"The batch is in {typed(path)}"

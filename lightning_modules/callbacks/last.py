@@ -16,6 +16,7 @@ from lightning_modules.random_states import random_states, set_random_states
 from lightning_modules.resume import KEY, LAST, PREVIOUS
 from lightning_modules.signals import Stopped, StopSignals
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 LOOK_S = 1.0
 """Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
@@ -66,7 +67,7 @@ class LastCheckpoint(Checkpoint):
             steps = trainer.strategy.all_gather(torch.tensor(trainer.global_step, device=trainer.strategy.root_device))
             if len(set(steps.tolist())) > 1:
                 raise ConvzooError(
-                    f"the processes of this run found different checkpoints in {self.path.parent} (steps "
+                    f"the processes of this run found different checkpoints in {typed(self.path.parent)} (steps "
                     f"{', '.join(map(str, steps.tolist()))}): do all machines see the same folder?"
                 )
         for name, states in _states_of(trainer.global_rank, trainer.world_size, self._metrics).items():

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 
 from lightning_modules.data.files import shown
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 FILE = "bad_images.txt"
 """In the run's folder: a line for each, the path and what is wrong with it, with a tab between."""
@@ -99,7 +100,7 @@ class BadImages:
         """Raises ConvzooError if there are more than allowed."""
         if len(self.found) > self.limit:
             first = "\n".join(f"  {path}: {reason}" for path, reason in list(self.found.items())[:5])
-            more = f"\n  … all so far: {shown(self._file)}" if self._file and len(self.found) > 5 else ""
+            more = f"\n  … all so far: {typed(self._file)}" if self._file and len(self.found) > 5 else ""
             raise ConvzooError(
                 f"{len(self.found):,} of {self.total:,} images cannot be used, and {self.text} allows {self.limit:,}."
                 f"\n{first}{more}\nRepair or remove them, or raise data.max_bad_images. "
@@ -146,5 +147,5 @@ class CountBadImages(Callback):
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.bad.share(trainer.world_size)
         if self.bad.found and trainer.is_global_zero:
-            where = shown(Path(trainer.default_root_dir) / FILE)
+            where = typed(Path(trainer.default_root_dir) / FILE)
             print(f"{len(self.bad.found):,} bad images were left out: {where}", flush=True)

@@ -27,6 +27,7 @@ from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
 from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, is_death
 from zoo.errors import ConvzooError
+from zoo.text import typed
 
 FILE = "data_check.txt"
 """A line for each thing that was found: what, the path and details, with tabs between."""
@@ -144,7 +145,7 @@ def check_all(
             text = "".join(f"{what}\t{shown(path)}\t{shown(detail)}\n" for what, path, detail in lines)
             try:
                 (folder / FILE).write_text(text)
-                print(f"  all of it: {shown(folder / FILE)}", flush=True)
+                print(f"  all of it: {typed(folder / FILE)}", flush=True)
             except OSError as error:
                 print(f"  {shown(folder / FILE)} cannot be written: {error.strerror}.", flush=True)
     for image in seen:

@@ -9,7 +9,7 @@ import torch
 from lightning_modules.data.base import Data
 from lightning_modules.data.folder_data import FolderData
 from lightning_modules.data.layout import class_names
-from lightning_modules.data.sources import SOURCES, Images, Splits
+from lightning_modules.data.sources import SOURCES, WITHOUT_FILES, Images, Splits
 from lightning_modules.data.store import GPU_SHARE, Store, TensorLoader
 from zoo.errors import ConvzooError, choose
 
@@ -87,6 +87,8 @@ def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
         ConvzooError: A data set that does not exist, or files that are missing.
     """
     name = choose("data", data["name"], [*SOURCES, "imagefolder"])
+    if data["root"] is None and name not in WITHOUT_FILES:
+        raise ConvzooError(f"data.root=null: data={name} lies in a folder. Type data.root=FOLDER.")
     if name in SOURCES:
         return ImageData(data, seed)
     found = len(class_names(data["root"]))

@@ -88,6 +88,8 @@ def synthetic(data: dict[str, Any]) -> Splits:
 
 
 SOURCES = {f.__name__: f for f in (digits, cifar10, cifar100, fashion_mnist, synthetic)}
+WITHOUT_FILES = ("digits", "synthetic")
+"""Those that have no folder."""
 
 
 def _cifar(name: str, label_key: str, classes: int, data: dict[str, Any]) -> Splits:

@@ -19,6 +19,7 @@ from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.show import show_plan
+from zoo.text import typed
 
 LOCK = "sweep.lock"
 
@@ -81,7 +82,7 @@ def summary(jobs: Sequence[Job], todo: Sequence[Job], at_once: int, folder: Path
     parts += [f"{n} done already"] if (n := len(runs) - len(todo)) else []
     parts += [f"{n} the same as another"] if (n := sum(job.same_as is not None for job in jobs)) else []
     parts += [f"{n} left out"] if (n := sum(job.excluded is not None for job in jobs)) else []
-    return f"sweep: {', '.join(parts)}; {len(todo)} to run, up to {at_once} at a time, in {folder}"
+    return f"sweep: {', '.join(parts)}; {len(todo)} to run, up to {at_once} at a time, in {typed(folder)}"
 
 
 def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
@@ -150,4 +151,6 @@ def _line(job: Job, result: dict[str, Any]) -> str:
         found = f"test acc {accuracy:.4f}" if accuracy is not None else "completed"
         return f"  {job.name}: {found}, {duration(seconds or 0)}"
     words = "\n".join(f"      {line}" for line in job.last_words())
-    return f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      all of it: {job.folder / 'log.txt'}"
+    return (
+        f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      all of it: {typed(job.folder / 'log.txt')}"
+    )

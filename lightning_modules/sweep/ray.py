@@ -16,6 +16,7 @@ from typing import Any
 from lightning_modules.killed import KillWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
+from lightning_modules.wandb_environment import passed
 from zoo.errors import ConvzooError
 
 POLL_S = 0.5
@@ -125,7 +126,7 @@ class RayEngine:
     def _start(self, job: Job) -> Any:
         job.folder.mkdir(parents=True, exist_ok=True)
         forget_failure(job.folder, job.id)
-        variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name}
+        variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name, **passed()}
         variables["CONVZOO_CORES"] = str(self.threads)
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_modules.sweep.jobs import Job, not_completed
 from lightning_modules.sweep.live import duration
 from zoo import render
+from zoo.text import typed
 
 HEADER = ("job", "params", "MACs", "time", "state")
 
@@ -28,6 +29,6 @@ def show_plan(jobs: Sequence[Job], at_once: int, folder: Path) -> None:
     todo = not_completed(jobs)
     left = sum(job.estimate_s or 0 for job in todo) / max(1, at_once)
     print(
-        f"{len(todo)} of {len(jobs)} jobs would run, {at_once} at a time, in {folder}: about {duration(left)} "
+        f"{len(todo)} of {len(jobs)} jobs would run, {at_once} at a time, in {typed(folder)}: about {duration(left)} "
         "(training steps were timed for a second each, one job at a time; jobs side by side slow each other down)."
     )

@@ -19,6 +19,7 @@ from types import FrameType
 
 from lightning_modules.signals import TIME_OVER
 from lightning_modules.sweep.jobs import forget_failure
+from zoo.text import typed
 
 END_FILE = "slurm.json"
 """How a process of the job ended that wrote no result: ``{"job", "node", "rank", "code"}``."""
@@ -96,7 +97,7 @@ class SlurmTask:
         elif code not in (0, TIME_OVER) and not received:
             end = {"job": job_id(os.environ), "node": socket.gethostname(), "rank": rank, "code": code}
             (self.folder / END_FILE).write_text(json.dumps(end) + "\n")
-            raise RuntimeError(f"rank {rank} {ending(code)}; its output is in {self.folder}")
+            raise RuntimeError(f"rank {rank} {ending(code)}; its output is in {typed(self.folder)}")
         return code
 
     def checkpoint(self) -> object:
