@@ -7,6 +7,7 @@ python train.py -m model=resnet,effnet,mobilenet conv=standard,separable,spatial
 from __future__ import annotations
 
 import sys
+from contextlib import chdir
 
 try:
     import hydra
@@ -25,11 +26,13 @@ except KeyboardInterrupt:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(config: DictConfig) -> float | None:
     """One cell: returns its test accuracy, for sweepers that optimise it."""
-    folder = HydraConfig.get().runtime.output_dir
+    hydra_config = HydraConfig.get()
+    folder = hydra_config.runtime.output_dir
     # What stops the program while it imports stops the run, which says so.
     signals = StopSignals(wait=True)
-    with plain_errors():
-        check_overrides(HydraConfig.get().overrides.task)
+    # With hydra.job.chdir=true too, a path means what it meant where it was typed.
+    with plain_errors(), chdir(hydra_config.runtime.cwd):
+        check_overrides(hydra_config.overrides.task, hydra_config.runtime.choices)
         signals.install()
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
@@ -38,8 +41,8 @@ def train(config: DictConfig) -> float | None:
         from lightning_modules.hardware import global_rank
 
         result = run_cell(settings, folder, command_line(), signals)
-    if global_rank() == 0:
-        print_result(result, folder)
+        if global_rank() == 0:
+            print_result(result, folder)
     return result["metrics"].get("test/acc")
 
 

@@ -1,6 +1,7 @@
 """The launcher of a sweep on one machine, and what all of convzoo's launchers share."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hydra_plugins.convzoo._composition import Composition
 from zoo.errors import ConvzooError
 
 
@@ -67,13 +69,17 @@ class SweepLauncher(Launcher):
         folder = Path(str(self.config.hydra.sweep.dir))
         # Before the jobs are composed: its processes import meanwhile.
         engine = self.engine(folder)
-        jobs = [self._compose(initial_job_idx + i, list(given), folder) for i, given in enumerate(job_overrides)]
+        composition = Composition.of(self.config.hydra)
+        jobs = [
+            self._compose(composition, initial_job_idx + i, list(given), folder)
+            for i, given in enumerate(job_overrides)
+        ]
         _check_folders(jobs)
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = OmegaConf.to_container(self.config.sweep, resolve=True)
-        run_sweep(jobs, engine, sweep, folder)
+        run_sweep(jobs, engine, sweep, folder, composition.command(sys.argv[1:]))
         if sweep["plan"]:
             return []
         failed = not_completed(jobs)
@@ -86,11 +92,15 @@ class SweepLauncher(Launcher):
             )
         return [_returned(job, jobs) for job in jobs]
 
-    def _compose(self, number: int, overrides: list[str], folder: Path) -> Any:
+    def _compose(self, composition: Composition, number: int, overrides: list[str], folder: Path) -> Any:
         from lightning_modules.identity import cell_id
         from lightning_modules.sweep.jobs import Job
 
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        # That this is a sweep is said of the sweep, and not of its jobs.
+        shared = [o for o in self.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        name, loader = self.config.hydra.job.config_name, self.hydra_context.config_loader
+        config = loader.load_configuration(name, [*shared, *overrides], RunMode.RUN)
+        OmegaConf.copy_cache(from_config=self.config, to_config=config)
         with open_dict(config):
             hydra = config.pop("hydra")
             settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -98,7 +108,11 @@ class SweepLauncher(Launcher):
             # The same cell has the same folder, wherever it stands in a sweep.
             config.hydra.job.id = cell_id(settings)
             config.hydra.job.num = number
-        return Job(number, overrides, settings, folder / str(config.hydra.sweep.subdir).replace("/", "_"))
+        folder = folder / str(config.hydra.sweep.subdir).replace("/", "_")
+        # Where the configuration asks for a sweep by itself, each of its jobs would be one.
+        own = overrides if config.hydra.mode is None else [*overrides, "hydra.mode=RUN"]
+        words, reproduce = [*composition.words(), *own], composition.command([*composition.meant(), *own])
+        return Job(number, overrides, settings, folder, words, reproduce)
 
 
 def _check_folders(jobs: Sequence[Any]) -> None:
@@ -130,8 +144,7 @@ class LocalLauncher(SweepLauncher):
             raise ConvzooError(f"hydra.launcher.pool={self.wants_pool} is not allowed. Allowed: true, false")
         # A search launches batch after batch.
         self.pool = self.pool or Pool(self.wants_pool, "hydra_plugins.convzoo._cli:warm_up")
-        name = self.config.hydra.job.config_name
-        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, name, folder.name, self.pool)
+        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, folder.name, self.pool)
 
 
 def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:

@@ -15,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.convzoo._composition import Composition
 from hydra_plugins.convzoo._space import parse_space
 from hydra_plugins.convzoo._study import SAMPLERS, Trials
 from zoo.errors import ConvzooError, choose, need_packages
@@ -100,7 +101,8 @@ class SearchSweeper(Sweeper):
         from lightning_modules.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
-            trials = Trials(folder, space, self.objectives, self.sampler, self.seed)
+            meant = Composition.of(self.config.hydra).meant()
+            trials = Trials(folder, space, meant, self.objectives, self.sampler, self.seed)
             waiting = trials.unfinished()
             print(
                 f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
