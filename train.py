@@ -15,6 +15,7 @@ try:
     from omegaconf import DictConfig, OmegaConf
 
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
+    from hydra_plugins.convzoo._composition import as_typed
     from lightning_modules.process import keep_output, prepare
     from lightning_modules.signals import StopSignals
     from zoo.report import print_result
@@ -32,7 +33,7 @@ def train(config: DictConfig) -> float | None:
     signals = StopSignals(wait=True)
     # With hydra.job.chdir=true too, a path means what it meant where it was typed.
     with plain_errors(), chdir(hydra_config.runtime.cwd):
-        check_overrides(hydra_config.overrides.task, hydra_config.runtime.choices)
+        check_overrides(as_typed(hydra_config.overrides.task), hydra_config.runtime.choices)
         signals.install()
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydra_plugins.convzoo._composition import Composition
+from hydra_plugins.convzoo._composition import Composition, as_typed
 from lightning_modules.secrets import check_secrets
 from lightning_modules.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
@@ -42,7 +42,7 @@ def command_line() -> str:
     composition = Composition.of(hydra)
     # Where the configuration itself asks for a sweep, this was typed.
     one = [word for word in sys.argv[1:] if word.startswith("hydra.mode=")]
-    return composition.command([*composition.meant(), *hydra.overrides.task, *one])
+    return composition.command([*composition.meant(), *as_typed(hydra.overrides.task), *one])
 
 
 def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> None:

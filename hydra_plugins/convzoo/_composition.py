@@ -9,10 +9,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONFIG = "config"
 """The name of our primary configuration."""
@@ -72,7 +70,7 @@ class Composition:
             None if main is None or is_ours(main.removeprefix(FILE)) else main,
             found.get("command-line", [None])[0],
             tuple(found.get("hydra.searchpath in command-line", ())),
-            tuple(o for o in hydra.overrides.hydra if not _sets(o, *LAUNCH, "hydra.searchpath")),
+            tuple(o for o in as_typed(hydra.overrides.hydra) if not _sets(o, *LAUNCH, "hydra.searchpath")),
         )
 
     def words(self) -> list[str]:
@@ -107,6 +105,11 @@ class Composition:
         path = Path(place.removeprefix(FILE))
         inside = place.startswith(FILE) and path.is_relative_to(self.cwd)
         return f"{FILE}{path.relative_to(self.cwd)}" if inside else place
+
+
+def as_typed(overrides: ListConfig) -> list[str]:
+    """Overrides with their interpolations: what these amount to may depend on the run, or be of another type."""
+    return OmegaConf.to_container(overrides, resolve=False)
 
 
 def is_ours(folder: str) -> bool:

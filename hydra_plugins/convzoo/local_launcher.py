@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, env_override, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins.convzoo._composition import Composition
+from hydra_plugins.convzoo._composition import Composition, as_typed
 from zoo.errors import ConvzooError
 
 
@@ -97,13 +97,14 @@ class SweepLauncher(Launcher):
         from lightning_modules.sweep.jobs import Job
 
         # That this is a sweep is said of the sweep, and not of its jobs.
-        shared = [o for o in self.config.hydra.overrides.hydra if not o.startswith("hydra.mode=")]
+        shared = [o for o in as_typed(self.config.hydra.overrides.hydra) if not o.startswith("hydra.mode=")]
         name, loader = self.config.hydra.job.config_name, self.hydra_context.config_loader
         config = loader.load_configuration(name, [*shared, *overrides], RunMode.RUN)
         OmegaConf.copy_cache(from_config=self.config, to_config=config)
         with open_dict(config):
             hydra = config.pop("hydra")
-            settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            with env_override(hydra.job.env_set):
+                settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             config.hydra = hydra
             # The same cell has the same folder, wherever it stands in a sweep.
             config.hydra.job.id = cell_id(settings)

@@ -4,13 +4,12 @@ Hydra imports this at every start, so what its configurations interpolate is reg
 """
 
 import hashlib
-from collections.abc import Sequence
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from hydra_plugins.convzoo._composition import Composition, is_ours
+from hydra_plugins.convzoo._composition import Composition, as_typed, is_ours
 
 
 class ConvzooSearchPath(SearchPathPlugin):
@@ -22,11 +21,13 @@ class ConvzooSearchPath(SearchPathPlugin):
             search_path.append(provider="convzoo", path="pkg://zoo.conf")
 
 
-def sweep_name(given: str | None, overrides: Sequence[str], *, _root_: DictConfig) -> str:
+def sweep_name(given: str | None, overrides: ListConfig, *, _root_: DictConfig) -> str:
     """The name of a sweep's folder; none given: made of the command, so that the same command finds its sweep again."""
     if given:
         return given
-    matters = sorted(o for o in overrides if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint.")))
+    matters = sorted(
+        o for o in as_typed(overrides) if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint."))
+    )
     swept = [o.partition("=")[0].lstrip("+") for o in matters if "," in o.partition("=")[2] or "(" in o]
     matters += Composition.of(_root_.hydra).meant()
     code = hashlib.sha256("\n".join(matters).encode()).hexdigest()[:7]
