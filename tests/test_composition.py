@@ -96,9 +96,9 @@ def compose(words: list[str], folder: Path, env: dict[str, str]) -> tuple[dict[s
     return settings, command
 
 
-def jobs_of(words: list[str], folder: Path, env: dict[str, str]) -> tuple[list[Job], Path]:
+def jobs_of(words: list[str], folder: Path, env: dict[str, str], multirun: Any = ("-m",)) -> tuple[list[Job], Path]:
     """The jobs of a sweep, and its folder."""
-    words = ["-m", *words, "hydra.launcher.pool=false"]
+    words = [*multirun, *words, "hydra.launcher.pool=false"]
     jobs, _, _, where = hydra_calls("lightning_modules.sweep.driver.run_sweep", words, folder, env)
     return jobs, where
 
@@ -125,3 +125,57 @@ def test_a_job_is_composed_in_any_folder(name, here, clean_env):
     (_, job), _ = jobs_of([*asked(name, here), "seed=5,6"], here, clean_env)
     (other := here / "elsewhere").mkdir()
     assert compose(job_command(job)[2:], other, clean_env)[0] == job.config
+
+
+def test_a_configuration_that_asks_for_a_sweep_has_jobs_that_are_none(here, clean_env):
+    (job, _), _ = jobs_of(["--config-dir=cn", "-cn", "many"], here, clean_env, multirun=())
+    for words in (job_command(job)[2:], shlex.split(job.reproduce)[2:]):
+        assert compose(words, here, clean_env) == (job.config, job.reproduce)
+
+
+SWEEP = ["seed=0,1"]
+MINE = ["--config-dir=cn", "-cn=small"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (MINE, ["-cd", "{here}/cn", "--config-name", "small"], True),
+        (
+            MINE,
+            [*MINE, "hydra.verbose=true", "hydra.launcher.jobs=1", "hydra.job.chdir=true", "sweep.fail_fast=true"],
+            True,
+        ),
+        (MINE, [], False),
+        (MINE, ["--config-dir=cn", "-cn=many"], False),
+        (["hydra.searchpath=[file://cn]"], ["hydra.searchpath=[file://{here}/cn]"], True),
+        (["hydra.searchpath=[file://cn]"], [], False),
+    ],
+)
+def test_a_sweep_of_another_configuration_has_another_folder(one, other, same, here, clean_env):
+    one, other = (jobs_of([word.format(here=here) for word in [*w, *SWEEP]], here, clean_env)[1] for w in (one, other))
+    assert (one == other) == same
+
+
+def test_the_folder_of_a_sweep_is_that_of_earlier_versions(here, clean_env):
+    assert str(jobs_of(["act=relu", *SWEEP], here, clean_env)[1]) == "runs/sweep-seed-sd36ce75"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--config-dir=cn", "data=mne"], "data=mine"),
+        (["-cd=cn", "+experiment=min"], "experiment=mine"),
+        (["hydra.searchpath=[file://cn]", "optim=slw"], "optim=slow"),
+        (["--config-dir=cn", "+recipes=fast"], "there is no key recipes"),
+        (["--config-dir=cn", "+recipe.x=1"], "there is no key recipe.x"),
+        (["--config-dir=cn", "~seed"], "seed=VALUE"),
+        (["--config-dir=cn", "+x._target_=os.system"], "no code"),
+        (["--config-dir=cn", "-cn=small", "logger.tags=[password=secret]"], "password"),
+    ],
+)
+def test_what_is_wrong_beside_a_users_own_configuration_is_told(words, says, here, clean_env, capfd):
+    with pytest.raises(EOFError):
+        compose(words, here, clean_env)
+    said = capfd.readouterr().err
+    assert says in said and "Traceback" not in said
