@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import json
 import os
 import runpy
 import shlex
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import QUICK, ROOT, cell_config
+from PIL import Image
 
 import lightning_modules.hardware  # noqa: F401 (with it torch: each fork would import it)
 from hydra_plugins.convzoo._cli import warm_up
@@ -32,7 +35,7 @@ FILES = {
     "more dirs/data/lab.yaml": "defaults: [synthetic, _self_]\nimages: 80\n",
     "whole/config.yaml": "defaults: [convzoo/config@_global_, _self_]\nseed: 11\n",
 }
-CELL = ("data=synthetic", "data.images=64", "model=mobilenet", "model.variant=v3_small", "logger=none", *QUICK)
+CELL = ("data.batch_size=8", "model.variant=v3_small", "logger=none", *QUICK)
 """Trained in a moment."""
 
 ASKED = {
@@ -69,7 +72,7 @@ def asked(name: str, here: Path) -> list[str]:
 
 
 def hydra_calls(replaced: str, words: list[str], folder: Path, env: dict[str, str]) -> tuple[Any, ...]:
-    """What a function is called with, in place of which train.py ends; in a process of its own."""
+    """What train.py calls a function with, in place of which it ends; in a process of its own."""
     told, tell = Pipe(duplex=False)
 
     def program() -> None:
@@ -77,7 +80,7 @@ def hydra_calls(replaced: str, words: list[str], folder: Path, env: dict[str, st
         os.environ.update(env)
         os.chdir(folder)
         module, _, name = replaced.rpartition(".")
-        setattr(importlib.import_module(module), name, lambda *given: (tell.send(given[:4]), os._exit(0)))
+        setattr(importlib.import_module(module), name, lambda *given: (tell.send(given), os._exit(0)))
         sys.argv = [str(ROOT / "train.py"), *words]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
@@ -99,7 +102,7 @@ def compose(words: list[str], folder: Path, env: dict[str, str]) -> tuple[dict[s
 def jobs_of(words: list[str], folder: Path, env: dict[str, str], multirun: Any = ("-m",)) -> tuple[list[Job], Path]:
     """The jobs of a sweep, and its folder."""
     words = [*multirun, *words, "hydra.launcher.pool=false"]
-    jobs, _, _, where = hydra_calls("lightning_modules.sweep.driver.run_sweep", words, folder, env)
+    jobs, _, _, where, _ = hydra_calls("lightning_modules.sweep.driver.run_sweep", words, folder, env)
     return jobs, where
 
 
@@ -179,3 +182,24 @@ def test_what_is_wrong_beside_a_users_own_configuration_is_told(words, says, her
         compose(words, here, clean_env)
     said = capfd.readouterr().err
     assert says in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
+def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(sweep, here, clean_env, train):
+    """Folders of images and of configurations, a checkpoint, the printed command, and the id of the cell."""
+    for split, name, number in itertools.product(("train", "val", "test"), "ab", range(8)):
+        path = here / "images" / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 20, 0, 200 if name == "a" else 0)).save(path)
+    words = ["--config-dir=cn", "-cn=small", "data=imagefolder", "data.root=images", *CELL]
+    dense = train(*words, "conv=standard", "hydra.run.dir=dense", "hydra.job.chdir=true", "hydra.output_subdir=null")
+    assert dense.returncode == 0, dense.stderr
+    words += ["conv=spatial", "init=svd", "init.checkpoint=dense/best.ckpt"]
+    way = ("seed=0,1", "hydra.launcher.pool=false", "hydra.sweep.dir=svd") if sweep else ("hydra.run.dir=svd/one",)
+    done = train(*(["-m"] if sweep else []), *words, *way, "hydra.job.chdir=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in here.glob("svd/*/result.json")]
+    assert len(results) == (2 if sweep else 1)
+    for result in results:
+        settings, command = compose(shlex.split(result["command"])[2:], here, clean_env)
+        assert (cell_id(settings), command) == (result["id"], result["command"])
