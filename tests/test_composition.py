@@ -33,7 +33,8 @@ FILES = {
     "cn/many.yaml": "defaults: [small, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '3,4'}}}\n",
     "cn/found.yaml": "defaults: [config, override data: lab, _self_]\nhydra: {searchpath: ['file://more dirs']}\n",
     "more dirs/data/lab.yaml": "defaults: [synthetic, _self_]\nimages: 80\n",
-    "whole/config.yaml": "defaults: [convzoo/config@_global_, _self_]\nseed: 11\n",
+    "cn/values.yaml": "defaults: [small, _self_]\noptim: {lr: '${hydra:job.num}'}\ndata: {root: '${hydra:runtime.cwd}/x'}\n",
+    "whole/base.yaml": "defaults: [config, _self_]\nhydra: {searchpath: ['pkg://zoo.conf.convzoo']}\nseed: 11\n",
 }
 CELL = ("data.batch_size=8", "model.variant=v3_small", "logger=none", *QUICK)
 """Trained in a moment."""
@@ -45,6 +46,8 @@ ASKED = {
     "searchpath": ["hydra.searchpath=['file://more dirs',file://cn]", "data=lab", "+experiment=mine"],
     "in the file": ["--config-dir", "cn", "-cn", "found"],
     "path": ["-cp", "{here}/cn", "-cn", "small", "hydra.searchpath=[file://{root}/conf]", "+experiment=mine"],
+    "whole": ["--config-path={here}/whole", "--config-name=base", "seed=4"],
+    "hydra's values": ["--config-dir=cn", "-cn=values", "hydra.job.num=7"],
     "group": ["--config-dir=cn", "+recipe=fast", "+data/augment=strong"],
     "package": ["--config-dir=cn", "+data/augment@data.augment=strong", "+experiment@_global_=mine"],
     "environment": ["--config-dir=cn", "+hydra.job.env_set.LR=0.25", "optim.lr='${{oc.decode:${{oc.env:LR}}}}'"],
@@ -195,7 +198,7 @@ def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(sweep, her
     dense = train(*words, "conv=standard", "hydra.run.dir=dense", "hydra.job.chdir=true", "hydra.output_subdir=null")
     assert dense.returncode == 0, dense.stderr
     words += ["conv=spatial", "init=svd", "init.checkpoint=dense/best.ckpt"]
-    way = ("seed=0,1", "hydra.launcher.pool=false", "hydra.sweep.dir=svd") if sweep else ("hydra.run.dir=svd/one",)
+    way = ("seed=0,1", "hydra.sweep.dir=svd") if sweep else ("hydra.run.dir=svd/one",)
     done = train(*(["-m"] if sweep else []), *words, *way, "hydra.job.chdir=true")
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in here.glob("svd/*/result.json")]

@@ -24,7 +24,7 @@ LAUNCH = (
 """Hydra's own keys that say how and where jobs run: each command says that for itself."""
 
 QUIET = (
-    *("hydra.job.chdir", "hydra.job.id", "hydra.job.num", "hydra.output_subdir", "hydra.verbose"),
+    *("hydra.job.chdir", "hydra.job.id", "hydra.output_subdir", "hydra.verbose"),
     *("hydra/job_logging", "hydra.job_logging", "hydra/hydra_logging", "hydra.hydra_logging"),
     *("hydra/help", "hydra.help", "hydra/hydra_help", "hydra.hydra_help", "hydra/output"),
 )
@@ -72,6 +72,11 @@ class Composition:
             tuple(found.get("hydra.searchpath in command-line", ())),
             tuple(o for o in as_typed(hydra.overrides.hydra) if not _sets(o, *LAUNCH, "hydra.searchpath")),
         )
+
+    def also(self, override: str) -> Composition:
+        """The same with another value for one of Hydra's own keys."""
+        others = (o for o in self.overrides if not _sets(o, override.partition("=")[0]))
+        return replace(self, overrides=(*others, override))
 
     def words(self) -> list[str]:
         """What follows the program in a process of its own: all paths are absolute."""

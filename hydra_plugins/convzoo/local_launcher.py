@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, env_override, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -101,19 +102,31 @@ class SweepLauncher(Launcher):
         name, loader = self.config.hydra.job.config_name, self.hydra_context.config_loader
         config = loader.load_configuration(name, [*shared, *overrides], RunMode.RUN)
         OmegaConf.copy_cache(from_config=self.config, to_config=config)
-        with open_dict(config):
-            hydra = config.pop("hydra")
-            with env_override(hydra.job.env_set):
-                settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            config.hydra = hydra
-            # The same cell has the same folder, wherever it stands in a sweep.
-            config.hydra.job.id = cell_id(settings)
-            config.hydra.job.num = number
-        folder = folder / str(config.hydra.sweep.subdir).replace("/", "_")
         # Where the configuration asks for a sweep by itself, each of its jobs would be one.
         own = overrides if config.hydra.mode is None else [*overrides, "hydra.mode=RUN"]
+        with open_dict(config):
+            config.hydra.job.num = number
+            settings = _resolved(config)
+            # The same cell has the same folder, wherever it stands in a sweep.
+            config.hydra.job.id = cell_id(settings)
+        if "hydra:job.num" in str(OmegaConf.to_container(OmegaConf.masked_copy(config, list(settings)))):
+            composition = composition.also(f"hydra.job.num={number}")
+        folder = folder / str(config.hydra.sweep.subdir).replace("/", "_")
         words, reproduce = [*composition.words(), *own], composition.command([*composition.meant(), *own])
         return Job(number, overrides, settings, folder, words, reproduce)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The settings of a job, as the job itself will find them: with ``${hydra:…}``, and with its environment."""
+    hydra, before = config.hydra, HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    del config.hydra
+    try:
+        with env_override(hydra.job.env_set):
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    finally:
+        HydraConfig.instance().cfg, config.hydra = before, hydra
+        OmegaConf.set_readonly(config.hydra, False)
 
 
 def _check_folders(jobs: Sequence[Any]) -> None:
