@@ -33,7 +33,7 @@ FILES = {
     "cn/many.yaml": "defaults: [small, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '3,4'}}}\n",
     "cn/found.yaml": "defaults: [config, override data: lab, _self_]\nhydra: {searchpath: ['file://more dirs']}\n",
     "more dirs/data/lab.yaml": "defaults: [synthetic, _self_]\nimages: 80\n",
-    "cn/values.yaml": "defaults: [small, _self_]\noptim: {lr: '${hydra:job.num}'}\ndata: {root: '${hydra:runtime.cwd}/x'}\n",
+    "cn/own.yaml": "defaults: [small, _self_]\noptim: {lr: '${hydra:job.num}'}\ndata: {root: '${hydra:runtime.cwd}'}\n",
     "whole/base.yaml": "defaults: [config, _self_]\nhydra: {searchpath: ['pkg://zoo.conf.convzoo']}\nseed: 11\n",
 }
 CELL = ("data.batch_size=8", "model.variant=v3_small", "logger=none", *QUICK)
@@ -47,7 +47,7 @@ ASKED = {
     "in the file": ["--config-dir", "cn", "-cn", "found"],
     "path": ["-cp", "{here}/cn", "-cn", "small", "hydra.searchpath=[file://{root}/conf]", "+experiment=mine"],
     "whole": ["--config-path={here}/whole", "--config-name=base", "seed=4"],
-    "hydra's values": ["--config-dir=cn", "-cn=values", "hydra.job.num=7"],
+    "hydra's values": ["--config-dir=cn", "-cn=own", "hydra.job.num=7"],
     "group": ["--config-dir=cn", "+recipe=fast", "+data/augment=strong"],
     "package": ["--config-dir=cn", "+data/augment@data.augment=strong", "+experiment@_global_=mine"],
     "environment": ["--config-dir=cn", "+hydra.job.env_set.LR=0.25", "optim.lr='${{oc.decode:${{oc.env:LR}}}}'"],

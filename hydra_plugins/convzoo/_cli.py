@@ -41,7 +41,7 @@ def command_line() -> str:
     hydra = HydraConfig.get()
     composition = Composition.of(hydra)
     # Where the configuration itself asks for a sweep, this was typed.
-    one = [word for word in sys.argv[1:] if word.startswith("hydra.mode=")]
+    one = [word for word in sys.argv[1:] if word == "hydra.mode=RUN"]
     return composition.command([*composition.meant(), *as_typed(hydra.overrides.task), *one])
 
 
