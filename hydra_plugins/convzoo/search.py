@@ -60,6 +60,7 @@ class SearchSweeper(Sweeper):
     def __init__(self, trials: int, batch: int, maximize: str, minimize: str | None, sampler: str, seed: int) -> None:
         self.trials, self.batch, self.sampler, self.seed = trials, batch, sampler, seed
         self.objectives = [maximize] + ([minimize] if minimize else [])
+        self.meant: list[str] = []
 
     def check(self) -> None:
         """Checks the sweeper's own settings. Not in ``__init__``: Hydra wraps what is raised there.
@@ -78,6 +79,7 @@ class SearchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
+        self.meant = Composition.of(config.hydra).meant()
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -101,8 +103,7 @@ class SearchSweeper(Sweeper):
         from lightning_modules.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
-            meant = Composition.of(self.config.hydra).meant()
-            trials = Trials(folder, space, meant, self.objectives, self.sampler, self.seed)
+            trials = Trials(folder, space, self.meant, self.objectives, self.sampler, self.seed)
             waiting = trials.unfinished()
             print(
                 f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
