@@ -7,6 +7,7 @@ python train.py -m model=resnet,effnet,mobilenet conv=standard,separable,spatial
 from __future__ import annotations
 
 import sys
+from contextlib import chdir
 
 try:
     import hydra
@@ -14,6 +15,7 @@ try:
     from omegaconf import DictConfig, OmegaConf
 
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
+    from hydra_plugins.convzoo._composition import as_typed
     from hydra_plugins.convzoo._nested import spread
     from lightning_modules.process import keep_output, prepare
     from lightning_modules.signals import StopSignals
@@ -27,11 +29,13 @@ except KeyboardInterrupt:
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(config: DictConfig) -> float | None:
     """One cell: returns its test accuracy, for sweepers that optimise it."""
-    folder = HydraConfig.get().runtime.output_dir
+    hydra_config = HydraConfig.get()
+    folder = hydra_config.runtime.output_dir
     # What stops the program while it imports stops the run, which says so.
     signals = StopSignals(wait=True)
-    with plain_errors():
-        check_overrides(HydraConfig.get().overrides.task)
+    # With hydra.job.chdir=true too, a path means what it meant where it was typed.
+    with plain_errors(), chdir(hydra_config.runtime.cwd):
+        check_overrides(as_typed(hydra_config.overrides.task), hydra_config.runtime.choices)
         signals.install()
         settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
@@ -40,8 +44,8 @@ def train(config: DictConfig) -> float | None:
         from lightning_modules.hardware import global_rank
 
         result = run_cell(settings, folder, command_line(), signals)
-    if global_rank() == 0:
-        print_result(result, folder)
+        if global_rank() == 0:
+            print_result(result, folder)
     return result["metrics"].get("test/acc")
 
 

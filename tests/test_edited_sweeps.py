@@ -61,15 +61,13 @@ def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
 
 def start_locally(job, monkeypatch):
     monkeypatch.setattr(local, "command", lambda *_: ["true"])
-    engine = LocalEngine(1, "auto", 0, "config", "s", Pool(False))
+    engine = LocalEngine(1, "auto", 0, "s", Pool(False))
     engine.run([job], lambda *_: None, lambda: None)
 
 
 def start_on_ray(job, monkeypatch):
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: None))
-    engine = SimpleNamespace(
-        threads=1, folder=job.folder.parent, config_name="config", ray=SimpleNamespace(remote=lambda _: remote)
-    )
+    engine = SimpleNamespace(threads=1, folder=job.folder.parent, ray=SimpleNamespace(remote=lambda _: remote))
     RayEngine._start(engine, job)
 
 
@@ -115,8 +113,8 @@ def test_a_job_that_cannot_be_started_is_told_and_the_others_run(tmp_path, monke
     jobs = [Job(i, [f"seed={i}"], cell_config(f"seed={i}"), tmp_path / str(i)) for i in range(3)]
     jobs[0].folder.write_text("no folder")
     (jobs[1].folder / "log.txt").mkdir(parents=True)
-    monkeypatch.setattr(local, "command", lambda job, _: ["touch", str(job.folder / "ran")])
-    _run(jobs, 0, LocalEngine(1, "auto", 0, "config", "s", Pool(False)), fail_fast=False)
+    monkeypatch.setattr(local, "command", lambda job: ["touch", str(job.folder / "ran")])
+    _run(jobs, 0, LocalEngine(1, "auto", 0, "s", Pool(False)), fail_fast=False)
     assert (jobs[2].folder / "ran").exists()
     said = capsys.readouterr().out
     assert f"could not be started (File exists: {jobs[0].folder})" in said

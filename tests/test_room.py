@@ -107,7 +107,7 @@ def test_a_job_that_took_more_teaches_the_next_ones(monkeypatch, tmp_path):
 )
 def test_cores_without_a_job_become_threads(monkeypatch, cores, running, waiting, threads):
     monkeypatch.setattr("lightning_modules.sweep.local.cores", lambda: cores)
-    engine = LocalEngine("auto", "auto", 0, "config", "sweep", Pool(False))
+    engine = LocalEngine("auto", "auto", 0, "sweep", Pool(False))
     engine._running = [_Running(job(), None, [], 1) for _ in range(running)]
     assert engine._threads_for([job()] * waiting) == threads
 
@@ -118,7 +118,7 @@ def test_cores_without_a_job_become_threads(monkeypatch, cores, running, waiting
 )
 def test_gpus_that_are_few_leave_their_jobs_more_cores(monkeypatch, waiting, threads):
     monkeypatch.setattr("lightning_modules.sweep.local.cores", lambda: 16)
-    engine = LocalEngine("auto", 1, 0, "config", "sweep", Pool(False))
+    engine = LocalEngine("auto", 1, 0, "sweep", Pool(False))
     engine.gpus = Gpus(1, {"0": 80 * GIB, "1": 80 * GIB})
     assert engine._threads_for(waiting) == threads
 
@@ -134,7 +134,7 @@ def test_a_quota_counts_as_cores(monkeypatch):
 def test_what_is_timed_runs_alone():
     timed = job()
     timed.config["task"] = "time"
-    engine = LocalEngine(4, "auto", 0, "config", "s", Pool(False))
+    engine = LocalEngine(4, "auto", 0, "s", Pool(False))
     assert engine.at_once([timed] * 3) == 1 and engine.at_once([job()] * 3) == 3
     engine._running = [_Running(job(), None, [], 1)]
     assert engine._fits(job()) and not engine._fits(timed)
@@ -145,4 +145,4 @@ def test_what_is_timed_runs_alone():
 @pytest.mark.parametrize("value", [-1, "soon", True, float("nan")])
 def test_a_wrong_time_between_starts_is_refused(value):
     with pytest.raises(ConvzooError, match=r"stagger_s=.* a number from 0"):
-        LocalEngine("auto", "auto", value, "config", "s", Pool(False))
+        LocalEngine("auto", "auto", value, "s", Pool(False))

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from hydra_plugins.convzoo._composition import Composition, as_typed
 from lightning_modules.secrets import check_secrets
 from lightning_modules.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
@@ -37,22 +38,27 @@ NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
 
 def command_line() -> str:
     """The command that does the current run again."""
-    script = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith(".py") else "train.py"
-    return shlex.join(["python", script, *HydraConfig.get().overrides.task])
+    hydra = HydraConfig.get()
+    composition = Composition.of(hydra)
+    # Where the configuration itself asks for a sweep, this was typed.
+    one = [word for word in sys.argv[1:] if word == "hydra.mode=RUN"]
+    return composition.command([*composition.meant(), *as_typed(hydra.overrides.task), *one])
 
 
-def check_overrides(overrides: Iterable[str]) -> None:
+def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> None:
     """Refuses keys that ``+`` would add and nothing would read.
 
     Args:
         overrides: Of one job, as Hydra lists them.
+        groups: In which Hydra found a choice, those of the user's own among them.
 
     Raises:
         ConvzooError: A key that is none of the configuration's.
     """
+    known = {*known_keys(), *(group.partition("@")[0] for group in groups)}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key not in known_keys():
+        if key not in known:
             raise ConvzooError(_unknown(key))
 
 
@@ -80,8 +86,11 @@ def check_arguments(arguments: list[str]) -> None:
     """
     check_secrets(arguments)
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
-    elsewhere = any(a.startswith(("--config-dir", "-cd", "hydra.searchpath")) for a in arguments)
-    for argument in arguments:
+    flags, unknown = get_args_parser().parse_known_args(arguments)
+    overrides = [*flags.overrides, *unknown]
+    elsewhere = flags.config_dir or flags.config_path or flags.config_name
+    elsewhere = elsewhere or any(o.startswith("hydra.searchpath") for o in overrides)
+    for argument in overrides:
         key, _, value = argument.partition("=")
         if key.startswith("--") and key[2:] in known_keys():
             raise ConvzooError(

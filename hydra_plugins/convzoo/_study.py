@@ -28,6 +28,7 @@ class Trials:
     Args:
         folder: The sweep's.
         space: What is searched.
+        meant: What else the command says of the configuration: `Composition.meant`.
         objectives: One or two metrics of result.json: the first is maximised, the second minimised.
         sampler: One of ``SAMPLERS``.
         seed: The sampler's.
@@ -36,14 +37,16 @@ class Trials:
         ConvzooError: The folder holds another search.
     """
 
-    def __init__(self, folder: Path, space: Space, objectives: list[str], sampler: str, seed: int) -> None:
+    def __init__(
+        self, folder: Path, space: Space, meant: list[str], objectives: list[str], sampler: str, seed: int
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.objectives = space, objectives
         storage = optuna.storages.RDBStorage(f"sqlite:///{(folder / STORAGE).resolve()}")
         searched = {key: repr(distribution) for key, distribution in space.searched.items()}
-        asked = json.dumps([sorted(space.fixed), sorted(searched.items()), objectives])
+        asked = json.dumps([sorted([*space.fixed, *meant]), sorted(searched.items()), objectives])
         for known in optuna.get_all_study_summaries(storage):
             study = optuna.load_study(study_name=known.study_name, storage=storage)
             same = known.user_attrs.get("search") == asked

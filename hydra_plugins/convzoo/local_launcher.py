@@ -1,17 +1,20 @@
 """The launcher of a sweep on one machine, and what all of convzoo's launchers share."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, env_override, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hydra_plugins.convzoo._composition import Composition, as_typed
 from lightning_modules.values import read_nulls
 from zoo.errors import ConvzooError
 from zoo.text import typed
@@ -69,13 +72,17 @@ class SweepLauncher(Launcher):
         folder = Path(str(self.config.hydra.sweep.dir))
         # Before the jobs are composed: its processes import meanwhile.
         engine = self.engine(folder)
-        jobs = [self._compose(initial_job_idx + i, list(given), folder) for i, given in enumerate(job_overrides)]
+        composition = Composition.of(self.config.hydra)
+        jobs = [
+            self._compose(composition, initial_job_idx + i, list(given), folder)
+            for i, given in enumerate(job_overrides)
+        ]
         _check_folders(jobs)
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = read_nulls(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep.")
-        run_sweep(jobs, engine, sweep, folder)
+        run_sweep(jobs, engine, sweep, folder, composition.command(sys.argv[1:]))
         if sweep["plan"]:
             return []
         failed = not_completed(jobs)
@@ -88,19 +95,40 @@ class SweepLauncher(Launcher):
             )
         return [_returned(job, jobs) for job in jobs]
 
-    def _compose(self, number: int, overrides: list[str], folder: Path) -> Any:
+    def _compose(self, composition: Composition, number: int, overrides: list[str], folder: Path) -> Any:
         from lightning_modules.identity import cell_id
         from lightning_modules.sweep.jobs import Job
 
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        # That this is a sweep is said of the sweep, and not of its jobs.
+        shared = [o for o in as_typed(self.config.hydra.overrides.hydra) if not o.startswith("hydra.mode=")]
+        name, loader = self.config.hydra.job.config_name, self.hydra_context.config_loader
+        config = loader.load_configuration(name, [*shared, *overrides], RunMode.RUN)
+        OmegaConf.copy_cache(from_config=self.config, to_config=config)
+        # Where the configuration asks for a sweep by itself, each of its jobs would be one.
+        own = overrides if config.hydra.mode is None else [*overrides, "hydra.mode=RUN"]
         with open_dict(config):
-            hydra = config.pop("hydra")
-            settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-            config.hydra = hydra
+            config.hydra.job.num = number
+            settings = _resolved(config)
             # The same cell has the same folder, wherever it stands in a sweep.
             config.hydra.job.id = cell_id(settings)
-            config.hydra.job.num = number
-        return Job(number, overrides, settings, folder / str(config.hydra.sweep.subdir).replace("/", "_"))
+        if "hydra:job.num" in str(OmegaConf.to_container(OmegaConf.masked_copy(config, list(settings)))):
+            composition = composition.also(f"hydra.job.num={number}")
+        folder = folder / str(config.hydra.sweep.subdir).replace("/", "_")
+        words, reproduce = [*composition.words(), *own], composition.command([*composition.meant(), *own])
+        return Job(number, overrides, settings, folder, words, reproduce)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The settings of a job, as the job itself will find them: with ``${hydra:…}``, and with its environment."""
+    hydra, before = config.hydra, HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    del config.hydra
+    try:
+        with env_override(hydra.job.env_set):
+            return read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    finally:
+        HydraConfig.instance().cfg, config.hydra = before, hydra
+        OmegaConf.set_readonly(config.hydra, False)
 
 
 def _check_folders(jobs: Sequence[Any]) -> None:
@@ -132,8 +160,7 @@ class LocalLauncher(SweepLauncher):
             raise ConvzooError(f"hydra.launcher.pool={self.wants_pool} is not allowed. Allowed: true, false")
         # A search launches batch after batch.
         self.pool = self.pool or Pool(self.wants_pool, "hydra_plugins.convzoo._cli:warm_up")
-        name = self.config.hydra.job.config_name
-        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, name, folder.name, self.pool)
+        return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, folder.name, self.pool)
 
 
 def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:

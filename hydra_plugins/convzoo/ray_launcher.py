@@ -32,4 +32,4 @@ class RayLauncher(SweepLauncher):
     def engine(self, folder: Path) -> Any:
         from lightning_modules.sweep.ray import RayEngine
 
-        return RayEngine(*self.options, self.config.hydra.job.config_name, folder)
+        return RayEngine(*self.options, folder)

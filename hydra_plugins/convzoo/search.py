@@ -15,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.convzoo._composition import Composition
 from hydra_plugins.convzoo._space import parse_space
 from hydra_plugins.convzoo._study import SAMPLERS, Trials
 from zoo.errors import ConvzooError, choose, need_packages
@@ -60,6 +61,7 @@ class SearchSweeper(Sweeper):
     def __init__(self, trials: int, batch: int, maximize: str, minimize: str | None, sampler: str, seed: int) -> None:
         self.trials, self.batch, self.sampler, self.seed = trials, batch, sampler, seed
         self.objectives = [maximize] + ([minimize] if minimize else [])
+        self.meant: list[str] = []
 
     def check(self) -> None:
         """Checks the sweeper's own settings. Not in ``__init__``: Hydra wraps what is raised there.
@@ -78,6 +80,7 @@ class SearchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
+        self.meant = Composition.of(config.hydra).meant()
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -101,7 +104,7 @@ class SearchSweeper(Sweeper):
         from lightning_modules.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
-            trials = Trials(folder, space, self.objectives, self.sampler, self.seed)
+            trials = Trials(folder, space, self.meant, self.objectives, self.sampler, self.seed)
             waiting = trials.unfinished()
             print(
                 f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "

@@ -4,13 +4,12 @@ Hydra imports this at every start, so what its configurations interpolate is reg
 """
 
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from hydra_plugins.convzoo._composition import Composition, as_typed, is_ours
 from lightning_modules.values import means_null
 
 
@@ -19,22 +18,19 @@ class ConvzooSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         main = next((e.path for e in search_path.get_path() if e.provider == "main"), None) or ""
-        if not _is_ours(main.removeprefix("file://")):
+        if not is_ours(main.removeprefix("file://")):
             search_path.append(provider="convzoo", path="pkg://zoo.conf")
 
 
-def _is_ours(folder: str) -> bool:
-    """Whether the application is train.py itself, which has these groups at its root."""
-    ours = Path(__file__).resolve().parents[2] / "conf"
-    return bool(folder) and Path(folder).resolve() == ours
-
-
-def sweep_name(given: str | None, overrides: Sequence[str]) -> str:
+def sweep_name(given: str | None, overrides: ListConfig, *, _root_: DictConfig) -> str:
     """The name of a sweep's folder; none given: made of the command, so that the same command finds its sweep again."""
     if given and not means_null(given):
         return given
-    matters = sorted(o for o in overrides if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint.")))
+    matters = sorted(
+        o for o in as_typed(overrides) if not o.startswith(("sweep.", "logger", "hardware.threads", "checkpoint."))
+    )
     swept = [o.partition("=")[0].lstrip("+") for o in matters if "," in o.partition("=")[2] or "(" in o]
+    matters += Composition.of(_root_.hydra).meant()
     code = hashlib.sha256("\n".join(matters).encode()).hexdigest()[:7]
     return "-".join(["sweep", *swept])[:80] + f"-s{code}"
 

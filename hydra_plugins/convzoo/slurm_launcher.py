@@ -30,4 +30,4 @@ class SlurmLauncher(SweepLauncher):
     def engine(self, folder: Path) -> Any:
         from lightning_modules.sweep.slurm import SlurmEngine
 
-        return SlurmEngine(self.options, self.config.hydra.job.config_name, folder)
+        return SlurmEngine(self.options, folder)

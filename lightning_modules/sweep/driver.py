@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +12,7 @@ from lightning_modules.identity import recipe
 from lightning_modules.lock import Lock
 from lightning_modules.result import write_result
 from lightning_modules.signals import CODES, SIGNALS
-from lightning_modules.sweep.jobs import RESULT, Job, not_completed, reproduce
+from lightning_modules.sweep.jobs import RESULT, Job, not_completed
 from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, write_plan
 from lightning_modules.sweep.pool import Pool
@@ -48,7 +46,7 @@ class Engine(Protocol):
     def stop(self, wait: bool = False) -> None: ...
 
 
-def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path) -> None:
+def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path, command: str) -> None:
     """Plans and runs; completed jobs are left alone, interrupted and failed ones go on.
 
     Args:
@@ -56,6 +54,7 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
         engine: Where they run.
         sweep: The sweep group of the configuration.
         folder: Where the sweep's files go.
+        command: What a person types to run it again.
 
     Raises:
         ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
@@ -68,7 +67,7 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, "a sweep"):
         make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
-        write_plan(folder, shlex.join(["python", "train.py", *sys.argv[1:]]), jobs)
+        write_plan(folder, command, jobs)
         todo = not_completed(jobs)
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
         if todo:
@@ -133,7 +132,7 @@ def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
             "environment": {},
             "wandb": {"id": None, "mode": None, "dir": None},
             "checkpoint": None,
-            "command": reproduce(job),
+            "command": job.reproduce,
             "recipe": recipe(job.config),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }

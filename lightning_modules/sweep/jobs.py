@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ class Job:
         overrides: What it was given on the command line.
         config: The resolved configuration.
         folder: Where its files go.
+        words: What follows the program for this very configuration, in any working directory.
+        reproduce: The command that a person types to run it by itself.
         label: Those of its overrides that tell it apart from the other jobs.
         same_as: Number of the job that runs in its place: the same network, the same recipe.
         excluded: Why it is not run.
@@ -44,6 +45,8 @@ class Job:
     overrides: list[str]
     config: dict[str, Any]
     folder: Path
+    words: list[str] = field(default_factory=list)
+    reproduce: str = ""
     label: str = ""
     same_as: int | None = None
     excluded: str | None = None
@@ -133,18 +136,6 @@ def quoted(folder: str | os.PathLike[str]) -> str:
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def command(job: Job, config_name: str) -> list[str]:
+def command(job: Job) -> list[str]:
     """What runs a job in a process of its own."""
-    return [
-        sys.executable,
-        os.path.abspath(sys.argv[0]),
-        f"--config-name={config_name}",
-        *job.overrides,
-        "hydra.mode=RUN",
-        f"hydra.run.dir={quoted(job.folder)}",
-    ]
-
-
-def reproduce(job: Job) -> str:
-    """The command a person types to run a job by itself."""
-    return shlex.join(["python", "train.py", *job.overrides])
+    return [sys.executable, os.path.abspath(sys.argv[0]), *job.words, f"hydra.run.dir={quoted(job.folder)}"]

@@ -46,16 +46,13 @@ class LocalEngine:
             fewer jobs with more threads. Where there are fewer jobs than cores they have more threads.
         jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as its memory holds.
         stagger_s: Seconds between two starts, where each job imports for itself: that is hard on a disk.
-        config_name: Hydra's, for the jobs' command lines.
         sweep: The sweep's name, W&B's group.
         pool: What starts the jobs.
     """
 
     node_gpus = None
 
-    def __init__(
-        self, slots: int | str, jobs_per_gpu: int | str, stagger_s: float, config_name: str, sweep: str, pool: Pool
-    ) -> None:
+    def __init__(self, slots: int | str, jobs_per_gpu: int | str, stagger_s: float, sweep: str, pool: Pool) -> None:
         for key, value in (("jobs", slots), ("jobs_per_gpu", jobs_per_gpu)):
             if value != "auto" and (type(value) is not int or value < 1):
                 raise ConvzooError(f"hydra.launcher.{key}={value} is not allowed. Allowed: auto, 1, 2, 3 …")
@@ -64,7 +61,7 @@ class LocalEngine:
         self.cores = cores()
         self.slots = self.cores if slots == "auto" else slots
         self.gpus, self.memory, self.pool = Gpus(jobs_per_gpu, find_gpus()), Memory(), pool
-        self.stagger_s, self.config_name, self.sweep = stagger_s, config_name, sweep
+        self.stagger_s, self.sweep = stagger_s, sweep
         self.threads = max(1, self.cores // self.slots)
         self.stopping = False
         self._running: list[_Running] = []
@@ -185,7 +182,7 @@ class LocalEngine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         watch = KillWatch()
         with (job.folder / LOG).open("ab") as log, open(os.devnull, "rb") as nothing:
-            process = self.pool.popen(command(job, self.config_name), environment, nothing, log, log)
+            process = self.pool.popen(command(job), environment, nothing, log, log)
         self._running.append(_Running(job, process, mine, threads, watch))
 
     @staticmethod

@@ -94,6 +94,7 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
             "number": job.number,
             "id": job.id,
             "overrides": job.overrides,
+            "command": job.reproduce,
             "folder": job.folder.name,
             "recipe": recipe(job.config),
             **{key: getattr(job, key) for key in KEPT},

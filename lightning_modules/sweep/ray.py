@@ -37,23 +37,20 @@ class RayEngine:
         cpus: CPUs, and threads, of a job.
         gpus_per_node: GPUs of a node.
         jobs: Jobs at a time; None for as many as fit.
-        config_name: Hydra's, for the jobs' command lines.
         folder: The sweep's, on a file system that all nodes share.
 
     Raises:
         ConvzooError: Ray is not installed, or there is no cluster at that address.
     """
 
-    def __init__(
-        self, address: str, cpus: int, gpus_per_node: int, jobs: int | None, config_name: str, folder: Path
-    ) -> None:
+    def __init__(self, address: str, cpus: int, gpus_per_node: int, jobs: int | None, folder: Path) -> None:
         try:
             import ray
         except ImportError:
             raise ConvzooError('hydra/launcher=ray needs Ray. Type: pip install "convzoo[ray]"') from None
         self.ray, self.address, self.jobs = ray, address, jobs
         self.node_gpus: int | None = gpus_per_node
-        self.threads, self.config_name, self.folder = cpus, config_name, folder
+        self.threads, self.folder = cpus, folder
         self.stopping, self.pool = False, Pool(False)
         self._tasks: dict[Any, Job] = {}
 
@@ -131,7 +128,7 @@ class RayEngine:
         # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
         stop = str((self.folder / STOP_FILE).resolve())
-        words, log = command(job, self.config_name), str((job.folder / LOG).resolve())
+        words, log = command(job), str((job.folder / LOG).resolve())
         return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, stop, variables)
 
     def _outcome(self, task: Any) -> int | str:

@@ -26,15 +26,14 @@ class SlurmEngine:
 
     Args:
         options: How jobs are submitted.
-        config_name: Hydra's, for the jobs' command lines.
         folder: The sweep's, on a file system that all nodes share.
 
     Raises:
         ConvzooError: This machine has no Slurm, or submitit is not installed.
     """
 
-    def __init__(self, options: SlurmOptions, config_name: str, folder: Path) -> None:
-        self.options, self.config_name, self.folder = options, config_name, folder
+    def __init__(self, options: SlurmOptions, folder: Path) -> None:
+        self.options, self.folder = options, folder
         self.node_gpus: int | None = options.gpus_per_node
         self.threads = options.cpus_per_task or 1
         self.stopping, self.pool = False, Pool(False)
@@ -105,7 +104,7 @@ class SlurmEngine:
 
     def _task(self, job: Job) -> SlurmTask:
         environment = {"CONVZOO_SWEEP": self.folder.name}
-        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job, self.config_name), environment, job.id)
+        return SlurmTask(job.folder.resolve(), os.getcwd(), command(job), environment, job.id)
 
 
 def _shape(job: Job) -> Shape:

@@ -54,6 +54,7 @@ def _planned(sweep: Path, number: int, job: dict[str, Any]) -> Run:
     name = job.get("folder")
     overrides = job.get("overrides")
     texts = [clean(o) for o in overrides] if isinstance(overrides, list) else []
+    command = job.get("command") or (shlex.join(["python", "train.py", *texts]) if texts else None)
     cost, problems = numbers(job.get("cost"), f"sweep.json: cost of job {number}")
     return Run(
         folder=clean(sweep / name) if isinstance(name, str) else clean(sweep),
@@ -61,7 +62,7 @@ def _planned(sweep: Path, number: int, job: dict[str, Any]) -> Run:
         cell=flat(job.get("cell")),
         recipe=flat(job.get("recipe")) or None,
         metrics=cost,
-        command=shlex.join(["python", "train.py", *texts]) if texts else None,
+        command=clean(command) if isinstance(command, str) else None,
         number=number,
         problems=problems,
     )
