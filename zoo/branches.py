@@ -96,8 +96,8 @@ def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | N
 
 
 def _judge(paths: _Paths) -> Iterator[tuple[nn.Module, str]]:
-    for module in paths.convolving:
-        if any(isinstance(m, _ConvNd) and m not in paths.ran for m in module.children()):
+    for module, shapes in paths.kernels.items():
+        if any(isinstance(m, _ConvNd) and m not in paths.ran and m.weight.shape in shapes for m in module.children()):
             yield module, "computes with weights of its own making in place of those of the convolution that it holds"
     for module, *sides in paths.sums:
         convs = [[m for m in side if isinstance(m, _ConvNd)] for side in sides]
@@ -130,7 +130,7 @@ class _Paths(TorchDispatchMode):
         super().__init__()
         self.sums: list[tuple[nn.Module, frozenset[nn.Module], frozenset[nn.Module]]] = []
         self.ran: set[nn.Module] = set()
-        self.convolving: set[nn.Module] = set()
+        self.kernels: dict[nn.Module, set[torch.Size]] = {}
         self._running: list[nn.Module] = []
         self._paths: dict[int, _Path] = {}
         self._stacks: dict[int, list[_Path]] = {}
@@ -178,7 +178,7 @@ class _Paths(TorchDispatchMode):
         result, path = out[0] if isinstance(out, (tuple, list)) else out, None
         if op in (aten.convolution, aten.native_batch_norm):
             if op is aten.convolution:
-                self.convolving.add(self._running[-1])
+                self.kernels.setdefault(self._running[-1], set()).add(args[1].shape)
             first = self._paths.get(id(args[0]))
             path = first and _Path(first.source, first.layers | {self._running[-1]})
         elif op in _SUMS:
