@@ -30,6 +30,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import zoo
 from lightning_modules.sync_norms import SyncNorms
+from zoo import kernels
 from zoo.acts import ACTS
 from zoo.converter import give_ranks
 from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act
@@ -301,3 +302,14 @@ def test_whole_networks_can_be_scripted(name, conv):
     net = zoo.build(name, conv, "swish_beta", num_classes=2).eval()
     image = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(torch.jit.script(net)(image), net(image))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "efficientnet_b0"])
+def test_a_network_with_our_kernels_can_be_scripted(name):
+    net = zoo.build(name, num_classes=2).eval()
+    image = torch.rand(1, 3, 32, 32)
+    expected = net(image)
+    assert kernels.speed_up(net)
+    torch.testing.assert_close(torch.jit.script(net)(image), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(net(image), expected, rtol=1e-3, atol=1e-4)

@@ -70,6 +70,8 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
         kernels.restore(net)
         net.eval()
         pairs, shape = _pairs(net, image_size)
+        # Some keep a BatchNorm in training mode by a ``train`` of their own.
+        pairs = [(conv, norm) for conv, norm in pairs if not net.get_submodule(norm).training]
         _fold_checked(net, pairs, shape)
     except BaseException:
         for module, kind, training in was:
@@ -193,7 +195,7 @@ def _watched(run: _Run) -> list[tuple[str, str]]:
         (places[conv][0], places[norm][0])
         for conv, norm in pairs
         if conv in places and norm in places and type(conv) in CONVOLUTIONS and type(norm) in BATCHNORMS
-        if calls[conv] == calls[norm] == 1 and norm.running_mean is not None and not norm.training
+        if calls[conv] == calls[norm] == 1 and norm.running_mean is not None
         if all(owners[id(p)] == 1 for p in (*conv.parameters(), *norm.parameters()))
         if not any(getattr(module, hooks) for module in (conv, norm) for hooks in RUN_HOOKS)
         if not why_computed(conv) and not why_computed(norm) and not {conv, norm} & hidden
