@@ -313,3 +313,27 @@ def test_a_network_with_our_kernels_can_be_scripted(name):
     assert kernels.speed_up(net)
     torch.testing.assert_close(torch.jit.script(net)(image), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(net(image), expected, rtol=1e-3, atol=1e-4)
+
+
+QUANTIZED = {
+    "shared": (SHARED["alias"], 4),
+    "tied": (lambda: Small(tie), 4),
+    "weight_norm": (lambda: small(a=lambda net: weight_norm(net.a)), 4),
+    "adapter": (lambda: small(a=lambda net: PeftAdapter(net.a)), 6),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_they_can_be_quantized(kind):
+    """They all use one ReLU three times, as torchvision's networks do."""
+    pytest.importorskip("torchao")
+    from zoo.quantizer import count_layers, quantize
+
+    torch.manual_seed(0)
+    make, layers = QUANTIZED[kind]
+    net = make().eval()
+    expected = net(IMAGES)
+    quantized = quantize(net, [IMAGES])
+    assert count_layers(quantized) == (layers, layers)
+    torch.testing.assert_close(quantized(IMAGES), expected, rtol=0.1, atol=0.02)

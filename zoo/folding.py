@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from collections import Counter
@@ -23,7 +22,7 @@ from zoo.act_ops import input_shapes
 from zoo.computed import why_computed
 from zoo.errors import ConvzooError
 from zoo.meta import run_on_meta, shapes_only, structure, watching
-from zoo.places import RUN_HOOKS, hidden_places, places_of, put
+from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
 
 aten = torch.ops.aten
 
@@ -86,7 +85,7 @@ def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], shape: tuple
         _fold(net, pairs)
         return
     if not floats <= set(TOLERANCE):
-        _fold_checked(copy.deepcopy(net).float(), pairs, shape)
+        _fold_checked(copy_of(net).float(), pairs, shape)
         _fold(net, pairs)
         return
     before = _outputs(net, shape)

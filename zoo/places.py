@@ -6,6 +6,7 @@ One module may have several names (``b = a``; an attribute and a ModuleList), an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,12 @@ def places_of(net: nn.Module) -> dict[nn.Module, list[str]]:
     for name, module in net.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(name)
     return places
+
+
+def copy_of(net: nn.Module) -> nn.Module:
+    """A copy that shares nothing. torch copies no tensor with a gradient, as `nn.utils.weight_norm` leaves one."""
+    computed = (t for m in net.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf)
+    return copy.deepcopy(net, {id(t): t.detach().clone() for t in computed})
 
 
 def put(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Module]:
