@@ -266,3 +266,16 @@ def test_a_frozen_network_stays_frozen_and_a_weightless_one_is_folded():
     with zoo.weightless():
         net = Tapped()
     assert zoo.fold_batchnorm(net, 8) == 2
+
+
+def test_a_network_that_does_not_run_on_a_random_image_is_left_alone():
+    class Picky(Tapped):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not x.is_meta:
+                raise ValueError("bytes only")
+            return super().forward(x)
+
+    net = restless(Picky())
+    with pytest.raises(zoo.ConvzooError, match="bytes only"):
+        zoo.fold_batchnorm(net, 8)
+    assert isinstance(net.norm, nn.BatchNorm2d)

@@ -174,6 +174,21 @@ def test_computed_weights_inside_a_block_are_refused(part):
         zoo.rewrite(net, "spatial")
 
 
+class LowRank(nn.Conv2d):
+    """An adapter by inheritance."""
+
+
+@pytest.mark.parametrize(
+    "spoil", [spectral_norm, lambda layer: LowRank(8, 8, 1), Adapter], ids=["norm", "own", "adapter"]
+)
+def test_computed_weights_inside_a_unit_of_factors_are_refused(spoil):
+    net = small()
+    zoo.rewrite(net, "separable")
+    net.a.pointwise = spoil(net.a.pointwise)
+    with pytest.raises(zoo.ConvzooError, match=r"a\.pointwise (has|is)"):
+        zoo.rewrite(net, "standard")
+
+
 def test_a_stem_may_have_computed_weights():
     net = small()
     parametrizations.weight_norm(net.stem)

@@ -121,7 +121,13 @@ def _outputs(net: nn.Module, shape: tuple[int, ...]) -> list[torch.Tensor]:
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
     with torch.random.fork_rng(devices=devices), torch.no_grad(), exact:
         torch.manual_seed(0)
-        return [t.clone() for t in _tensors(net(image))]
+        try:
+            return [t.clone() for t in _tensors(net(image))]
+        except Exception as error:  # Whatever a network of somebody's does with an input that was made up.
+            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise ConvzooError(
+                f"{type(net).__name__} could not be run on a random image {tuple(shape)} to check the fold ({said})."
+            ) from error
 
 
 def _check_equal(net: nn.Module, before: list[torch.Tensor], after: list[torch.Tensor], tolerance: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from timm.layers import Conv2dSame
@@ -70,11 +71,14 @@ def find_sites(net: nn.Module) -> list[Site | Kept]:
             done.add(name)
         elif isinstance(module, Factored):
             done.add(name)
+            if not reason:
+                factors = {n: m for n, m in module.named_children() if n != "between"}
+                unfit += [f"{name}.{n} is a {type(m).__name__}" for n, m in factors.items() if not _is_convolution(m)]
+                unfit += _unfit_parts(name, factors, module)
             found.append(Kept(name, module, reason) if reason else _factored(name, module))
         elif half := halves(module):
             done |= {f"{name}.{part}".lstrip(".") for part in half.parts}
-            parts = [(f"{name}.{part}", m) for part in half.parts for m in module.get_submodule(part).modules()]
-            unfit += [f"{n} has {why}" for n, m in parts if _is_convolution(m) and (why := why_computed(m))]
+            unfit += _unfit_parts(name, half.parts, module)
             found.append(Site(name, module, half.spec, half.forms, half.changes))
         elif _is_convolution(module) and max(module.kernel_size) > 1:
             if reason := reason or _reason_to_keep(module):
@@ -90,6 +94,14 @@ def find_sites(net: nn.Module) -> list[Site | Kept]:
             "what was computed. Make them plain first (fuse, merge or remove it), or use conv=native."
         )
     return found
+
+
+def _unfit_parts(name: str, parts: Iterable[str], module: nn.Module) -> Iterator[str]:
+    """The convolutions in some parts of a module that would be lost with all that is computed for them."""
+    for part in parts:
+        for inner, conv in module.get_submodule(part).named_modules(prefix=f"{name}.{part}".lstrip(".")):
+            if _is_convolution(conv) and (why := why_computed(conv) or _why_no_kind(conv)):
+                yield f"{inner} has {why}"
 
 
 def _factored(name: str, module: Factored) -> Site:
