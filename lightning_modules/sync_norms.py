@@ -7,6 +7,8 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zoo.places import places_of
+
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -17,8 +19,16 @@ class SyncNorms(TorchSyncBatchNorm):
         self._stock: dict[str, nn.Module] = {}
 
     def apply(self, model: nn.Module) -> nn.Module:
-        self._stock = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-        return timm.layers.convert_sync_batchnorm(model)
+        places = places_of(model)
+        stock = [module for module in places if isinstance(module, _BatchNorm)]
+        model = timm.layers.convert_sync_batchnorm(model)
+        # A norm that stands in several places is converted in each, or in the first one only: they have to be one.
+        for module in stock:
+            synchronized = model.get_submodule(places[module][0])
+            for name in filter(None, places[module]):
+                model.set_submodule(name, synchronized)
+                self._stock[name] = module
+        return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         """The modules that there were, with what the statistics have become; the weights are the same tensors."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo.act_ops import check_complete
 from zoo.errors import UnfitError, choose
+from zoo.places import carry_hooks, check_alone, put
 
 
 class SwishBeta(nn.Module):
@@ -89,11 +90,23 @@ def replace_activations(net: nn.Module, act: str) -> int:
     found = activations(net)
     if not found:
         raise UnfitError(f"{type(net).__name__} has no activation to swap. Use act=native.")
-    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    swapped = {id(module): _make(act, module).to(like.device, like.dtype) for module in found.values()}
-    for name, module in found.items():
-        net.set_submodule(name, swapped[id(module)])
-    return len(swapped)
+    first = {module: name for name, module in reversed(found.items())}
+    check_alone(net, [part for module in first for part in module.modules()], first, f"act={act}")
+    new = {module: _make(act, module, _home(net, name)) for module, name in first.items()}
+    for old, module in new.items():
+        carry_hooks(old, module)
+    put(net, new)
+    return len(new)
+
+
+def _home(net: nn.Module, name: str) -> nn.Module:
+    """The smallest part around a module that has a layer with a kernel or a matrix in it."""
+    while name:
+        name = name.rpartition(".")[0]
+        part = net.get_submodule(name)
+        if any(p.ndim > 1 for p in part.parameters()):
+            return part
+    return net
 
 
 def activations(net: nn.Module) -> dict[str, nn.Module]:
@@ -106,7 +119,12 @@ def activations(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _make(act: str, old: nn.Module) -> nn.Module:
+def _make(act: str, old: nn.Module, home: nn.Module) -> nn.Module:
     # Only ReLU and the ELUs gain from working in place: SiLU, Hardswish, Mish and ReLU6 clone their input for it.
     inplace = getattr(old, "inplace", False) and act in ("relu", "leaky_relu", "elu", "selu")
-    return (ACTS[act](inplace=True) if inplace else ACTS[act]()).train(old.training)
+    new = ACTS[act](inplace=True) if inplace else ACTS[act]()
+    # One that had parameters hands on whether they are trained; in a part that is frozen, new ones are frozen too.
+    guides = [p for p in (list(old.parameters()) or home.parameters()) if p.is_floating_point()]
+    if guides:
+        new.to(guides[0].device, guides[0].dtype).requires_grad_(any(p.requires_grad for p in guides))
+    return new.train(old.training)

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 from zoo.convs import KINDS, Factored
 from zoo.errors import ConvzooError, choose
 from zoo.factors import FORMS, Rank, check_rank, factorise
+from zoo.places import Edit, carry_out
 from zoo.rewriter import ALIASES, Entry, Report, params_of
 from zoo.sites import Kept, Site, find_sites
 
@@ -85,15 +86,14 @@ def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
     check_rank(rank)
     if conv == "native":
         return ConversionReport(conv)
-    found = list(find_sites(net))
+    found = find_sites(net)
     if not any(isinstance(site, Site) for site in found):
         raise ConvzooError(f"{type(net).__name__} has no convolution that could be converted to conv={conv}.")
     for site in found:
         _check_site(site, conv)
     results = [_factorise(site, conv, rank) for site in found]
-    for entry, module in results:
-        if module is not None:
-            net.set_submodule(entry.name, module)
+    edits = [Edit(entry.name, {"": module}, module) for entry, module in results if module is not None]
+    carry_out(net, edits, f"conv={conv}")
     return ConversionReport(conv, tuple(entry for entry, _ in results))
 
 
@@ -152,12 +152,14 @@ def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
     """
     conv = choose_form(conv)
     sites = [site for site in find_sites(net) if isinstance(site, Site)]
+    edits = []
     for name, rank in ranks.items():
         site = next((s for s in sites if f"{name}.".startswith(f"{s.name}.")), None)
         if site is None:
             raise ConvzooError(f"ranks names {name}, which is no k×k convolution of this {type(net).__name__}.")
-        for place, module in site.changes(KINDS[conv](site.spec, rank=rank).train(site.module.training)).items():
-            net.set_submodule(f"{site.name}.{place}".strip("."), module)
+        new = KINDS[conv](site.spec, rank=rank).train(site.module.training)
+        edits.append(Edit(site.name, site.changes(new), new))
+    carry_out(net, edits, f"conv={conv}")
 
 
 def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 
 from zoo.convs import KINDS, ConvSpec
 from zoo.errors import ConvzooError
+from zoo.places import take_after
 
 Rank = int | float | None
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -134,7 +135,7 @@ def factorise(conv: nn.Conv2d, kind: str, rank: Rank = None) -> Factors:
             target.copy_(weight.reshape(target.shape))
         if conv.bias is not None:
             module.get_submodule(form.last).bias.copy_(conv.bias)
-    module.requires_grad_(conv.weight.requires_grad).train(conv.training)
+    take_after(module.train(conv.training), [conv])
     squares = values.square()
     total = squares.sum().item()
     energy = min(1.0, squares[:, :kept].sum().item() / total) if total else 1.0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -15,8 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from zoo import kernels
 from zoo.act_ops import input_shapes
+from zoo.computed import why_computed
 from zoo.errors import ConvzooError
 from zoo.meta import run_on_meta, shapes_only, structure, watching
+from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
 
 aten = torch.ops.aten
 
@@ -24,13 +30,28 @@ CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 """Exactly these types: others compute with another weight than the one they hold (weight standardisation, say)."""
 BATCHNORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""How far an output may be from what it was, over its largest value. Lower precisions are checked in float32."""
+
+
+class _Run(NamedTuple):
+    """A network to be watched, and the shape of an image that it is run on."""
+
+    net: nn.Module
+    shape: tuple[int, ...]
+
+    def __call__(self, watch: TorchDispatchMode) -> Any:
+        return run_on_meta(self.net, self.shape, watch)
+
 
 def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None) -> int:
     """Folds every BatchNorm that reads a convolution's output, and alone reads it, into that convolution; in place.
 
-    The network computes the same in eval mode, to rounding; it can no longer be trained as before, and is put into
-    eval mode. A BatchNorm with an activation of its own (timm's) leaves that behind, any other an identity. Which
-    BatchNorm follows which convolution is seen from a run on the meta device.
+    The network computes the same in eval mode, to rounding, which is checked on a random image; it can no longer be
+    trained as before, and is put into eval mode. A BatchNorm with an activation of its own (timm's) leaves that behind,
+    any other an identity. Which BatchNorm follows which convolution is seen from a run on the meta device; what the
+    network returns, keeps or gives to a hook counts as read. The convolutions are new modules: another network that
+    has the old ones (what a feature extractor was made of) stays as it is.
 
     Args:
         net: A network that takes (N, C, H, W).
@@ -40,69 +61,159 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
         How many were folded.
 
     Raises:
-        ConvzooError: The network took no images of that size, or of any that could be guessed.
+        ConvzooError: The network took no images of that size, or of any that could be guessed; or it would compute
+            something else when folded. It is as it was.
     """
-    kernels.restore(net)
-    net.eval()
-    pairs = _pairs(net, image_size)
-    for conv_name, norm_name in pairs:
-        conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
-        with torch.no_grad():
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-        parent, _, name = norm_name.rpartition(".")
-        setattr(net.get_submodule(parent), name, _remainder(norm))
+    was = [(module, type(module), module.training) for module in net.modules()]
+    try:
+        kernels.restore(net)
+        net.eval()
+        pairs, shape = _pairs(net, image_size)
+        # Some keep a BatchNorm in training mode by a ``train`` of their own.
+        pairs = [(conv, norm) for conv, norm in pairs if not net.get_submodule(norm).training]
+        _fold_checked(net, pairs, shape)
+    except BaseException:
+        for module, kind, training in was:
+            module.__class__, module.training = kind, training
+        raise
     return len(pairs)
 
 
-def _remainder(norm: nn.Module) -> nn.Module:
-    """What a normalisation does besides normalising. Dropout does nothing in eval mode."""
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], shape: tuple[int, ...]) -> None:
+    floats = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    if any(p.is_meta for p in net.parameters()):
+        _fold(net, pairs)
+        return
+    if not floats <= set(TOLERANCE):
+        _fold_checked(copy_of(net).float(), pairs, shape)
+        _fold(net, pairs)
+        return
+    before = _outputs(net, shape)
+    stood = _fold(net, pairs)
+    try:
+        _check_equal(net, before, _outputs(net, shape), max((TOLERANCE[f] for f in floats), default=1e-3))
+    except BaseException:
+        for name, module in stood.items():
+            net.set_submodule(name, module)
+        raise
 
 
-def _pairs(net: nn.Module, image_size: int | tuple[int, int] | None) -> list[tuple[str, str]]:
-    """Names of a convolution and the BatchNorm to fold into it."""
+def _fold(net: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, nn.Module]:
+    """Returns what stood where."""
+    new: dict[nn.Module, nn.Module] = {}
+    for conv, norm in ((net.get_submodule(c), net.get_submodule(n)) for c, n in pairs):
+        new[conv] = folded = structure(conv)
+        with torch.no_grad():
+            folded.weight, folded.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        folded.bias.requires_grad_(conv.weight.requires_grad)
+        # Dropout, a third thing in timm's, does nothing in eval mode.
+        new[norm] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    return put(net, new)
+
+
+def _outputs(net: nn.Module, shape: tuple[int, ...]) -> list[torch.Tensor]:
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    devices = [like.device] if like.is_cuda else []
+    # TensorFloat-32 would be further off than what is looked for.
+    exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), exact:
+        torch.manual_seed(0)
+        try:
+            return [t.clone() for t in _tensors(net(image))]
+        except Exception as error:  # Whatever a network of somebody's does with an input that was made up.
+            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise ConvzooError(
+                f"{type(net).__name__} could not be run on a random image {tuple(shape)} to check the fold ({said})."
+            ) from error
+
+
+def _check_equal(net: nn.Module, before: list[torch.Tensor], after: list[torch.Tensor], tolerance: float) -> None:
+    largest = max((t.abs().max().item() for t in before if t.numel()), default=0.0)
+    for old, new in zip(before, after, strict=True):
+        there = old.isfinite() & new.isfinite()
+        if not there.any():
+            continue
+        off = (old[there].double() - new[there].double()).abs().max().item()
+        if off > tolerance * max(old[there].abs().max().item(), tolerance * largest):
+            raise ConvzooError(
+                f"{type(net).__name__} with its BatchNorms folded computes something else (off by {off:.3g} on a "
+                "random image), so it was left as it is: what it does with a convolution's output was not seen. Leave "
+                "its BatchNorms alone."
+            )
+
+
+def _tensors(value: Any, depth: int = 6) -> list[torch.Tensor]:
+    """The tensors in whatever a network returns: dicts, lists, dataclasses, objects."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if depth == 0 or isinstance(value, (str, bytes, nn.Module, type)):
+        return []
+    if isinstance(value, Mapping):
+        items = list(value.values())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = list(value)
+    else:
+        items = list(getattr(value, "__dict__", {}).values())
+        items += [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    return [tensor for item in items for tensor in _tensors(item, depth - 1)]
+
+
+def _pairs(net: nn.Module, image_size: int | tuple[int, int] | None) -> tuple[list[tuple[str, str]], tuple[int, ...]]:
+    """Names of a convolution and the BatchNorm to fold into it; and what the network was run on."""
     error: Exception | None = None
     for shape in input_shapes(net, image_size):
         try:
-            return _watched(net, shape)
+            return _watched(_Run(structure(net), shape)), shape
         except Exception as failed:  # Whatever a network of somebody's does with an input that was guessed.
             error = error or failed
     asked = "that could be guessed: give image_size" if image_size is None else f"of image_size={image_size}"
     raise ConvzooError(f"{type(net).__name__} takes no images {asked} ({type(error).__name__}: {error}).")
 
 
-def _watched(net: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, str]]:
-    net = structure(net)
-    modules = {module: name for name, module in net.named_modules()}
+def _watched(run: _Run) -> list[tuple[str, str]]:
+    places = places_of(run.net)
     running: list[nn.Module] = []
     calls: Counter[nn.Module] = Counter()
+    flow = _Flow(running)
 
     def enter(module: nn.Module, args: object) -> None:
         running.append(module)
         calls[module] += 1
+        if module._forward_pre_hooks or module._forward_hooks:
+            flow.read(_tensors(args))
 
     def leave(module: nn.Module, args: object, output: object) -> None:
         running.pop()
+        if module._forward_hooks:
+            flow.read(_tensors(output))
 
-    flow = _Flow(running)
     with watching(enter, leave), torch.no_grad():
-        run_on_meta(net, shape, flow)
-    owners = Counter(id(p) for module in modules for p in module.parameters(recurse=False))
+        output = run(flow)
+    flow.read(_tensors(output))
+    pairs = flow.pairs()
+    owners = Counter(id(p) for module in places for p in module.parameters(recurse=False))
+    hidden = {module for _, module in hidden_places(run.net, [module for pair in pairs for module in pair])}
     return [
-        (modules[conv], modules[norm])
-        for conv, norm in flow.pairs()
-        if conv in modules and norm in modules and type(conv) in CONVOLUTIONS and type(norm) in BATCHNORMS
+        (places[conv][0], places[norm][0])
+        for conv, norm in pairs
+        if conv in places and norm in places and type(conv) in CONVOLUTIONS and type(norm) in BATCHNORMS
         if calls[conv] == calls[norm] == 1 and norm.running_mean is not None
         if all(owners[id(p)] == 1 for p in (*conv.parameters(), *norm.parameters()))
-        if not any((*_hooks(conv), *_hooks(norm)))
+        if not any(getattr(module, hooks) for module in (conv, norm) for hooks in RUN_HOOKS)
+        if not why_computed(conv) and not why_computed(norm) and not {conv, norm} & hidden
     ]
 
 
-def _hooks(module: nn.Module) -> tuple[Any, ...]:
-    """What would see, or change, another value than before."""
-    return module._forward_hooks, module._forward_pre_hooks, getattr(module, "parametrizations", None)
+@dataclass
+class _Made:
+    """A convolution's output, and who reads it: a BatchNorm, or None for anything else."""
+
+    by: nn.Module
+    tensor: weakref.ref[torch.Tensor]
+    readers: list[nn.Module | None]
 
 
 class _Flow(TorchDispatchMode):
@@ -111,24 +222,31 @@ class _Flow(TorchDispatchMode):
     def __init__(self, running: list[nn.Module]) -> None:
         super().__init__()
         self._running = running
-        # The outputs are kept: the id of one that is gone may be given to another tensor.
-        self._made: dict[int, tuple[nn.Module, torch.Tensor]] = {}
-        self._readers: dict[int, list[nn.Module | None]] = {}
+        self._made: list[_Made] = []
+        self._known: dict[int, _Made] = {}
+
+    def read(self, tensors: Iterable[object], by: nn.Module | None = None) -> None:
+        """Notes that some values are read, by a BatchNorm or (None) by anything else."""
+        for tensor in tensors:
+            made = self._known.get(id(tensor))
+            # The id of one that is gone may have been given to another.
+            if made is not None and made.tensor() is tensor:
+                made.readers.append(by)
 
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [
-            (self._made[key][0], readers[0])
-            for key, readers in self._readers.items()
-            if len(readers) == 1 and readers[0] is not None
-        ]
+        """Once it has run: what is there still is kept by somebody (an attribute, a list, a hook), so it is read."""
+        if any(made.tensor() is not None for made in self._made):
+            gc.collect()
+        alone = [m for m in self._made if m.tensor() is None and len(m.readers) == 1]
+        return [(m.by, m.readers[0]) for m in alone if m.readers[0] is not None]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        normalises = func.overloadpacket is aten.native_batch_norm
+        normalises = func.overloadpacket in (aten.native_batch_norm, aten.cudnn_batch_norm)
         for i, leaf in enumerate(tree_leaves((args, kwargs))):
-            if isinstance(leaf, torch.Tensor) and id(leaf) in self._made:
-                reader = self._running[-1] if normalises and i == 0 else None
-                self._readers.setdefault(id(leaf), []).append(reader)
+            self.read([leaf], self._running[-1] if normalises and i == 0 else None)
         out = shapes_only(func, args, kwargs or {})
         if func.overloadpacket is aten.convolution:
-            self._made[id(out)] = self._running[-1], out
+            made = _Made(self._running[-1], weakref.ref(out), [])
+            self._made.append(made)
+            self._known[id(out)] = made
         return out

@@ -47,8 +47,10 @@ def structure(net: nn.Module) -> nn.Module:
         return net
 
 
-def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode, training: bool = False) -> None:
+def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode, training: bool = False) -> Any:
     """Runs a network on one input of a shape, on the meta device; its tensors and its mode are as before.
+
+    Returns its output.
 
     Args:
         watch: Sees every operation.
@@ -63,7 +65,7 @@ def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: TorchDispatchMode
             return
         tensors = _on_meta(net)
         with watch:
-            torch.func.functional_call(net, tensors, (image,))
+            return torch.func.functional_call(net, tensors, (image,))
 
 
 def _on_meta(net: nn.Module) -> dict[str, torch.Tensor]:

@@ -8,7 +8,6 @@ run in float between two int8 convolutions.
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from torch import nn
 
 from zoo.errors import ConvzooError, need_packages
 from zoo.exporter import capture
+from zoo.places import copy_of
 
 
 def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> torch.fx.GraphModule:
@@ -49,12 +49,14 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
     first = next(batches, None)
     if first is None or not len(first):
         raise ConvzooError("int8 needs calibration images: give at least one batch (N, C, H, W).")
-    net = copy.deepcopy(net).cpu().eval().to(memory_format=torch.channels_last)
+    net = copy_of(net).cpu().eval().to(memory_format=torch.channels_last)
     program = capture(net, first[:1].expand(2, *first.shape[1:]).contiguous(memory_format=torch.channels_last))
     # Without VNNI two products of 8 bits overflow the 16 bits that they are added in: 7 bits for the activations then.
     config = x86.get_default_x86_inductor_quantization_config(reduce_range=not torch.cpu._is_vnni_supported())
+    graph = program.module()
+    _tell_calls_apart(graph)
     try:
-        prepared = prepare_pt2e(program.module(), x86.X86InductorQuantizer().set_global(config))
+        prepared = prepare_pt2e(graph, x86.X86InductorQuantizer().set_global(config))
         with torch.no_grad():
             prepared(first)
             for batch in batches:
@@ -70,6 +72,16 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
     _drop_unused(quantized)
     allow_exported_model_train_eval(quantized)
     return quantized
+
+
+def _tell_calls_apart(graph: torch.fx.GraphModule) -> None:
+    """Gives each call of a module a name of its own: the backend takes those of one name for one.
+
+    One ReLU behind several convolutions, as in torchvision's networks, it would refuse.
+    """
+    for node in graph.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = {call: (call, kind) for call, (_, kind) in stack.items()}
 
 
 def count_layers(quantized: torch.fx.GraphModule) -> tuple[int, int]:

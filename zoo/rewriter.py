@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from zoo.acts import activations
 from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act, possible_groups
 from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.places import Edit, carry_out
 from zoo.sites import Kept, Site, find_sites
 
 ALIASES = {"depthwise_separable": "separable"}
@@ -93,7 +94,7 @@ def rewrite(
     if conv == "native":
         return Report(conv)
     possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
-    found = list(find_sites(net))
+    found = find_sites(net)
     if not any(isinstance(site, Site) for site in found):
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
@@ -105,7 +106,10 @@ def rewrite(
         kind = partial(kind, between=bn_act(_own_activation(net)))
     if conv == "grouped":
         kind = partial(kind, groups=groups, group_size=group_size)
-    return Report(conv, tuple(_rewrite_one(net, site, conv, kind) for site in found))
+    results = [_rewrite_one(site, conv, kind) for site in found]
+    carry_out(net, [edit for _, edit in results if edit], f"conv={conv}")
+    entries = (replace(e, params_after=params_of(net.get_submodule(e.name))) if e.became else e for e, _ in results)
+    return Report(conv, tuple(entries))
 
 
 def _own_activation(net: nn.Module) -> type[nn.Module]:
@@ -114,25 +118,25 @@ def _own_activation(net: nn.Module) -> type[nn.Module]:
     return used.most_common(1)[0][0] if used else nn.ReLU
 
 
-def _rewrite_one(net: nn.Module, site: Site | Kept, conv: str, kind: Callable[[ConvSpec], nn.Module]) -> Entry:
+def _rewrite_one(site: Site | Kept, conv: str, kind: Callable[[ConvSpec], nn.Module]) -> tuple[Entry, Edit | None]:
+    """What becomes of one convolution, and what there is to do for it."""
     before = params_of(site.module)
     was = type(site.module).__name__
     if isinstance(site, Kept):
-        return Entry(site.name, was, None, site.reason, before, before)
+        return Entry(site.name, was, None, site.reason, before, before), None
     spec = site.spec
     was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
     was += f" g={spec.groups}" if spec.groups > 1 else ""
     if conv in site.forms:
-        return Entry(site.name, was, None, f"{conv} already", before, before)
+        return Entry(site.name, was, None, f"{conv} already", before, before), None
     new = kind(spec).to(spec.device, spec.dtype)
     became = conv
     if conv == "grouped":
         became = f"grouped g={new.groups}"
         if new.groups == spec.groups and isinstance(site.module, nn.Conv2d):
-            return Entry(site.name, was, None, f"{became} already", before, before)
-    for place, module in site.changes(new.train(site.module.training)).items():
-        net.set_submodule(f"{site.name}.{place}".strip("."), module)
-    return Entry(site.name, was, became, None, before, params_of(net.get_submodule(site.name)))
+            return Entry(site.name, was, None, f"{became} already", before, before), None
+    new.train(site.module.training)
+    return Entry(site.name, was, became, None, before, before), Edit(site.name, site.changes(new), new)
 
 
 def params_of(module: nn.Module) -> int:

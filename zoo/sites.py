@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from timm.layers import Conv2dSame
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from zoo.blocks import Changes, halves, is_depthwise
+from zoo.branches import one_in_the_end
+from zoo.computed import why_computed
 from zoo.convs import FACTORED, KINDS, ConvSpec, Factored
 from zoo.errors import UnfitError
+from zoo.places import places_of
 from zoo.stem import stem_convs
 
 HEADS = {"head", "classifier", "fc", "pre_logits"}
-REPARAMETERISED = ("reparameterize", "switch_to_deploy", "fuse")
 
 
 @dataclass(frozen=True)
@@ -44,60 +47,75 @@ class Kept:
     reason: str
 
 
-def find_sites(net: nn.Module) -> Iterator[Site | Kept]:
+def find_sites(net: nn.Module) -> list[Site | Kept]:
     """Walks a network in the order of its modules.
 
     Raises:
-        ConvzooError: Something that cannot be rewritten faithfully (weight-standardised or conditional convolutions,
-            mixed kernel sizes, re-parameterised blocks).
+        UnfitError: Something that cannot be rewritten faithfully: convolutions whose weights are computed (weight
+            standardisation, norms, masks), mixed kernel sizes, re-parameterised blocks, adapters.
     """
-    stem = stem_convs(net)
+    stem, together = stem_convs(net), one_in_the_end(net)
+    found: list[Site | Kept] = []
+    unfit: list[str] = []
     done: set[str] = set()
-    for name, module in net.named_modules():
+    for module, names in places_of(net).items():
+        name = names[0]
         if name in done or name.rpartition(".")[0] in done:
             done.add(name)
             continue
-        _refuse(name, module)
-        if isinstance(module, Factored):
+        reason = next(filter(None, (_reason_by_name(n, stem) for n in names)), None)
+        if module in together and not reason:
+            unfit.append(f"{name or 'the network'} ({type(module).__name__}) {together[module]}")
             done.add(name)
-            yield _factored(name, module, stem)
+        elif type(module).__name__ == "MixedConv2d":
+            unfit.append(f"{name} (MixedConv2d) has several kernel sizes in one, and is no k×k convolution")
+            done.add(name)
+        elif isinstance(module, Factored):
+            done.add(name)
+            if not reason:
+                factors = {n: m for n, m in module.named_children() if n != "between"}
+                unfit += [f"{name}.{n} is a {type(m).__name__}" for n, m in factors.items() if not _is_convolution(m)]
+                unfit += _unfit_parts(name, factors, module)
+            found.append(Kept(name, module, reason) if reason else _factored(name, module))
         elif half := halves(module):
             done |= {f"{name}.{part}".lstrip(".") for part in half.parts}
-            yield Site(name, module, half.spec, half.forms, half.changes)
+            unfit += _unfit_parts(name, half.parts, module)
+            found.append(Site(name, module, half.spec, half.forms, half.changes))
         elif _is_convolution(module) and max(module.kernel_size) > 1:
-            reason = _reason_to_keep(name, module, stem)
-            if reason:
-                yield Kept(name, module, reason)
+            if reason := reason or _reason_to_keep(module):
+                found.append(Kept(name, module, reason))
+            elif why := why_computed(module) or _why_no_kind(module):
+                unfit.append(f"{name} has {why}")
             else:
-                yield Site(name, module, ConvSpec.of(module), _forms(module), lambda conv: {"": conv})
+                found.append(Site(name, module, ConvSpec.of(module), _forms(module), lambda conv: {"": conv}))
+    if unfit:
+        more = f"; and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise UnfitError(
+            f"{'; '.join(unfit[:3])}{more}. Rewritten as plain convolutions they would be another network, or lose "
+            "what was computed. Make them plain first (fuse, merge or remove it), or use conv=native."
+        )
+    return found
 
 
-def _factored(name: str, module: Factored, stem: set[str]) -> Site | Kept:
+def _unfit_parts(name: str, parts: Iterable[str], module: nn.Module) -> Iterator[str]:
+    """The convolutions in some parts of a module that would be lost with all that is computed for them."""
+    for part in parts:
+        for inner, conv in module.get_submodule(part).named_modules(prefix=f"{name}.{part}".lstrip(".")):
+            if _is_convolution(conv) and (why := why_computed(conv) or _why_no_kind(conv)):
+                yield f"{inner} has {why}"
+
+
+def _factored(name: str, module: Factored) -> Site:
     """What stands there from an earlier rewriting."""
-    reason = _reason_by_name(name, stem)
-    if reason:
-        return Kept(name, module, reason)
     forms = frozenset(kind for kind in FACTORED if type(module) is KINDS[kind])
     return Site(name, module, module.spec, forms, lambda conv: {"": conv})
 
 
-def _refuse(name: str, module: nn.Module) -> None:
-    kind = type(module).__name__
-    if any(callable(getattr(module, method, None)) for method in REPARAMETERISED):
-        raise UnfitError(
-            f"{name or 'the network'} is a {kind}: a re-parameterised block, whose parallel branches are one "
-            "convolution in the end. Rewriting each branch would make another network. Use conv=native with it."
-        )
-    if kind == "MixedConv2d":
-        raise UnfitError(
-            f"{name} is a {kind}: several kernel sizes in one depthwise convolution, which is no k×k convolution. "
-            "Use conv=native with this network."
-        )
-
-
 def _is_convolution(module: nn.Module) -> bool:
-    has_kernel = isinstance(getattr(module, "kernel_size", None), tuple)
-    return has_kernel and next(module.parameters(recurse=False), None) is not None
+    for module, names in places_of(net).items():
+        name = names[0]
+        if name in done or name.rpartition(".")[0] in done:
+            done.add(name)
 
 
 def _reason_by_name(name: str, stem: set[str]) -> str | None:
@@ -106,20 +124,20 @@ def _reason_by_name(name: str, stem: set[str]) -> str | None:
     return "head" if HEADS & set(name.split(".")) else None
 
 
-def _reason_to_keep(name: str, conv: nn.Module, stem: set[str]) -> str | None:
-    """Why a convolution is never rewritten; None where it is a site."""
-    if reason := _reason_by_name(name, stem):
-        return reason
-    if isinstance(conv, (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd)):
+def _reason_to_keep(conv: nn.Module) -> str | None:
+    """Why a convolution is never rewritten, wherever it stands; None where it may be."""
+    if isinstance(conv, (nn.Conv1d, nn.Conv3d, _ConvTransposeNd)):
         return "not a 2-D convolution" if not isinstance(conv, nn.ConvTranspose2d) else "transposed"
     if conv.kernel_size == conv.stride and conv.padding in (0, (0, 0), "valid"):
         return "patchify (kernel = stride)"
-    if type(conv) not in (nn.Conv2d, Conv2dSame):
-        raise UnfitError(
-            f"{name} is a {type(conv).__name__}: its weights are computed in a way that no conv kind would keep. "
-            "Only nn.Conv2d and timm's Conv2dSame can be rewritten. Use conv=native with this network."
-        )
     return None
+
+
+def _why_no_kind(conv: nn.Module) -> str | None:
+    """Why no kind stands for a convolution of this type; None where one does."""
+    if type(conv) in (nn.Conv2d, Conv2dSame):
+        return None
+    return f"type {type(conv).__name__}, which may compute its weights (only nn.Conv2d and Conv2dSame are rewritten)"
 
 
 def _forms(conv: nn.Conv2d) -> frozenset[str]:

@@ -14,6 +14,9 @@ class Factored(nn.Module):
         spec: The logical convolution.
     """
 
+    # What rewriting asks for is no part of the forward pass: torch.jit.script could not compile it.
+    __jit_unused_properties__ = ("spec",)
+
     def __init__(self, spec: ConvSpec) -> None:
         super().__init__()
         self._spec = spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
@@ -24,7 +25,19 @@ def _within_reach(conv: nn.Conv2d) -> bool:
     return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
 
 
-class FastDepthwise(nn.Conv2d):
+class Swapped(nn.Module):
+    """A module whose work our kernels do; its class was put in the place of ``stock``."""
+
+    stock: type[nn.Module]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles: our kernels are no TorchScript."""
+        plain = copy.copy(self)
+        plain.__class__ = self.stock
+        return plain
+
+
+class FastDepthwise(Swapped, nn.Conv2d):
     """One filter a channel, with our kernels."""
 
     stock = nn.Conv2d
@@ -54,7 +67,7 @@ def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
     return min(used[0], kernel - 1 - used[-1], padding // dilation)
 
 
-class TrimmedConv(nn.Conv2d):
+class TrimmedConv(Swapped, nn.Conv2d):
     """A convolution without the taps that see nothing but padding, as a 3×3 kernel's border does on a map of one pixel.
 
     The same values with less work. And oneDNN 3.13 leaves the gradients of such taps unwritten in bfloat16, at stride 2
@@ -83,7 +96,7 @@ class TrimmedConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class FastPointwise(nn.Conv2d):
+class FastPointwise(Swapped, nn.Conv2d):
     """A 1×1 convolution as the matrix product that it is: convolution kernels are slow on small maps."""
 
     stock = nn.Conv2d

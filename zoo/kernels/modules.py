@@ -8,7 +8,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from zoo.kernels.call import call, channels_last, fits_kernels
-from zoo.kernels.convs import FastDepthwise, FastPointwise, FloatDepthwise, TrimmedConv
+from zoo.kernels.convs import FastDepthwise, FastPointwise, FloatDepthwise, Swapped, TrimmedConv
 from zoo.kernels.gate import excite, squeeze
 from zoo.kernels.library import load
 from zoo.kernels.norm import ACTIVATIONS, batch_norm_act
@@ -18,7 +18,7 @@ LARGE = 1 << 16
 """Values from which on one pass over them saves more than it takes to call it, in evaluation."""
 
 
-class FastBatchNorm(nn.BatchNorm2d):
+class FastBatchNorm(Swapped, nn.BatchNorm2d):
     """BatchNorm with our kernels."""
 
     stock = nn.BatchNorm2d
@@ -67,7 +67,7 @@ class FastBatchNormAct(BatchNormAct2d, FastBatchNorm):
         return out if activation is not None else self.act(out)
 
 
-class FastSqueezeExcite(SqueezeExcite):
+class FastSqueezeExcite(Swapped, SqueezeExcite):
     """The squeeze-and-excitation of timm's MBConv blocks."""
 
     stock = SqueezeExcite

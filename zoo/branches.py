@@ -1,0 +1,197 @@
+"""Convolutions that are several in training and one in the end: re-parameterised blocks, and adapters beside a layer.
+
+What makes them so is no name but what they compute: from one input several linear paths lead to one sum, so that all of
+them are one convolution. In a re-parameterised block (RepVGG, MobileOne, ACNet) paths have a BatchNorm of their own; an
+adapter (LoRA) is a path through few channels, or a trained one beside a frozen one. Two paths that are neither, as in
+an attention over several dilations, stay two at inference too, and are convolutions like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from timm.models import _efficientnet_blocks as blocks
+from timm.models import efficientnet, mobilenetv3, resnet
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.convs import Factored
+from zoo.meta import run_on_meta, shapes_only, structure, watching
+
+aten = torch.ops.aten
+
+PLAIN = (
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, resnet.ResNet, resnet.BasicBlock, resnet.Bottleneck),
+    *(efficientnet.EfficientNet, mobilenetv3.MobileNetV3, blocks.ConvBnAct, blocks.DepthwiseSeparableConv),
+    *(blocks.InvertedResidual, blocks.EdgeResidual, blocks.UniversalInvertedResidual, Factored),
+)
+"""What is known to have no such paths of its own, and need not be tried: it is what most networks are made of."""
+
+LAYERS = (_ConvNd, _BatchNorm)
+
+SIZE = 32
+"""H = W of what a block is tried with."""
+
+_SUMS = (aten.add, aten.add_, aten.sub, aten.sub_)
+_SCALES = (aten.mul, aten.mul_, aten.div, aten.div_, aten.neg)
+_SAME = (
+    *(aten.view, aten._unsafe_view, aten.detach, aten.alias, aten.clone, aten._to_copy, aten.constant_pad_nd),
+    *(aten.avg_pool2d, aten.unsqueeze, aten.squeeze),
+)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A linear way from one tensor to another.
+
+    Attributes:
+        source: The tensor that it begins at.
+        layers: The modules on it.
+    """
+
+    source: int
+    layers: frozenset[nn.Module] = frozenset()
+
+
+def one_in_the_end(net: nn.Module) -> dict[nn.Module, str]:
+    """The modules whose convolutions are one in the end, and what each of them is.
+
+    They are tried on the meta device, the largest first. One that does not run with a feature map (N, C, H, W) is left
+    to its parts.
+    """
+    found: dict[nn.Module, str] = {}
+    waiting = [net]
+    while waiting:
+        module = waiting.pop()
+        layers = [m for m in module.modules() if isinstance(m, LAYERS)]
+        if isinstance(module, LAYERS) or not any(_is_spatial(m) for m in layers):
+            continue
+        tried = None if type(module) in PLAIN else _try(module, layers)
+        if tried is None:
+            waiting += module.children()
+        else:
+            found |= tried
+    return found
+
+
+def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | None:
+    """None where it does not run."""
+    copy = structure(module)
+    originals = dict(zip(copy.modules(), module.modules(), strict=True))
+    widths = (m.in_channels if isinstance(m, _ConvNd) else m.num_features for m in layers)
+    for channels in list(dict.fromkeys(widths))[:3]:
+        paths = _Paths()
+        try:
+            with watching(paths.enter, paths.leave), torch.random.fork_rng(devices=[]), torch.no_grad():
+                run_on_meta(copy, (2, channels, SIZE, SIZE), paths)
+        except Exception:  # whatever somebody's module does with an input that was guessed
+            continue
+        return {originals[m]: why for m, why in _judge(paths) if m in originals}
+    return None
+
+
+def _judge(paths: _Paths) -> Iterator[tuple[nn.Module, str]]:
+    for module, shapes in paths.kernels.items():
+        if any(isinstance(m, _ConvNd) and m not in paths.ran and m.weight.shape in shapes for m in module.children()):
+            yield module, "computes with weights of its own making in place of those of the convolution that it holds"
+    for module, *sides in paths.sums:
+        convs = [[m for m in side if isinstance(m, _ConvNd)] for side in sides]
+        if not any(_is_spatial(m) for side in convs for m in side):
+            continue
+        if any(isinstance(m, _BatchNorm) for side in sides for m in side):
+            yield module, "is a re-parameterised block: its parallel branches are one convolution in the end"
+        elif all(convs) and (any(map(_narrows, convs)) or len({_is_trained(side) for side in convs}) > 1):
+            yield module, "is an adapter (LoRA and its like) beside a convolution: both are one in the end"
+
+
+def _is_spatial(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd) and max(layer.kernel_size) > 1
+
+
+def _narrows(convs: list[_ConvNd]) -> bool:
+    """Whether a path goes through fewer channels than it begins and ends with."""
+    ends = min(max(c.in_channels for c in convs), max(c.out_channels for c in convs))
+    return len(convs) > 1 and min(c.out_channels for c in convs) < ends
+
+
+def _is_trained(convs: list[_ConvNd]) -> bool:
+    return any(p.requires_grad for c in convs for p in c.parameters())
+
+
+class _Paths(TorchDispatchMode):
+    """Follows linear paths, and notes where two with layers of their own meet in a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: list[tuple[nn.Module, frozenset[nn.Module], frozenset[nn.Module]]] = []
+        self.ran: set[nn.Module] = set()
+        self.kernels: dict[nn.Module, set[torch.Size]] = {}
+        self._running: list[nn.Module] = []
+        self._paths: dict[int, _Path] = {}
+        self._stacks: dict[int, list[_Path]] = {}
+        self._kept: list[object] = []  # the id of a tensor that is gone may be given to another
+        self._sources = 0
+
+    def enter(self, module: nn.Module, args: tuple[object, ...]) -> None:
+        if not self._running:
+            for tensor in tree_leaves(args):
+                self._begin(tensor)
+        self._running.append(module)
+        self.ran.add(module)
+
+    def leave(self, module: nn.Module, args: object, output: object) -> None:
+        self._running.pop()
+
+    def _begin(self, tensor: object) -> None:
+        self._sources += 1
+        self._set(tensor, _Path(self._sources))
+
+    def _set(self, tensor: object, path: _Path) -> None:
+        if isinstance(tensor, torch.Tensor):
+            self._kept.append(tensor)
+            self._paths[id(tensor)] = path
+
+    def _meet(self, paths: list[_Path]) -> _Path | None:
+        """The sum of some paths, where they have one beginning."""
+        total = paths[0]
+        for path in paths[1:]:
+            if path.source != total.source:
+                return None
+            if path.layers - total.layers and total.layers - path.layers:
+                self.sums.append((self._running[-1], total.layers, path.layers))
+            total = _Path(path.source, total.layers | path.layers)
+        return total
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        op = func.overloadpacket
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        known = [self._paths[id(t)] for t in given if id(t) in self._paths]
+        stacked = self._stacks.get(id(given[0])) if given else None
+        out = shapes_only(func, args, kwargs or {})
+        if not known:
+            return out
+        result, path = out[0] if isinstance(out, (tuple, list)) else out, None
+        if op in (aten.convolution, aten.native_batch_norm):
+            if op is aten.convolution:
+                self.kernels.setdefault(self._running[-1], set()).add(args[1].shape)
+            first = self._paths.get(id(args[0]))
+            path = first and _Path(first.source, first.layers | {self._running[-1]})
+        elif op in _SUMS:
+            path = self._meet(known)
+        elif op in (aten.sum, aten.mean) and stacked:
+            path = self._meet(stacked)
+        elif op in _SAME or (op in _SCALES and len(known) == 1):
+            path = known[0]
+        if path is not None:
+            self._set(result, path)
+            return out
+        if op is aten.stack:
+            self._stacks[id(out)] = known
+        for tensor in tree_leaves(out):
+            self._begin(tensor)
+        return out

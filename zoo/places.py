@@ -1,0 +1,214 @@
+"""Where a network's modules stand, and how others come to stand there: at every name, or nowhere.
+
+One module may have several names (``b = a``; an attribute and a ModuleList), and one tensor several modules
+(``b.weight = a.weight``). Replaced under one name only, the tie would be gone without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.errors import UnfitError
+
+RUN_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+"""What a module calls when it runs."""
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What is to stand elsewhere than before.
+
+    Attributes:
+        name: Of the module that is replaced, or in which some are.
+        changes: What is put where, relative to ``name`` ("": in its own place).
+        made: Among what is put there, the module that is new.
+    """
+
+    name: str
+    changes: Mapping[str, nn.Module]
+    made: nn.Module
+
+
+def places_of(net: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module of a network with all of its names, in the order of the network."""
+    places: dict[nn.Module, list[str]] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(name)
+    return places
+
+
+def copy_of(net: nn.Module) -> nn.Module:
+    """A copy that shares nothing. torch copies no tensor with a gradient, as `nn.utils.weight_norm` leaves one."""
+    computed = (t for m in net.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf)
+    return copy.deepcopy(net, {id(t): t.detach().clone() for t in computed})
+
+
+def put(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Module]:
+    """Puts modules in the places of others, at all names of each. Returns what stood where."""
+    places = places_of(net)
+    stood = {name: old for old in new for name in places[old]}
+    for name, old in stood.items():
+        net.set_submodule(name, new[old])
+    return stood
+
+
+def carry_out(net: nn.Module, edits: Sequence[Edit], what: str) -> None:
+    """Makes all of the edits, at every name, or none.
+
+    The new modules take over what the old ones were besides their weights: whether these are trained, their memory
+    format, and the hooks on a module that is replaced as a whole.
+
+    Args:
+        what: What is being done, for the message (``conv=separable``).
+
+    Raises:
+        UnfitError: Something would come apart. The network is as it was.
+    """
+    places = places_of(net)
+    new, gone = {}, {}
+    staying = {m for edit in edits for module in edit.changes.values() for m in module.modules()}
+    for edit in edits:
+        old = {net.get_submodule(_join(edit.name, place)): module for place, module in edit.changes.items()}
+        new |= old
+        gone[edit] = [m for module in old for m in module.modules() if m not in staying]
+    if net in new:
+        raise UnfitError(f"{type(net).__name__} would itself be replaced by {what}. Put it into an nn.Sequential.")
+    check_alone(net, [m for modules in gone.values() for m in modules], list(new), what)
+    for edit, modules in gone.items():
+        for module in modules:
+            whole = edit.name in places[module] and "" in edit.changes
+            if not whole and any(getattr(module, hooks) for hooks in RUN_HOOKS):
+                raise UnfitError(
+                    f"{places[module][0]} has a hook, and would not be there any more under {what}. Remove the hook "
+                    "first."
+                )
+    for edit, modules in gone.items():
+        take_after(edit.made, modules)
+        if "" in edit.changes:
+            carry_hooks(net.get_submodule(edit.name), edit.changes[""])
+    put(net, new)
+
+
+def check_alone(net: nn.Module, gone: Iterable[nn.Module], replaced: Iterable[nn.Module], what: str) -> None:
+    """Checks that a network will have nothing left of some modules, nor of their weights, when others are replaced.
+
+    Args:
+        gone: The modules that will not be needed any more.
+        replaced: Modules that contain all of these.
+
+    Raises:
+        UnfitError: It would; all the names are in the text.
+    """
+    gone, places = set(gone), places_of(net)
+    roofs = {name for module in replaced for name in places[module]}
+    owners = _owners(places)
+    for module in gone:
+        if any(not _below(name, roofs) for name in places[module]):
+            raise UnfitError(
+                f"{' and '.join(places[module])} are one {type(module).__name__}, and {what} would replace it in one "
+                "of these places only. Use two modules, or leave this network as it is (conv=native, act=native)."
+            )
+        for parameter in module.parameters(recurse=False):
+            if len(names := owners[_key(parameter)]) > 1:
+                raise UnfitError(
+                    f"{' and '.join(names)} are one tensor (tied weights), which {what} would take apart. Untie them "
+                    "first, or leave this network as it is (conv=native, act=native)."
+                )
+    if hidden := hidden_places(net, gone):
+        name, module = hidden[0]
+        raise UnfitError(
+            f"{name} refers to {places[module][0]} without being a registered module (a plain list or attribute), and "
+            f"{what} would not reach it. Use nn.ModuleList, or leave this network as it is (conv=native, act=native)."
+        )
+
+
+def hidden_places(net: nn.Module, modules: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """(where, which) of references to modules that PyTorch does not know of: in lists, methods, plain attributes."""
+    wanted = set(modules)
+    return [
+        (_join(names[0] or type(net).__name__, attribute), module)
+        for holder, names in places_of(net).items()
+        for attribute, value in vars(holder).items()
+        if attribute not in _OF_EVERY_MODULE
+        for module in _modules_in(value)
+        if module in wanted
+    ]
+
+
+def _modules_in(value: Any, depth: int = 4) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(item, depth - 1)
+    elif callable(value) and isinstance(bound := getattr(value, "__self__", None), nn.Module):
+        yield bound
+
+
+def take_after(new: nn.Module, old: Iterable[nn.Module]) -> None:
+    """Makes the weights of a new module trainable or frozen, and laid out, as those that it stands for were."""
+    kernels = [m for m in old if isinstance(w := getattr(m, "weight", None), torch.Tensor) and w.ndim == 4]
+    if not kernels:
+        return
+    trained = any(m.weight.requires_grad for m in kernels)
+    biases = [m.bias for m in kernels if isinstance(getattr(m, "bias", None), torch.Tensor)]
+    last = [m.bias for m in new.modules() if isinstance(m, nn.Conv2d)][-1:]
+    for parameter in new.parameters():
+        is_bias = bool(biases) and any(parameter is bias for bias in last)
+        parameter.requires_grad_(any(b.requires_grad for b in biases) if is_bias else trained)
+    if any(_is_channels_last(m.weight) for m in kernels):
+        new.to(memory_format=torch.channels_last)
+
+
+def carry_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Gives a new module the hooks of the old one. They share them, so that a handle still removes its own."""
+    for hooks in RUN_HOOKS:
+        if getattr(old, hooks):
+            setattr(new, hooks, getattr(old, hooks))
+    new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return last and not weight.is_contiguous()
+
+
+def _owners(places: Mapping[nn.Module, Sequence[str]]) -> dict[Any, list[str]]:
+    """The names of each parameter: several, where modules share it."""
+    owners: dict[Any, list[str]] = {}
+    for module, names in places.items():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(_key(parameter), []).append(_join(names[0], name))
+    return owners
+
+
+def _key(parameter: torch.Tensor) -> Any:
+    """Equal for the same values in memory: two parameters may be views of one tensor."""
+    try:
+        return (parameter.device, parameter.data_ptr(), parameter.numel()) if parameter.data_ptr() else id(parameter)
+    except (RuntimeError, ValueError, NotImplementedError):  # tensors that hold nothing yet, or that are distributed
+        return id(parameter)
+
+
+def _join(*names: str) -> str:
+    return ".".join(filter(None, names))
+
+
+def _below(name: str, roofs: set[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:n]) in roofs for n in range(1, len(parts) + 1))
