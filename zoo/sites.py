@@ -112,10 +112,10 @@ def _factored(name: str, module: Factored) -> Site:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    for module, names in places_of(net).items():
-        name = names[0]
-        if name in done or name.rpartition(".")[0] in done:
-            done.add(name)
+    if not isinstance(getattr(module, "kernel_size", None), tuple):
+        return False
+    # One with a parametrization may have no parameter of its own.
+    return isinstance(module, _ConvNd) or next(module.parameters(recurse=False), None) is not None
 
 
 def _reason_by_name(name: str, stem: set[str]) -> str | None:
