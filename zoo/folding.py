@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo import kernels
-from zoo.act_ops import input_shapes
-from zoo.errors import ConvzooError
-from zoo.meta import run_on_meta, shapes_only, structure, watching
+from zoo.inputs import Run, try_inputs
+from zoo.meta import shapes_only, watching
 
 aten = torch.ops.aten
 
@@ -25,7 +24,7 @@ CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 BATCHNORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None) -> int:
+def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None, inputs: Any = None) -> int:
     """Folds every BatchNorm that reads a convolution's output, and alone reads it, into that convolution; in place.
 
     The network computes the same in eval mode, to rounding; it can no longer be trained as before, and is put into
@@ -35,16 +34,17 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
     Args:
         net: A network that takes (N, C, H, W).
         image_size: H = W, or (H, W), that it takes; None to find out.
+        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
         How many were folded.
 
     Raises:
-        ConvzooError: The network took no images of that size, or of any that could be guessed.
+        UnfitError: The network did not run with these, or with anything that could be guessed.
     """
     kernels.restore(net)
     net.eval()
-    pairs = _pairs(net, image_size)
+    pairs = try_inputs(net, _watched, image_size, inputs=inputs)
     for conv_name, norm_name in pairs:
         conv, norm = net.get_submodule(conv_name), net.get_submodule(norm_name)
         with torch.no_grad():
@@ -61,21 +61,9 @@ def _remainder(norm: nn.Module) -> nn.Module:
     return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
-def _pairs(net: nn.Module, image_size: int | tuple[int, int] | None) -> list[tuple[str, str]]:
+def _watched(run: Run) -> list[tuple[str, str]]:
     """Names of a convolution and the BatchNorm to fold into it."""
-    error: Exception | None = None
-    for shape in input_shapes(net, image_size):
-        try:
-            return _watched(net, shape)
-        except Exception as failed:  # Whatever a network of somebody's does with an input that was guessed.
-            error = error or failed
-    asked = "that could be guessed: give image_size" if image_size is None else f"of image_size={image_size}"
-    raise ConvzooError(f"{type(net).__name__} takes no images {asked} ({type(error).__name__}: {error}).")
-
-
-def _watched(net: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, str]]:
-    net = structure(net)
-    modules = {module: name for name, module in net.named_modules()}
+    modules = {module: name for name, module in run.net.named_modules()}
     running: list[nn.Module] = []
     calls: Counter[nn.Module] = Counter()
 
@@ -88,7 +76,7 @@ def _watched(net: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, str]]:
 
     flow = _Flow(running)
     with watching(enter, leave), torch.no_grad():
-        run_on_meta(net, shape, flow)
+        run(flow)
     owners = Counter(id(p) for module in modules for p in module.parameters(recurse=False))
     return [
         (modules[conv], modules[norm])

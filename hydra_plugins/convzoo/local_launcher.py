@@ -73,7 +73,7 @@ class SweepLauncher(Launcher):
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = OmegaConf.to_container(self.config.sweep, resolve=True)
-        run_sweep(jobs, engine, sweep, folder)
+        run_sweep(jobs, engine, sweep, folder, search=not self.raise_on_failure)
         if sweep["plan"]:
             return []
         failed = not_completed(jobs)
