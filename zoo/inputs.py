@@ -176,6 +176,9 @@ def _explain(
         return f"{name} could not be run on the inputs that were given ({said})."
     if image_size is None:
         return f"{name} ran with no input that could be guessed ({said}). Give image_size, or inputs=(…)."
+    if (needed := _required(net)) > 1:
+        given = "one image" if in_chans else "the same image for each"
+        return f"{name} has {needed} inputs, and does not run with {given} ({said}). Give inputs=(…)."
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     asked = f"image_size={height if height == width else image_size}"
 
@@ -189,8 +192,6 @@ def _explain(
             return f"{name} takes no images of {asked} ({said}). {smaller}×{smaller} pixels would do."
     if in_chans and takes(image_size, None):
         return f"{name} takes no images of {in_chans} channels ({said}). Give in_chans."
-    if (needed := _required(net)) > 1:
-        return f"{name} was run on one image and has {needed} inputs ({said}). Give inputs=(…)."
     return f"{name} takes no images of {asked} ({said}). Give inputs=(…), if it takes something else."
 
 

@@ -121,13 +121,10 @@ def layers(model: str, conv: str = "native", act: str = "native", images: Images
     if len(networks) > 1:
         first = networks[0].backbone
         raise ConvzooError(f"model={model} stands for {len(networks)} networks. Name one, such as model={first}.")
-    try:
-        net, size = _build(networks[0], conv, images)
-        with weightless():
-            swap_activations(net, act)
-        return layer_costs(net, size, images.in_chans)
-    except Exception as error:
-        raise ConvzooError(_reason(error)) from error
+    net, size = _build(networks[0], conv, images)
+    with weightless():
+        swap_activations(net, act)
+    return layer_costs(net, size, images.in_chans)
 
 
 def _build(
@@ -152,8 +149,7 @@ def _count(
     try:
         net, size = _build(network, conv, images, found)
         native = found.cost if found else cost(net, size, images.in_chans)
-    # A network of timm's may fail in its own way (an image too small, say); the other cells should not fall with it.
-    except Exception as error:
+    except ConvzooError as error:
         yield from (CellCost(name, conv, act, refused=_reason(error)) for act in acts)
         return
     for act in acts:
@@ -177,7 +173,7 @@ def _meet(
     for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
         try:
             found = match_text(budget, size, name, conv, act, over=over, key="match", **_settings(images, size))
-        except Exception as error:
+        except ConvzooError as error:
             yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
         else:
             yield from _count(network, conv, group, images, found)
@@ -205,6 +201,5 @@ def _with_params_of(net: nn.Module, cost: Cost) -> Cost:
     return replace(cost, params=sum(n for n, _ in params), params_trainable=sum(n for n, trains in params if trains))
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ConvzooError) else f"{type(error).__name__}: {text}"
+def _reason(error: ConvzooError) -> str:
+    return " ".join(str(error).split())
