@@ -151,8 +151,6 @@ def test_export_of_a_space_to_depth_network_of_timms(tmp_path):
 
 
 def test_export_says_which_images_a_network_takes(tmp_path):
-    with pytest.raises(
-        zoo.ConvzooError, match="takes no images of image_size=20 .*16×16|takes no images of image_size=20"
-    ):
+    with pytest.raises(zoo.ConvzooError, match="takes no images of image_size=20 "):
         zoo.export(SpaceToDepth(), tmp_path / "net.pt2", 20, "torch")
     assert not list(tmp_path.iterdir())

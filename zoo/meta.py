@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 
@@ -71,19 +72,29 @@ def run_watched(
     """
     place = _as_real if real else _as_meta
     with _mode(net, training), ExitStack() as stack:
-        tensors = {name: place(p) for name, p in net.named_parameters()}
-        # What a network in training mode counts and averages is written into its buffers.
-        tensors |= {name: place(b).clone() if real else place(b) for name, b in net.named_buffers()}
-        device = "meta" if not real else next((t.device for t in tensors.values()), torch.device("cpu"))
-        args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), (args, kwargs))
+        tensors: dict[str, torch.Tensor] | None = None
+        # Most are weightless, and this takes a while.
+        if real or not all(t.is_meta for own in (net.parameters(), net.buffers()) for t in own):
+            tensors = {name: place(p) for name, p in net.named_parameters()}
+            # What a network in training mode counts and averages is written into its buffers.
+            tensors |= {name: place(b).clone() if real else place(b) for name, b in net.named_buffers()}
+        device = torch.device("meta")
         if real:
+            device = next((t.device for t in tensors.values()), torch.device("cpu"))
             # Fused attention is one operation there, of another name on every device.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to(device), (args, kwargs))
         # Dropout draws random numbers on the meta device too, and a run's seed must not feel it.
-        stack.enter_context(torch.random.fork_rng(devices=[device] if real and device.type == "cuda" else []))
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         stack.enter_context(_without_fused_transformers())
         stack.enter_context(watch)
-        return torch.func.functional_call(net, tensors, args, kwargs)
+        return net(*args, **kwargs) if tensors is None else torch.func.functional_call(net, tensors, args, kwargs)
+
+
+def run_on_meta(net: nn.Module, shape: tuple[int, ...], watch: AbstractContextManager[Any]) -> Any:
+    """`run_watched` on the meta device, with one input of a shape."""
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    return run_watched(net, (torch.empty(shape, device="meta", dtype=dtype),), {}, watch)
 
 
 def _as_meta(t: torch.Tensor) -> torch.Tensor:
@@ -109,8 +120,9 @@ def _without_fused_transformers() -> Iterator[None]:
 @contextmanager
 def _mode(net: nn.Module, training: bool) -> Iterator[None]:
     """A mode, module by module, and back: a network may be partly frozen."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.train(training)
+    modes = [(module, was) for module in net.modules() if (was := module.training) != training]
+    if modes:
+        net.train(training)
     try:
         yield
     finally:

@@ -19,7 +19,6 @@ FORMATS = ("terminal", "markdown", "csv", "json")
 TEXTS = ("model", "conv", "act", "layer", "kind", "output")
 DTYPES = ("fp32", "bf16", "int8")
 SPEEDS = ("train img/s", "infer img/s", "latency ms", "of peak")
-MORE = "+ ?"
 NOTE = "MACs: multiply-adds of the forward pass for one image (FLOPs: twice that). Train MACs: forward and backward."
 
 
@@ -70,11 +69,11 @@ def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str 
 
 def _explain_uncounted(calls: Iterable[str]) -> None:
     if names := sorted({call.rpartition(" ×")[0] for call in calls}):
-        print(f"{MORE}: and more. Not counted, as nobody knows what they cost: {', '.join(names)}.")
+        print(f"{render.MORE}: and more. Not counted, as nobody knows what they cost: {', '.join(names)}.")
 
 
 def _macs(macs: int, uncounted: Sequence[str]) -> str:
-    return render.short(macs) + (f" {MORE}" if uncounted else "")
+    return render.short(macs) + (f" {render.MORE}" if uncounted else "")
 
 
 def _print(rows: Sequence[dict[str, Any]], form: str, title: str | None = None) -> None:
