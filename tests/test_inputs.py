@@ -154,3 +154,13 @@ def test_weight_norm_is_left_as_it_is():
     weight = net[0].weight
     assert zoo.cost(net, 8).macs == 36 * 4 * 27
     assert net[0].weight is weight
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+def test_torchscript_is_counted(part):
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    net = nn.Sequential(scripted, nn.Conv2d(4, 4, 1)) if part else scripted
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    assert zoo.cost(net, 16).macs == MACS + part * 14 * 14 * 16
+    try_inputs(net, lambda run: run(training=True), 16)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

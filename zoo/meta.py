@@ -73,14 +73,17 @@ def run_watched(
     place = _as_real if real else _as_meta
     with _mode(net, training), ExitStack() as stack:
         tensors: dict[str, torch.Tensor] | None = None
+        if real and any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+            # TorchScript's tensors cannot be exchanged for a call.
+            stack.enter_context(_buffers_kept(net))
         # Most are weightless, and this takes a while.
-        if real or not all(t.is_meta for own in (net.parameters(), net.buffers()) for t in own):
+        elif real or not all(t.is_meta for own in (net.parameters(), net.buffers()) for t in own):
             tensors = {name: place(p) for name, p in net.named_parameters()}
             # What a network in training mode counts and averages is written into its buffers.
             tensors |= {name: place(b).clone() if real else place(b) for name, b in net.named_buffers()}
         device = torch.device("meta")
         if real:
-            device = next((t.device for t in tensors.values()), torch.device("cpu"))
+            device = next((t.device for t in (tensors or net.state_dict()).values()), torch.device("cpu"))
             # Fused attention is one operation there, of another name on every device.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to(device), (args, kwargs))
@@ -104,6 +107,17 @@ def _as_meta(t: torch.Tensor) -> torch.Tensor:
 def _as_real(t: torch.Tensor) -> torch.Tensor:
     # One zero, seen in all places: a network of a billion weights takes no memory.
     return torch.zeros((), dtype=t.dtype).expand(t.shape).requires_grad_(t.requires_grad) if t.is_meta else t
+
+
+@contextmanager
+def _buffers_kept(net: nn.Module) -> Iterator[None]:
+    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, was in kept:
+                buffer.copy_(was)
 
 
 @contextmanager
