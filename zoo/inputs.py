@@ -74,7 +74,7 @@ def try_inputs(
     first: Exception | None = None
     for real in (False, True):
         errors = []
-        for args, kwargs in _candidates(net, image_size, in_chans, inputs, batch):
+        for args, kwargs in _candidates(net, image_size, in_chans, inputs, batch, real):
             try:
                 return attempt(Run(structure(net), args, kwargs, real))
             except Exception as error:  # Whatever a network of somebody's does with an input.
@@ -115,7 +115,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _candidates(
-    net: nn.Module, image_size: Size | None, in_chans: int | None, inputs: Any, batch: int
+    net: nn.Module, image_size: Size | None, in_chans: int | None, inputs: Any, batch: int, real: bool = False
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     if inputs is not None:
         yield call_of(inputs)
@@ -126,8 +126,10 @@ def _candidates(
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     times = 1 if in_chans else max(1, _required(net))
     for shape in input_shapes(net, image_size, in_chans, batch):
-        # Of its own, so that nobody's seed feels it; images are between 0 and 1.
-        image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        image = torch.empty(shape, dtype=dtype, device="meta")
+        if real:
+            # A generator of its own, so that nobody's seed feels it; images are between 0 and 1.
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         yield (image,) * times, {}
 
 
