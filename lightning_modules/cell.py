@@ -36,6 +36,7 @@ from lightning_modules.signals import StopSignals
 from lightning_modules.spec import count_steps, find_spec
 from lightning_modules.start import Start
 from lightning_modules.sync_norms import SyncNorms
+from lightning_modules.unfit import check_network
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
 from zoo.memory import peak_memory
@@ -72,6 +73,7 @@ class Cell:
         self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
         self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
+        check_network(self.module.net, spec, config["data"]["batch_size"])
         self.image_shape = (spec.in_chans, image_size, image_size)
         self._last, self.goes_on = last, last is not None
         self.plan = self._choose_plan()

@@ -62,9 +62,7 @@ def time_cell(cell: Cell) -> dict[str, float]:
     peaks = measure_peaks(device, products, SECONDS)
     cell.conditions["infer_batch_size"] = inference.batch_size
     metrics: dict[str, float] = {
-        "cost/params": cost.params,
-        "cost/macs": cost.macs,
-        "cost/activations": cost.activations,
+        **cost.metrics,
         **cell.data.metrics,
         **loop.images_per_s.metrics("speed/train_images_per_s"),
         **training.images_per_s.metrics("speed/step_images_per_s"),

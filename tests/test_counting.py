@@ -1,13 +1,16 @@
 """Training MACs, memory, and costs layer by layer."""
 
 import time
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import DeformConv2d
 
 import zoo
+from zoo import products
 from zoo.families import FAMILIES
 
 aten = torch.ops.aten
@@ -217,3 +220,109 @@ def test_params_and_activations_of_timms_tables(name, image_size, params, activa
         cost = zoo.cost(zoo.build(name), image_size)
     assert cost.params / 1e6 == pytest.approx(params, abs=0.0051)
     assert cost.activations / 1e6 == pytest.approx(activations, abs=0.0051)
+
+
+class Does(nn.Module):
+    """Does something with an image of 1×3×4×4 and some modules or parameters."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def deformable(net, x):
+    return net.layer(x, torch.zeros(1, 18, 4, 4, device=x.device))
+
+
+ones = torch.ones
+F = nn.functional
+COUNTED = {
+    "deform_conv2d": (deformable, {"layer": DeformConv2d(3, 8, 3, padding=1)}, 16 * 8 * 27),
+    "bilinear": (lambda n, x: n.layer(x.flatten(1), x.flatten(1)), {"layer": nn.Bilinear(48, 48, 5)}, 48 * 48 * 5),
+    "mv": (lambda n, x: x.reshape(12, 4) @ n.w, {"w": ones(4)}, 48),
+    "addmv": (lambda n, x: torch.addmv(n.b, x.reshape(12, 4), n.w), {"w": ones(4), "b": ones(12)}, 48),
+    "addmm_": (lambda n, x: torch.zeros(12, 5, device=x.device).addmm_(x.reshape(12, 4), n.w), {"w": ones(4, 5)}, 240),
+    "addbmm": (lambda n, x: torch.addbmm(n.b, x[0], n.w), {"w": ones(3, 4, 5), "b": ones(4, 5)}, 240),
+    "baddbmm": (lambda n, x: torch.baddbmm(x[0], x[0], x[0]), {}, 192),
+    "dot": (lambda n, x: torch.dot(x.flatten(), n.w), {"w": ones(48)}, 48),
+    "addr": (lambda n, x: torch.addr(n.b, x.flatten(), n.w), {"w": ones(4), "b": ones(48, 4)}, 192),
+    "einsum": (lambda n, x: torch.einsum("nchw,oc->nohw", x, n.w), {"w": ones(5, 3)}, 240),
+    "cdist": (lambda n, x: torch.cdist(x.flatten(2), n.w), {"w": ones(1, 5, 16)}, 240),
+    "attention": (lambda n, x: F.scaled_dot_product_attention(x, x, x), {}, 2 * 3 * 64),
+    "transposed": (lambda n, x: n.layer(x), {"layer": nn.ConvTranspose2d(3, 6, 3, groups=3)}, 16 * 3 * 2 * 9),
+    "lstm": (lambda n, x: n.layer(x.flatten(2))[0], {"layer": nn.LSTM(16, 7)}, 3 * 28 * 23),
+    "gru": (lambda n, x: n.layer(x.flatten(2))[0], {"layer": nn.GRU(16, 7)}, 3 * 21 * 23),
+    "sparse": (lambda n, x: torch.sparse.mm(n.w.to_sparse(), x.reshape(12, 4)), {"w": ones(5, 12)}, 240),
+    "conv_tbc": (lambda n, x: torch.conv_tbc(x.flatten(2), n.w, n.b), {"w": ones(1, 16, 5), "b": ones(5)}, 240),
+}
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["meta", "real"])
+@pytest.mark.parametrize("name", COUNTED)
+def test_products_of_every_kind(name, real):
+    function, parts, macs = COUNTED[name]
+    net = Does(lambda n, x: (x.max().item() if real else None, function(n, x))[1], **parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cost = zoo.cost(net, 4)
+    assert (cost.macs, cost.uncounted) == (macs, ())
+    assert macs <= cost.train_macs <= 4 * macs
+
+
+@torch.library.custom_op("convzoo_tests::scan", mutates_args=())
+def scan(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x * w.sum()
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (lambda n, x: scan(scan(x, n.w), n.w), "convzoo_tests::scan ×2"),
+        (lambda n, x: torch.fft.rfft2(x).abs(), "aten::_fft_r2c ×1"),
+        (lambda n, x: torch.linalg.matrix_exp(x), "aten::linalg_matrix_exp ×1"),
+    ],
+    ids=["custom_op", "fft", "matrix_exp"],
+)
+def test_what_is_not_counted_is_named(function, op, capsys):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), Does(function, w=ones(5)))
+    with pytest.warns(UserWarning, match=op) as told:
+        cost = zoo.cost(net, 4)
+    assert len(told) == 1
+    assert cost.uncounted == (op,) and cost.macs == 16 * 9
+    assert cost.metrics["cost/uncounted"] == int(op[-1])
+    layers = zoo.layer_costs(net, 4)
+    assert [layer.uncounted for layer in layers] == [(), (op,)]
+    zoo.show_layers(layers)
+    shown = capsys.readouterr().out
+    assert "+ ?" in shown and op.partition(" ")[0] in shown
+
+
+@pytest.mark.parametrize(
+    "op", [scan, "convzoo_tests::scan", torch.ops.convzoo_tests.scan, torch.ops.convzoo_tests.scan.default]
+)
+def test_an_operators_cost_can_be_registered(op, monkeypatch):
+    monkeypatch.setattr(products, "_REGISTERED", {})
+    zoo.register_macs(op, lambda x, w, out: out.numel() * len(w))
+    cost = zoo.cost(Does(lambda n, x: scan(x, n.w), w=ones(5)), 4)
+    assert (cost.macs, cost.train_macs, cost.uncounted) == (240, 480, ())
+    assert "cost/uncounted" not in cost.metrics
+    zoo.register_macs(op, lambda x: 0)
+    with pytest.raises(zoo.ConvzooError, match="formula that was registered for convzoo_tests::scan failed"):
+        zoo.cost(Does(lambda n, x: scan(x, n.w), w=ones(5)), 4)
+
+
+@pytest.mark.parametrize("op", [3, "scan", print])
+def test_only_operators_can_be_registered(op):
+    with pytest.raises(zoo.ConvzooError, match="is no operator"):
+        zoo.register_macs(op, lambda: 1)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "xcit_nano_12_p8_224", "volo_d1_224"])
+def test_no_false_alarm(name):
+    with zoo.weightless():
+        assert zoo.cost(zoo.build(name)).uncounted == ()

@@ -86,3 +86,71 @@ def test_speed_is_measured_and_the_mode_put_back():
     assert speed.latency_ms.median > 1000 / speed.images_per_s.median / 4
     assert speed.batch_size == 4 and speed.device == "cpu" and speed.dtype == "float32"
     assert net.training
+
+
+class LastFirst(nn.Module):
+    """What is used last is registered first."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.head = nn.Conv2d(16, 5, 3)
+        self.body = nn.Conv2d(8, 16, 3, padding=1)
+        self.entry = nn.Conv2d(channels, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(self.body(self.entry(x))).mean((2, 3))
+
+
+class SpaceToDepth(nn.Sequential):
+    def __init__(self, channels=3):
+        super().__init__(
+            nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.LazyLinear(5)
+        )
+        self(torch.zeros(1, channels, 16, 16))
+
+
+class ValuesFirst(LastFirst):
+    def forward(self, x):
+        return super().forward(x / 255 if x.max() > 1 else x)
+
+
+@pytest.mark.parametrize("kind", [LastFirst, ValuesFirst])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_stem_is_what_the_image_reaches_first(kind, channels):
+    net = kind(channels)
+    assert first_conv(net) == "entry"
+    report = zoo.rewrite(net, "spatial")
+    assert [entry.name for entry in report.rewritten] == ["body"]
+    assert {entry.name: entry.reason for entry in report.kept}["entry"] == "stem"
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_the_stem_of_a_rearranged_image_and_of_one_that_runs_nowhere(size):
+    assert first_conv(SpaceToDepth()) == "1"
+    with zoo.weightless():
+        net = zoo.build("tresnet_m")
+    assert first_conv(net) == "body.conv1.conv"
+    # A linear layer that no guessed image fits: what was reached before it is known.
+    assert first_conv(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(size, 2))) == "0"
+
+
+@pytest.mark.parametrize("kind", [LastFirst, SpaceToDepth])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_export_finds_the_channels(kind, channels, tmp_path):
+    net = kind(channels).eval()
+    images = torch.rand(3, channels, 16, 16)
+    program = torch.export.load(zoo.export(net, tmp_path / "net.pt2", 16, "torch")).module()
+    with torch.no_grad():
+        assert torch.allclose(program(images), net(images), atol=1e-5)
+
+
+def test_export_of_a_space_to_depth_network_of_timms(tmp_path):
+    net = zoo.build("tresnet_m", num_classes=4, in_chans=1).eval()
+    path = zoo.export(net, tmp_path / "net.pt2", 64, "torch")
+    assert torch.export.load(path).module()(torch.zeros(5, 1, 64, 64)).shape == (5, 4)
+
+
+def test_export_says_which_images_a_network_takes(tmp_path):
+    with pytest.raises(zoo.ConvzooError, match="takes no images of image_size=20 "):
+        zoo.export(SpaceToDepth(), tmp_path / "net.pt2", 20, "torch")
+    assert not list(tmp_path.iterdir())

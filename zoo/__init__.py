@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zoo.folding import fold_batchnorm
     from zoo.matching import Match, match
     from zoo.meta import weightless
+    from zoo.products import register_macs
     from zoo.quantizer import lower, quantize
     from zoo.rewriter import Entry, Report, rewrite
     from zoo.roofline import Bound, Peaks, bound, measure_peaks
@@ -51,6 +52,7 @@ _WHERE = {
     "Match": "matching",
     "match": "matching",
     "weightless": "meta",
+    "register_macs": "products",
     "lower": "quantizer",
     "quantize": "quantizer",
     "Entry": "rewriter",

@@ -8,7 +8,9 @@ Of what is written out by hand, x·sigmoid(x) is seen; a ``clamp(min=0)`` may me
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import evo_norm, filter_response_norm, inplace_abn
@@ -16,9 +18,9 @@ from timm.layers.activations import HardSigmoid
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.errors import ConvzooError, UnfitError
-from zoo.meta import run_on_meta, shapes_only, structure, watching
-from zoo.stem import first_conv
+from zoo.errors import UnfitError
+from zoo.inputs import Run, try_inputs
+from zoo.meta import shapes_only, watching
 
 aten = torch.ops.aten
 
@@ -49,12 +51,12 @@ MERGED = (
 )
 """Normalisations with an activation of their own in their formula."""
 
-SIZES = (224, 32, 28, 64, 96, 299)
-"""Images that networks are made for, tried in turn where nothing says the size."""
-
 
 def check_complete(
-    net: nn.Module, swapped: Sequence[type[nn.Module]], image_size: int | tuple[int, int] | None = None
+    net: nn.Module,
+    swapped: Sequence[type[nn.Module]],
+    image_size: int | tuple[int, int] | None = None,
+    inputs: Any = None,
 ) -> None:
     """Checks that a network computes no activation outside of the modules that can be swapped. It is left as it is.
 
@@ -63,61 +65,34 @@ def check_complete(
     Args:
         swapped: The types of these modules.
         image_size: H = W, or (H, W); None to find out.
+        inputs: What its forward is called with, where that is no image: as for `zoo.cost`.
 
     Raises:
-        ConvzooError: It computes some, and where; or it does not take images of the size that was given.
+        UnfitError: It computes some, and where; or it does not run with what was given.
     """
     places = [f"that of {name} ({type(m).__name__})" for name, m in net.named_modules() if isinstance(m, MERGED)]
-    errors: list[Exception] = []
-    for shape in [] if places else input_shapes(net, image_size):
-        strays, error = _strays(net, swapped, shape)
-        # What was seen before a run failed was seen all the same.
-        places = [f"{op} in {where}" for where, op in strays]
-        if places or error is None:
-            errors.clear()
-            break
-        errors.append(error)
+    try:
+        places = places or try_inputs(net, partial(_strays, swapped=swapped), image_size, inputs=inputs)
+    except UnfitError as error:
+        if image_size is not None or inputs is not None:
+            raise
+        warnings.warn(
+            f"{error} So only its activation modules are swapped; a functional call (F.relu) would not be seen.",
+            stacklevel=3,
+        )
     if places:
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
         raise UnfitError(
             f"{type(net).__name__} has activations that are no modules of their own, which act could not swap: "
             f"{', '.join(places[:3])}{more}. Use act=native, or make each a module of the network (nn.ReLU, say)."
         )
-    if not errors:
-        return
-    reason = f"{type(errors[0]).__name__}: {(str(errors[0]).splitlines() or [''])[0]}"
-    if image_size is not None:
-        raise ConvzooError(f"{type(net).__name__} takes no images of image_size={image_size} ({reason}).")
-    warnings.warn(
-        f"{type(net).__name__} ran with no input that could be guessed ({reason}), so only its activation modules are "
-        "swapped; a functional call (F.relu) would not be seen. Give image_size, if it takes images.",
-        stacklevel=3,
-    )
 
 
-def input_shapes(net: nn.Module, image_size: int | tuple[int, int] | None) -> Iterator[tuple[int, ...]]:
-    """Inputs that a network may take: images for its first convolution, or rows for its first linear layer."""
-    first = net.get_submodule(first_conv(net))
-    linear = next((m for m in net.modules() if isinstance(m, nn.Linear)), None)
-    if first is net and linear is not None:
-        yield 2, linear.in_features
-        return
-    recorded = (getattr(net, "pretrained_cfg", None) or {}).get("input_size")
-    sizes = [image_size] if image_size is not None else [*([recorded[1:]] if recorded else []), *SIZES]
-    # A stem may rearrange the pixels, so that its first convolution sees more channels than the image has.
-    for channels in dict.fromkeys((getattr(first, "in_channels", 3), 3, 1)):
-        for size in sizes:
-            yield 2, channels, *((size, size) if isinstance(size, int) else size)
-
-
-def _strays(
-    net: nn.Module, swapped: Sequence[type[nn.Module]], shape: tuple[int, ...]
-) -> tuple[list[tuple[str, str]], Exception | None]:
-    """(module, operation) of each activation outside of the ``swapped``, and what ended the run early, if anything."""
-    net = structure(net)
-    names = {module: name for name, module in net.named_modules()}
+def _strays(run: Run, swapped: Sequence[type[nn.Module]]) -> list[str]:
+    """Each activation outside of the ``swapped``, and its module."""
+    names = {module: name for name, module in run.net.named_modules()}
     running: list[nn.Module] = []
-    strays: dict[tuple[str, str], None] = {}
+    strays: dict[str, None] = {}
 
     def enter(module: nn.Module, args: object) -> None:
         # One that a forward makes for itself, nn.ReLU()(x), is no module of the network.
@@ -132,16 +107,16 @@ def _strays(
         if not any(type(module) in (*swapped, *GATES) for module in running):
             module = running[-1]
             name = names[module]
-            strays[f"{name} ({type(module).__name__})" if name else "the network's own forward", op] = None
+            strays[f"{op} in " + (f"{name} ({type(module).__name__})" if name else "the network's own forward")] = None
 
     try:
-        # Dropout draws random numbers on the meta device too, and a run's seed must not feel it.
-        with torch.random.fork_rng(devices=[]), watching(enter, leave), torch.no_grad():
+        with watching(enter, leave), torch.no_grad():
             for training in (False, True):
-                run_on_meta(net, shape, _ActivationOps(found), training)
-    except Exception as error:  # Whatever a network of somebody's does with an input that was guessed.
-        return list(strays), error
-    return list(strays), None
+                run(_ActivationOps(found), training)
+    except Exception:  # What was seen before the run failed was seen all the same.
+        if not strays:
+            raise
+    return list(strays)
 
 
 class _ActivationOps(TorchDispatchMode):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm.layers.activations as timm_acts
 import timm.layers.activations_me as timm_acts_me
 import torch
@@ -60,7 +62,9 @@ SWAPPED = (
 )
 
 
-def swap_activations(net: nn.Module, act: str, image_size: int | tuple[int, int] | None = None) -> int:
+def swap_activations(
+    net: nn.Module, act: str, image_size: int | tuple[int, int] | None = None, inputs: Any = None
+) -> int:
     """Gives every activation of a network the form ``act``, in place; gates are left alone.
 
     All of them or none: a run on the meta device shows whether the network computes an activation elsewhere than in a
@@ -70,6 +74,7 @@ def swap_activations(net: nn.Module, act: str, image_size: int | tuple[int, int]
         net: Any network whose activations are modules.
         act: ``native`` (leaves everything alone) or a key of `ACTS`.
         image_size: H = W, or (H, W), of images that the network takes; None to find one that it takes.
+        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
         The number of modules swapped. A module used in several places is swapped once and stays shared.
@@ -81,7 +86,7 @@ def swap_activations(net: nn.Module, act: str, image_size: int | tuple[int, int]
     act = choose("act", act, ["native", *ACTS])
     if act == "native":
         return 0
-    check_complete(net, SWAPPED, image_size)
+    check_complete(net, SWAPPED, image_size, inputs)
     return replace_activations(net, act)
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from zoo.acts import swap_activations
 from zoo.converter import give_ranks
-from zoo.errors import ConvzooError, choose, closest
+from zoo.errors import ConvzooError, UnfitError, choose, closest
 from zoo.families import Scale
+from zoo.inputs import is_ours, one_line
 from zoo.rewriter import rewrite
 from zoo.scaling import Depth, build_scaled
 from zoo.stem import shrink_stem
@@ -125,3 +126,8 @@ def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:
             f"the weights of {backbone} could not be downloaded ({str(error).splitlines()[0]}). "
             "Type model.pretrained=false, or fetch them where there is a network."
         ) from None
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_ours(error):
+            raise
+        given = ", ".join(f"{key}={value}" for key, value in settings.items())
+        raise UnfitError(f"{backbone} cannot be built with {given} ({one_line(error)}).") from None

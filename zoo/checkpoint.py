@@ -66,6 +66,11 @@ class Checkpoint:
         return net.eval()
 
     @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.network.get("in_chans", 3)
+
+    @property
     def image_size(self) -> int | None:
         """Height and width of the images, where the checkpoint says so."""
         return self.data["image_size"] if self.data else None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from zoo.errors import choose
-from zoo.meta import run_on_meta, structure, watching
+from zoo.inputs import Run, call_of, try_inputs
+from zoo.meta import watching
 from zoo.products import ProductCounter
 from zoo.repeats import Repeats
 
@@ -27,7 +32,9 @@ class Cost:
         train_macs: Multiply-adds of forward and backward pass: about 3 × ``macs``. The gradient with respect to the
             image is not needed, so the first convolution costs twice its forward MACs; frozen weights cost no gradient.
         activations: Output elements of all convolutions and linear layers (Radosavovic et al. 2020, "activations").
-        image_size: (H, W) that MACs and activations hold for.
+        image_size: (H, W) that MACs and activations hold for; None for inputs that are no images.
+        uncounted: Operators of unknown kind, which are not in the counts, with the number of calls: ``mylib::scan ×2``.
+            `register_macs` teaches the zoo what they cost.
     """
 
     params: int
@@ -35,12 +42,20 @@ class Cost:
     macs: int
     train_macs: int
     activations: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
+    uncounted: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
         """Two per MAC."""
         return 2 * self.macs
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Under the names of a run's metrics; ``cost/uncounted`` (calls) only where something was not counted."""
+        counts = {f"cost/{key}": getattr(self, key) for key in ("params", "macs", "activations")}
+        calls = sum(int(text.rpartition("×")[2]) for text in self.uncounted)
+        return counts | ({"cost/uncounted": calls} if calls else {})
 
     def weight_bytes(self, dtype: str = "fp32") -> int:
         """Memory of all parameters in bytes, without buffers (BatchNorm's statistics) and quantisation scales.
@@ -64,6 +79,7 @@ class LayerCost:
         output_shape: Of one image, without the batch dimension; None where it did not run or gives out no tensor.
         params, params_trainable, macs, train_macs, activations: As in `Cost`. A module that runs several times has the
             sum; a parameter that several modules share counts for the first one.
+        uncounted: As in `Cost`, of this module's own.
     """
 
     name: str
@@ -74,78 +90,103 @@ class LayerCost:
     macs: int = 0
     train_macs: int = 0
     activations: int = 0
+    uncounted: tuple[str, ...] = ()
 
 
 def cost(
     net: nn.Module,
     image_size: int | tuple[int, int] = 224,
     in_chans: int = 3,
+    inputs: Any = None,
     *,
     repeats: Repeats | None = None,
 ) -> Cost:
     """Counts a network's cost on the meta device: exact, and it neither computes nor needs memory.
 
+    A network that needs values (``if x.max() > 1``, ``.item()``, a detector that chooses boxes) is run with real
+    tensors instead, on one image of random numbers. What is of unknown kind, and so not counted, is in ``uncounted``
+    and in a warning.
+
     Args:
         net: Any network that takes (N, in_chans, H, W). It is left as it is, its weights and mode included.
         image_size: H = W, or (H, W).
         in_chans: Channels of the image.
-        repeats: What modules counted before, for a weightless network that may be left otherwise than it was.
+        inputs: What the network takes instead of such an image: a tensor, a tuple of arguments, or a dict of named
+            ones. The counts are of all that is in them; give a batch of one.
+        repeats: Counts of modules that came before, for a weightless network that may be changed by the run.
+
+    Raises:
+        UnfitError: It could not be run; the text has the network's own words, and sizes that would do.
     """
-    if repeats is None:
-        layers = layer_costs(net, image_size, in_chans)
-    else:
-        layers = _count_layers(net, image_size, in_chans, repeats)
-    return Cost(
+    layers = _count_layers(net, image_size, in_chans, inputs, repeats)
+    counted = Cost(
         params=sum(layer.params for layer in layers),
         params_trainable=sum(layer.params_trainable for layer in layers),
         macs=sum(layer.macs for layer in layers),
         train_macs=sum(layer.train_macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
-        image_size=_pair(image_size),
+        image_size=_pair(image_size) if inputs is None else _size_of(inputs),
+        uncounted=_texts(sum((_calls(layer.uncounted) for layer in layers), Counter())),
     )
+    if counted.uncounted:
+        warnings.warn(
+            f"not in the MACs, as nobody knows what they cost: {', '.join(counted.uncounted)}. "
+            "zoo.register_macs(op, formula) says it.",
+            stacklevel=2,
+        )
+    return counted
 
 
-def layer_costs(net: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> list[LayerCost]:
+def layer_costs(
+    net: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3, inputs: Any = None
+) -> list[LayerCost]:
     """Counts a network's cost module by module. The sums over the list are exactly those of `cost`.
 
     Args:
-        net, image_size, in_chans: As for `cost`.
+        net, image_size, in_chans, inputs: As for `cost`.
 
     Returns:
         The modules that have parameters of their own or compute products, in the order in which the network has them.
+
+    Raises:
+        UnfitError: As `cost` does.
     """
-    return _count_layers(structure(net), image_size, in_chans)
+    return _count_layers(net, image_size, in_chans, inputs)
 
 
 def _count_layers(
-    net: nn.Module, image_size: int | tuple[int, int], in_chans: int, repeats: Repeats | None = None
-) -> list[LayerCost]:
-    layers = {module: LayerCost(name, _kind(module)) for name, module in net.named_modules()}
-    _add_params(layers)
-    _run_on_meta(net, layers, image_size, in_chans, repeats)
-    return [layer for layer in layers.values() if layer.params or layer.macs]
-
-
-def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
-    seen = set()
-    for module, layer in layers.items():
-        for p in module._parameters.values():
-            if p is not None and id(p) not in seen:
-                seen.add(id(p))
-                layer.params += p.numel()
-                layer.params_trainable += p.numel() * p.requires_grad
-
-
-def _run_on_meta(
     net: nn.Module,
-    layers: dict[nn.Module, LayerCost],
     image_size: int | tuple[int, int],
     in_chans: int,
-    repeats: Repeats | None,
-) -> None:
-    """Runs one image through the network and adds every product to the innermost module that it happens in; with
-    ``repeats``, what a module counted before to that module as a whole."""
+    inputs: Any,
+    repeats: Repeats | None = None,
+) -> list[LayerCost]:
+    size = _pair(image_size)
+    # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
+    with torch.inference_mode(False), torch.enable_grad():
+        layers = None if repeats is None else _count_repeats(net, size, in_chans, repeats)
+        if layers is None:
+            layers = try_inputs(net, _count, size, in_chans, inputs, batch=1)
+    return [layer for layer in layers if layer.params or layer.macs or layer.uncounted]
+
+
+def _count_repeats(net: nn.Module, size: tuple[int, int], in_chans: int, repeats: Repeats) -> list[LayerCost] | None:
+    """Counts the network itself instead of a copy; None where it does not run so, for whatever reason."""
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.empty((1, in_chans, *size), dtype=dtype, device="meta")
+    try:
+        return _count(Run(net, (image,)), repeats)
+    except Exception:  # The slower way says what is wrong.
+        return None
+
+
+def _count(run: Run, repeats: Repeats | None = None) -> list[LayerCost]:
+    """Adds every product of a run to the innermost module that it happens in; with ``repeats``, what a module counted
+    before to that module as a whole."""
+    layers = {module: LayerCost(name, _kind(module)) for name, module in run.net.named_modules()}
+    _add_params(layers)
     running: list[LayerCost] = []
+    unknown: dict[int, Counter[str]] = {}
 
     def enter(module: nn.Module, args: object) -> None:
         if module in layers:
@@ -161,11 +202,39 @@ def _run_on_meta(
         layer.train_macs += train_macs
         layer.activations += activations
 
-    # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
-    with watching(enter, leave), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+    def name(op: str) -> None:
+        unknown.setdefault(id(running[-1]), Counter())[op] += 1
+
+    with watching(enter, leave), ExitStack() as stack:
         if repeats is not None:
-            count = stack.enter_context(repeats.replayed(net, count))
-        run_on_meta(net, (1, in_chans, *_pair(image_size)), ProductCounter(count))
+            count, name = stack.enter_context(repeats.replayed(run.net, count, name))
+        run(ProductCounter(count, name))
+    for layer in layers.values():
+        layer.uncounted = _texts(unknown.get(id(layer), Counter()))
+    return list(layers.values())
+
+
+def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
+    seen = set()
+    for module, layer in layers.items():
+        for p in module._parameters.values():
+            if p is not None and id(p) not in seen:
+                seen.add(id(p))
+                layer.params += p.numel()
+                layer.params_trainable += p.numel() * p.requires_grad
+
+
+def _texts(calls: Counter[str]) -> tuple[str, ...]:
+    return tuple(f"{name} ×{n}" for name, n in sorted(calls.items()))
+
+
+def _calls(texts: tuple[str, ...]) -> Counter[str]:
+    return Counter({name: int(n) for name, _, n in (text.rpartition(" ×") for text in texts)})
+
+
+def _size_of(inputs: Any) -> tuple[int, int] | None:
+    tensors = [t for t in tree_leaves(call_of(inputs)) if isinstance(t, torch.Tensor) and t.ndim >= 3]
+    return tuple(tensors[0].shape[-2:]) if tensors else None
 
 
 def _kind(module: nn.Module) -> str:

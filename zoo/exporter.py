@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.checkpoint import read_checkpoint
 from zoo.errors import ConvzooError, choose, need_packages
-from zoo.stem import first_conv
+from zoo.inputs import Run, try_inputs
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,6 +31,7 @@ def export(
     path: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     format: str = "onnx",
+    in_chans: int | None = None,
 ) -> Path:
     """Writes a network as a file that needs neither convzoo nor timm; any batch size, float32, eval mode.
 
@@ -40,6 +41,7 @@ def export(
         net: A network that takes (N, C, H, W) and gives one tensor, or the checkpoint of a run. It is left as it is.
         path: Where to write; None for the checkpoint's name with ``.onnx`` or ``.pt2``.
         image_size: H = W, or (H, W). A checkpoint knows its own.
+        in_chans: Channels of the image; None to find out. A checkpoint knows its own.
         format: ``onnx`` (input ``images``, output ``logits``), or ``torch``: `torch.export.load` reads it.
 
     Returns:
@@ -54,7 +56,7 @@ def export(
         need_packages("export", "onnx", "onnxscript", "onnxruntime")
     if not isinstance(net, nn.Module):
         trained = read_checkpoint(net)
-        image_size = image_size or trained.image_size
+        image_size, in_chans = image_size or trained.image_size, in_chans or trained.in_chans
         path = path or Path(net).with_suffix(SUFFIXES[format])
         net = trained.net
     if image_size is None:
@@ -62,10 +64,24 @@ def export(
     if path is None:
         raise ConvzooError(f"where to? Give path=FILE{SUFFIXES[format]}.")
     net = copy.deepcopy(net).cpu().float().eval()
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    images = torch.zeros(TRACED_BATCH, net.get_submodule(first_conv(net)).in_channels, height, width)
+    images = torch.zeros(TRACED_BATCH, *_image_shape(net, image_size, in_chans))
     write = _write_onnx if format == "onnx" else save_program
     return _checked(net, images, Path(path), format, lambda file: write(capture(net, images), file))
+
+
+def _image_shape(net: nn.Module, image_size: int | tuple[int, int], in_chans: int | None) -> tuple[int, ...]:
+    """(C, H, W) of an image that the network takes.
+
+    Raises:
+        UnfitError: It takes none of that size.
+    """
+
+    def attempt(run: Run) -> tuple[int, ...]:
+        with torch.no_grad():
+            run()
+        return tuple(run.args[0].shape[1:])
+
+    return try_inputs(net, attempt, image_size, in_chans)
 
 
 def capture(net: nn.Module, images: torch.Tensor) -> torch.export.ExportedProgram:

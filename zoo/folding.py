@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -15,13 +15,13 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo import kernels
-from zoo.act_ops import input_shapes
 from zoo.computed import why_computed
 from zoo.errors import ConvzooError
-from zoo.meta import run_on_meta, shapes_only, structure, watching
+from zoo.inputs import Run, one_line, try_inputs
+from zoo.meta import shapes_only, structure, watching
 from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
 
 aten = torch.ops.aten
@@ -34,17 +34,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """How far an output may be from what it was, over its largest value. Lower precisions are checked in float32."""
 
 
-class _Run(NamedTuple):
-    """A network to be watched, and the shape of an image that it is run on."""
-
-    net: nn.Module
-    shape: tuple[int, ...]
-
-    def __call__(self, watch: TorchDispatchMode) -> Any:
-        return run_on_meta(self.net, self.shape, watch)
-
-
-def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None) -> int:
+def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None, inputs: Any = None) -> int:
     """Folds every BatchNorm that reads a convolution's output, and alone reads it, into that convolution; in place.
 
     The network computes the same in eval mode, to rounding, which is checked on a random image; it can no longer be
@@ -56,22 +46,23 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
     Args:
         net: A network that takes (N, C, H, W).
         image_size: H = W, or (H, W), that it takes; None to find out.
+        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
         How many were folded.
 
     Raises:
-        ConvzooError: The network took no images of that size, or of any that could be guessed; or it would compute
+        ConvzooError: The network did not run with these, or with anything that could be guessed; or it would compute
             something else when folded. It is as it was.
     """
     was = [(module, type(module), module.training) for module in net.modules()]
     try:
         kernels.restore(net)
         net.eval()
-        pairs, shape = _pairs(net, image_size)
+        pairs, run = try_inputs(net, lambda run: (_watched(run), run), image_size, inputs=inputs)
         # Some keep a BatchNorm in training mode by a ``train`` of their own.
         pairs = [(conv, norm) for conv, norm in pairs if not net.get_submodule(norm).training]
-        _fold_checked(net, pairs, shape)
+        _fold_checked(net, pairs, run)
     except BaseException:
         for module, kind, training in was:
             module.__class__, module.training = kind, training
@@ -79,19 +70,19 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
     return len(pairs)
 
 
-def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], shape: tuple[int, ...]) -> None:
+def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], run: Run) -> None:
     floats = {p.dtype for p in net.parameters() if p.is_floating_point()}
     if any(p.is_meta for p in net.parameters()):
         _fold(net, pairs)
         return
     if not floats <= set(TOLERANCE):
-        _fold_checked(copy_of(net).float(), pairs, shape)
+        _fold_checked(copy_of(net).float(), pairs, run)
         _fold(net, pairs)
         return
-    before = _outputs(net, shape)
+    before = _outputs(net, run)
     stood = _fold(net, pairs)
     try:
-        _check_equal(net, before, _outputs(net, shape), max((TOLERANCE[f] for f in floats), default=1e-3))
+        _check_equal(net, before, _outputs(net, run), max((TOLERANCE[f] for f in floats), default=1e-3))
     except BaseException:
         for name, module in stood.items():
             net.set_submodule(name, module)
@@ -113,20 +104,26 @@ def _fold(net: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, nn.Modu
     return put(net, new)
 
 
-def _outputs(net: nn.Module, shape: tuple[int, ...]) -> list[torch.Tensor]:
+def _outputs(net: nn.Module, run: Run) -> list[torch.Tensor]:
+    """What a network returns for the inputs of a run, random ones where these hold nothing."""
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    generator = torch.Generator().manual_seed(0)
+
+    def real(t: torch.Tensor) -> torch.Tensor:
+        t = torch.rand(t.shape, generator=generator) if t.is_meta else t
+        return t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
+
+    args, kwargs = tree_map_only(torch.Tensor, real, (run.args, run.kwargs))
     devices = [like.device] if like.is_cuda else []
     # TensorFloat-32 would be further off than what is looked for.
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
     with torch.random.fork_rng(devices=devices), torch.no_grad(), exact:
         torch.manual_seed(0)
         try:
-            return [t.clone() for t in _tensors(net(image))]
+            return [t.clone() for t in _tensors(net(*args, **kwargs))]
         except Exception as error:  # Whatever a network of somebody's does with an input that was made up.
-            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise ConvzooError(
-                f"{type(net).__name__} could not be run on a random image {tuple(shape)} to check the fold ({said})."
+                f"{type(net).__name__} could not be run on random inputs to check the fold ({one_line(error)})."
             ) from error
 
 
@@ -161,19 +158,8 @@ def _tensors(value: Any, depth: int = 6) -> list[torch.Tensor]:
     return [tensor for item in items for tensor in _tensors(item, depth - 1)]
 
 
-def _pairs(net: nn.Module, image_size: int | tuple[int, int] | None) -> tuple[list[tuple[str, str]], tuple[int, ...]]:
-    """Names of a convolution and the BatchNorm to fold into it; and what the network was run on."""
-    error: Exception | None = None
-    for shape in input_shapes(net, image_size):
-        try:
-            return _watched(_Run(structure(net), shape)), shape
-        except Exception as failed:  # Whatever a network of somebody's does with an input that was guessed.
-            error = error or failed
-    asked = "that could be guessed: give image_size" if image_size is None else f"of image_size={image_size}"
-    raise ConvzooError(f"{type(net).__name__} takes no images {asked} ({type(error).__name__}: {error}).")
-
-
-def _watched(run: _Run) -> list[tuple[str, str]]:
+def _watched(run: Run) -> list[tuple[str, str]]:
+    """Names of a convolution and the BatchNorm to fold into it."""
     places = places_of(run.net)
     running: list[nn.Module] = []
     calls: Counter[nn.Module] = Counter()

@@ -147,9 +147,9 @@ def match(
 
 
 def check_matchable(backbone: str) -> None:
-    """Raises ConvzooError where a network's width and depth cannot be changed."""
+    """Raises UnfitError where a network's width and depth cannot be changed."""
     if backbone not in SCALABLE:
-        raise ConvzooError(
+        raise UnfitError(
             f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
         )
 

@@ -8,6 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+MORE = "+ ?"
+"""Behind MACs that are not all: something was not counted."""
+
 
 def short(value: float) -> str:
     """A count with three digits: 5.29 M, 12.4 G."""

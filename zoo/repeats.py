@@ -24,11 +24,11 @@ class _Run(NamedTuple):
     """What one call of a module counted and gave out.
 
     Attributes:
-        counts: The arguments of each call of ``count``.
+        calls: Which listener was called with what, in order.
         output: (shape, strides, dtype, requires_grad); None where the input itself came back.
     """
 
-    counts: tuple[tuple[Any, ...], ...]
+    calls: tuple[tuple[int, tuple[Any, ...]], ...]
     output: tuple[torch.Size, tuple[int, ...], torch.dtype, bool] | None
 
 
@@ -45,29 +45,33 @@ class Repeats:
         self._runs: dict[tuple[Any, ...], _Run] = {}
 
     @contextmanager
-    def replayed(self, net: nn.Module, count: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    def replayed(self, net: nn.Module, *listeners: Callable[..., None]) -> Iterator[list[Callable[..., None]]]:
         """Inside, modules of ``net`` that ran before hand out their counts without running.
 
         Args:
             net: A network that runs on the meta device.
-            count: Takes the counts of one product.
+            listeners: Take the counts of one operation each.
 
         Yields:
-            What is to be called in place of ``count``.
+            What is to be called in their places.
         """
-        log: list[tuple[Any, ...]] = []
+        log: list[tuple[int, tuple[Any, ...]]] = []
 
-        def logged(*counts: Any) -> None:
-            log.append(counts)
-            count(*counts)
+        def logged(number: int) -> Callable[..., None]:
+            def call(*counts: Any) -> None:
+                log.append((number, counts))
+                listeners[number](*counts)
 
+            return call
+
+        calls = [logged(number) for number in range(len(listeners))]
         numbers: dict[nn.Module, int | None] = {}
         self._number(net, numbers)
         known = [module for module, number in numbers.items() if number is not None]
         for module in known:
-            vars(module)["forward"] = partial(self._forward, module.forward, numbers[module], log, logged)
+            vars(module)["forward"] = partial(self._forward, module.forward, numbers[module], log, calls)
         try:
-            yield logged
+            yield calls
         finally:
             for module in known:
                 del vars(module)["forward"]
@@ -76,8 +80,8 @@ class Repeats:
         self,
         forward: Callable[..., Any],
         number: int,
-        log: list[tuple[Any, ...]],
-        count: Callable[..., None],
+        log: list[tuple[int, tuple[Any, ...]]],
+        calls: list[Callable[..., None]],
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -87,8 +91,8 @@ class Repeats:
         needs_gradient = x.requires_grad
         key = (number, x.shape, x.stride(), x.dtype, needs_gradient)
         if run := self._runs.get(key):
-            for counts in run.counts:
-                count(*counts)
+            for listener, counts in run.calls:
+                calls[listener](*counts)
             if run.output is None:
                 return x
             shape, strides, dtype, requires_grad = run.output

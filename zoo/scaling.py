@@ -23,7 +23,7 @@ from timm.models.efficientnet import _gen_efficientnet, _gen_mobilenet_v1, _gen_
 from timm.models.mobilenetv3 import _gen_mobilenet_v3
 from torch import nn
 
-from zoo.errors import ConvzooError, closest
+from zoo.errors import ConvzooError, UnfitError, closest
 from zoo.families import FAMILIES
 
 Depth = float | Sequence[float]
@@ -57,10 +57,10 @@ SCALABLE = (*_RESNETS, *_MBCONV)
 
 
 def check_scalable(backbone: str) -> None:
-    """Raises ConvzooError where a network's depth and width cannot be changed."""
+    """Raises UnfitError where a network's depth and width cannot be changed."""
     if backbone not in SCALABLE:
         guess = closest(backbone, SCALABLE)
-        raise ConvzooError(
+        raise UnfitError(
             f"{backbone} has no depth and width to scale."
             + (f" Did you mean {guess}?" if guess else "")
             + " Scalable: "
@@ -82,7 +82,7 @@ def build_scaled(backbone: str, depth: Depth, width: float, **settings: Any) -> 
     """
     check_scalable(backbone)
     if settings.pop("pretrained", False):
-        raise ConvzooError(f"There are no pretrained weights for a scaled {backbone}. Type model.pretrained=false.")
+        raise UnfitError(f"There are no pretrained weights for a scaled {backbone}. Type model.pretrained=false.")
     width = check_factor("width", width)
     if backbone in _RESNETS:
         return _resnet(backbone, _depths(depth, 4), width, settings)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from zoo.convs import ConvSpec
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.inputs import Run, try_inputs
+from zoo.meta import watching
 
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get the small stem under ``stem="auto"``."""
@@ -28,11 +31,38 @@ def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
 
 
 def first_conv(net: nn.Module) -> str:
-    """The name of the convolution that sees the image: timm's record of it, else the first one registered."""
+    """The name of the convolution that the image reaches first: timm's record of it, else a run on the meta device.
+
+    The first one registered where the network runs with no image that could be guessed, and ``""`` without any.
+    """
     recorded = (getattr(net, "pretrained_cfg", None) or {}).get("first_conv")
     name = next(iter(recorded), None) if isinstance(recorded, (tuple, list)) else recorded
     convs = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
-    return name if name in convs else next(iter(convs), "")
+    if name in convs or len(convs) < 2:
+        return name if name in convs else next(iter(convs), "")
+    try:
+        return try_inputs(net, _reached_first)
+    except ConvzooError:
+        return convs[0]
+
+
+def _reached_first(run: Run) -> str:
+    names = {module: name for name, module in run.net.named_modules() if isinstance(module, nn.Conv2d)}
+
+    def enter(module: nn.Module, args: object) -> None:
+        if module in names:
+            raise _ReachedError(names[module])
+
+    try:
+        with watching(enter, lambda *_: None), torch.no_grad():
+            run()
+    except _ReachedError as reached:
+        return str(reached)
+    raise RuntimeError("it runs without a convolution")
+
+
+class _ReachedError(Exception):
+    """Ends a run that has told what was asked: the convolution's name."""
 
 
 def stem_convs(net: nn.Module) -> set[str]:
@@ -54,12 +84,12 @@ def shrink_stem(net: nn.Module) -> None:
     with 10 classes). A stem whose kernel is 3×3 already keeps its weights; a larger one is made anew.
 
     Raises:
-        ConvzooError: The network has no stem of that kind (patchify stems, transformers).
+        UnfitError: The network has no stem of that kind (patchify stems, transformers).
     """
     name = first_conv(net)
     conv = net.get_submodule(name) if name else None
     if conv is None or conv.kernel_size == conv.stride:
-        raise ConvzooError(
+        raise UnfitError(
             f"{type(net).__name__} has no stem that could be made small (its first layer cuts the image into patches). "
             "Type model.stem=imagenet, or use a larger image."
         )

@@ -132,12 +132,9 @@ def layers(model: str, conv: str = "native", act: str = "native", images: Images
         first = networks[0].backbone
         raise ConvzooError(f"model={model} stands for {len(networks)} networks. Name one, such as model={first}.")
     network = networks[0]
-    try:
-        size = images.size or published_size(network)
-        with Reuse().network(network.backbone, conv, act, phi=network.phi, **_settings(images, size)) as net:
-            return layer_costs(net, size, images.in_chans)
-    except Exception as error:
-        raise ConvzooError(_reason(error)) from error
+    size = images.size or published_size(network)
+    with Reuse().network(network.backbone, conv, act, phi=network.phi, **_settings(images, size)) as net:
+        return layer_costs(net, size, images.in_chans)
 
 
 def _settings(images: Images, size: int | tuple[int, int]) -> dict[str, Any]:
@@ -168,8 +165,7 @@ def _count(
         try:
             net = stack.enter_context(reuse.network(name, conv, **_settings(images, size), **scale))
             native = found.cost if found else reuse.cost(net, size, images.in_chans)
-        # A network of timm's may fail in its own way (an image too small); the other cells should not fall with it.
-        except Exception as error:
+        except ConvzooError as error:
             return [CellCost(name, conv, act, refused=_reason(error)) for act in acts]
         return [_with_activation(name, conv, act, net, native, found) for act in acts]
 
@@ -195,7 +191,7 @@ def _meet(
     for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
         try:
             found = match_text(budget, size, name, conv, act, over=over, key="match", **_settings(images, size))
-        except Exception as error:
+        except ConvzooError as error:
             yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
         else:
             yield from _count(network, conv, group, images, found)
@@ -223,6 +219,5 @@ def _with_params_of(net: nn.Module, cost: Cost) -> Cost:
     return replace(cost, params=sum(n for n, _ in params), params_trainable=sum(n for n, trains in params if trains))
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ConvzooError) else f"{type(error).__name__}: {text}"
+def _reason(error: ConvzooError) -> str:
+    return " ".join(str(error).split())

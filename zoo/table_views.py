@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo import render
@@ -46,6 +46,7 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
         for (model, reason), (convs, acts) in refusals.items():
             print(f"{model} × {', '.join(convs)} × {', '.join(acts)} refused: {reason}\n")
         _explain_speeds(cells)
+        _explain_uncounted(name for cell in cells if cell.cost for name in cell.cost.uncounted)
         refused = sum(not c.cost for c in cells)
         print(f"{len(cells) - refused} cells shown, {over_budget} over budget, {refused} refused. {NOTE}")
 
@@ -63,6 +64,16 @@ def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str 
         print(f"Sum: {params:,} params, {macs:,} MACs, {activations:,} activations, {train_macs:,} train MACs.")
         memory = ", ".join(f"{params * WEIGHT_BYTES[dtype] / 2**20:.2f} MiB in {dtype}" for dtype in DTYPES)
         print(f"Weights: {memory}. {NOTE}")
+        _explain_uncounted(name for layer in layers for name in layer.uncounted)
+
+
+def _explain_uncounted(calls: Iterable[str]) -> None:
+    if names := sorted({call.rpartition(" ×")[0] for call in calls}):
+        print(f"{render.MORE}: and more. Not counted, as nobody knows what they cost: {', '.join(names)}.")
+
+
+def _macs(macs: int, uncounted: Sequence[str]) -> str:
+    return render.short(macs) + (f" {render.MORE}" if uncounted else "")
 
 
 def _print(rows: Sequence[dict[str, Any]], form: str, title: str | None = None) -> None:
@@ -89,6 +100,7 @@ def _cell_record(cell: CellCost) -> dict[str, Any]:
         "activations": cost and cost.activations,
         "train_macs": cost and cost.train_macs,
         "weight_bytes": cost and {dtype: cost.weight_bytes(dtype) for dtype in DTYPES},
+        "uncounted": cost and list(cost.uncounted),
         "refused": cell.refused,
     }
 
@@ -117,7 +129,7 @@ def _cell_text(cell: CellCost) -> dict[str, str]:
         "act": cell.act,
         "image": _size(cost.image_size) if cost else "–",
         "params": render.short(cost.params) if cost else "refused",
-        "MACs": render.short(cost.macs) if cost else "–",
+        "MACs": _macs(cost.macs, cost.uncounted) if cost else "–",
         "activations": render.short(cost.activations) if cost else "–",
         "train MACs": render.short(cost.train_macs) if cost else "–",
     }
@@ -172,7 +184,11 @@ def _explain_speeds(cells: Sequence[CellCost]) -> None:
 
 
 def _layer_csv(layer: LayerCost) -> dict[str, Any]:
-    return {**vars(layer), "output_shape": "x".join(map(str, layer.output_shape or ()))}
+    return {
+        **vars(layer),
+        "uncounted": "; ".join(layer.uncounted),
+        "output_shape": "x".join(map(str, layer.output_shape or ())),
+    }
 
 
 def _layer_text(layer: LayerCost) -> dict[str, str]:
@@ -184,7 +200,7 @@ def _layer_text(layer: LayerCost) -> dict[str, str]:
         "kind": layer.kind,
         "output": "×".join(map(str, layer.output_shape or ())),
         "params": count(layer.params),
-        "MACs": count(layer.macs),
+        "MACs": _macs(layer.macs, layer.uncounted) if layer.macs or layer.uncounted else "",
         "activations": count(layer.activations),
         "train MACs": count(layer.train_macs),
     }

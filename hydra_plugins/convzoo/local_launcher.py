@@ -1,5 +1,6 @@
 """The launcher of a sweep on one machine, and what all of convzoo's launchers share."""
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -82,7 +83,8 @@ class SweepLauncher(Launcher):
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = read_nulls(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep.")
-        run_sweep(jobs, engine, sweep, folder, composition.command(sys.argv[1:]))
+        again = composition.command(sys.argv[1:])
+        run_sweep(jobs, engine, sweep, folder, again, search=not self.raise_on_failure)
         if sweep["plan"]:
             return []
         failed = not_completed(jobs)
@@ -93,7 +95,7 @@ class SweepLauncher(Launcher):
             raise ConvzooError(
                 f"{len(failed)} of {runs} jobs did not complete:\n  {names}\nThe same command runs these again."
             )
-        return [_returned(job, jobs) for job in jobs]
+        return [_returned(job, jobs, search=not self.raise_on_failure) for job in jobs]
 
     def _compose(self, composition: Composition, number: int, overrides: list[str], folder: Path) -> Any:
         from lightning_modules.identity import cell_id
@@ -172,8 +174,11 @@ def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
     print(f"{runs - len(failed)} of {runs} jobs completed. Compare: python -m zoo report {typed(path)}")
 
 
-def _returned(job: Any, jobs: list[Any]) -> JobReturn:
+def _returned(job: Any, jobs: list[Any], search: bool) -> JobReturn:
     overrides = job.overrides
+    if job.excluded and not search:
+        # Nothing went wrong: Hydra's own sweeper would raise what a failed job holds. No optimizer takes a NaN.
+        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
     if job.same_as is not None:
         job = next(other for other in jobs if other.number == job.same_as)
     result = job.result()

@@ -42,12 +42,8 @@ class CostLogger(Callback):
     @property
     def metrics(self) -> dict[str, int]:
         """What is logged; empty before it has been counted, parameters only where the rest cannot be."""
-        counted = {
-            "cost/params": self._params,
-            "cost/macs": self.cost and self.cost.macs,
-            "cost/activations": self.cost and self.cost.activations,
-        }
-        return {k: v for k, v in counted.items() if v is not None}
+        params = {} if self._params is None else {"cost/params": self._params}
+        return (self.cost.metrics if self.cost else {}) | params
 
     def _reset(self) -> None:
         self._stop()

@@ -15,6 +15,7 @@ from lightning_modules.hardware import resolve_hardware
 from lightning_modules.identity import digest, leaves
 from lightning_modules.spec import Spec, find_spec
 from lightning_modules.sweep.estimate import Stopwatch
+from lightning_modules.unfit import check_network
 from zoo.errors import ConvzooError, UnfitError
 from zoo.fingerprint import fingerprint
 from zoo.reuse import Reuse
@@ -42,7 +43,8 @@ class Describer:
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a cell is: see `lightning_modules.sweep.jobs.Job`, with ``same`` equal for the same network and recipe.
 
-        ``excluded`` where the combination makes no sense though each choice exists.
+        ``excluded`` where the combination makes no sense though each choice exists, and where the network does not take
+        the images.
 
         Raises:
             ConvzooError: A wrong value.
@@ -57,7 +59,7 @@ class Describer:
         try:
             spec = find_spec(config, hardware.name)
             sizes = self._data_sizes(config, spec)
-            network = self._find_network(spec)
+            network = self._find_network(spec, config["data"]["batch_size"])
         except UnfitError as error:
             cell = {k: config[k]["name"] for k in CHOICES if k != "scale"} | {"seed": config["seed"]}
             return {**shape, "cell": cell, "excluded": str(error)}
@@ -79,20 +81,14 @@ class Describer:
             self._images[key] = spec.data.size("train"), spec.data.size("val")
         return self._images.get(key)
 
-    def _find_network(self, spec: Spec) -> dict[str, Any]:
-        key = digest([spec.network, spec.image_size])
+    def _find_network(self, spec: Spec, batch_size: int) -> dict[str, Any]:
+        key = digest([spec.network, spec.image_size, min(2, batch_size)])
         if key not in self._networks:
             with self._reuse.network(**{**spec.network, "pretrained": False}) as net:
+                check_network(net, spec, batch_size)
                 found = fingerprint(net)
                 cost = self._reuse.cost(net, spec.image_size, spec.in_chans)
-            self._networks[key] = {
-                "fingerprint": found,
-                "cost": {
-                    "cost/params": cost.params,
-                    "cost/macs": cost.macs,
-                    "cost/activations": cost.activations,
-                },
-            }
+            self._networks[key] = {"fingerprint": found, "cost": cost.metrics}
         return self._networks[key]
 
     @staticmethod

@@ -14,7 +14,7 @@ from lightning_modules.result import write_result
 from lightning_modules.signals import CODES, SIGNALS
 from lightning_modules.sweep.jobs import RESULT, Job, not_completed
 from lightning_modules.sweep.live import View, duration
-from lightning_modules.sweep.plan import make_plan, write_plan
+from lightning_modules.sweep.plan import make_plan, need_one, write_plan
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.show import show_plan
 from zoo.text import typed
@@ -46,7 +46,9 @@ class Engine(Protocol):
     def stop(self, wait: bool = False) -> None: ...
 
 
-def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path, command: str) -> None:
+def run_sweep(
+    jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path, command: str, search: bool = False
+) -> None:
     """Plans and runs; completed jobs are left alone, interrupted and failed ones go on.
 
     Args:
@@ -55,23 +57,33 @@ def run_sweep(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder
         sweep: The sweep group of the configuration.
         folder: Where the sweep's files go.
         command: What a person types to run it again.
+        search: Whether these are some of a search's trials: it goes on where all of them are left out.
 
     Raises:
         ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
         SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
     """
     if sweep["plan"]:
-        make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
+        _plan(jobs, engine, sweep, search)
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / LOCK, "a sweep"):
-        make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
+        _plan(jobs, engine, sweep, search)
         write_plan(folder, command, jobs)
         todo = not_completed(jobs)
         print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
+        for job in jobs:
+            if job.excluded:
+                print(f"  {job.name}: left out: {job.excluded}", flush=True)
         if todo:
             _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep["fail_fast"])
+
+
+def _plan(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], search: bool) -> None:
+    make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
+    if not search:
+        need_one(jobs)
 
 
 def summary(jobs: Sequence[Job], todo: Sequence[Job], at_once: int, folder: Path) -> str:

@@ -49,6 +49,10 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None,
         if job.excluded is None and same is not None:
             first = seen.setdefault(same, job.number)
             job.same_as = first if first != job.number else None
+
+
+def need_one(jobs: Sequence[Job]) -> None:
+    """Raises ConvzooError where every job is left out."""
     if jobs and all(job.excluded for job in jobs):
         raise ConvzooError("every job is left out:\n" + "\n".join(f"  {j.name}: {j.excluded}" for j in jobs[:10]))
 

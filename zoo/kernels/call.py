@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from zoo.kernels import library
 
@@ -23,8 +24,14 @@ def fits_kernels(x: torch.Tensor, channels: int, *weights: torch.Tensor | None) 
     """Whether the kernels can have these: images with that many channels, float32 weights, all in this memory.
 
     What is traced or compiled has no values yet; subclasses of Tensor (fake ones, among others) have none of their own.
+    Who watches the operations (to count them, say) would not see these.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or type(x) not in (torch.Tensor, nn.Parameter):
+    if (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()
+        or type(x) not in (torch.Tensor, nn.Parameter)
+    ):
         return False
     fits = x.ndim == 4 and x.shape[1] == channels and x.numel() > 0 and x.device.type == "cpu" and x.dtype in DTYPES
     return fits and all(w is None or (w.dtype == torch.float32 and w.device.type == "cpu") for w in weights)

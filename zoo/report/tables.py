@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoo.noise import MARK
+from zoo.render import MORE
 from zoo.report.cells import CHOICES, Cell, Group, noisy, sort_cells, varying
 from zoo.report.intervals import Difference, Estimate
 from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric, human
@@ -93,6 +94,8 @@ def _shown(cell: Cell, metric: Metric) -> str:
     if metric is ACCURACY:
         return spread(cell.estimate(metric), metric.key) if cell.completed else progress(cell)
     value = human(cell.mean(metric), metric.key)
+    if metric.key == "cost/macs" and cell.values("cost/uncounted"):
+        return f"{value} {MORE}"
     return f"{value} {MARK}" if noisy(cell, metric) else value
 
 

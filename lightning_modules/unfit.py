@@ -1,0 +1,40 @@
+"""Cells whose network cannot be trained on their images: told before anything starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from zoo.errors import UnfitError
+from zoo.inputs import Run, name_of, try_inputs
+
+if TYPE_CHECKING:
+    from lightning_modules.spec import Spec
+
+
+def check_network(net: nn.Module, spec: Spec, batch_size: int) -> None:
+    """Checks that a network takes a cell's images, in evaluation and in training, and gives logits for its classes.
+
+    Args:
+        net: The cell's network, with or without weights. It is left as it is.
+        batch_size: Of training: a BatchNorm cannot be trained on one value.
+
+    Raises:
+        UnfitError: It does not, in the network's own words; which images would do, where that is found out.
+    """
+    n, classes = min(2, batch_size), spec.network["num_classes"]
+
+    def attempt(run: Run) -> None:
+        for training in (False, True):
+            with torch.no_grad():
+                logits = run(training=training)
+            if not isinstance(logits, torch.Tensor) or logits.shape != (n, classes):
+                what = tuple(logits.shape[1:]) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+                raise UnfitError(
+                    f"{name_of(net)} gives out {what} for an image, and training needs one logit for each of "
+                    f"{classes} classes. Type another model."
+                )
+
+    try_inputs(net, attempt, spec.image_size, spec.in_chans, batch=n)
