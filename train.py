@@ -17,9 +17,9 @@ try:
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
     from hydra_plugins.convzoo._composition import as_typed
     from hydra_plugins.convzoo._nested import spread
-    from lightning_modules.process import keep_output, prepare
-    from lightning_modules.signals import StopSignals
-    from lightning_modules.values import read_nulls
+    from lightning_modules.config.values import read_nulls
+    from lightning_modules.hardware.process import keep_output, prepare
+    from lightning_modules.hardware.signals import StopSignals
     from zoo.report import print_result
     from zoo.text import use_utf8
 except KeyboardInterrupt:
@@ -41,7 +41,7 @@ def train(config: DictConfig) -> float | None:
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
         prepare(settings["logger"]["name"])
         from lightning_modules import run_cell
-        from lightning_modules.hardware import global_rank
+        from lightning_modules.hardware.devices import global_rank
 
         result = run_cell(settings, folder, command_line(), signals)
         if global_rank() == 0:

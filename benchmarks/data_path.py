@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 from turns import in_turn, options, show, text, write
 
 from lightning_modules.data import make_data
-from lightning_modules.data.bad import BadImages
+from lightning_modules.data.bad_images import BadImages
 from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
 from lightning_modules.data.layout import scan
 

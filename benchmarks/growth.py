@@ -29,10 +29,10 @@ from turns import ROOT, block, in_turn, options, show, text, write
 
 import zoo
 from zoo.__main__ import main as zoo_command
-from zoo.plan import PLAIN, PLANS, Plan
-from zoo.speeds import TrainingStep
-from zoo.stem import stem_for
-from zoo.table import CONVS
+from zoo.backbones.stem import stem_for
+from zoo.costs.table import CONVS
+from zoo.speeds.network import TrainingStep
+from zoo.speeds.plan import PLAIN, PLANS, Plan
 
 sys.path.insert(0, str(ROOT / "tests"))
 

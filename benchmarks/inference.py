@@ -20,8 +20,8 @@ from torch import nn
 from turns import block, in_turn, options, show, text, write
 
 import zoo
-from zoo.fingerprint import fingerprint
-from zoo.plan import PLANS
+from zoo.costs.fingerprint import fingerprint
+from zoo.speeds.plan import PLANS
 
 MODELS = ("resnet18", "mobilenetv2_100", "efficientnet_b0")
 CONVS = ("native", "standard", "separable", "spatial")
@@ -126,7 +126,7 @@ def main() -> None:
     for model in given.models:
         seen = set()
         for conv in given.convs:
-            with zoo.weightless():
+            with zoo.meta_init():
                 structure = fingerprint(zoo.build(model, conv))
             if structure in seen:
                 print(f"{model} · {conv} is the same network as one above.")

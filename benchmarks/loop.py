@@ -43,10 +43,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from turns import ROOT, in_turn, options, show, text, write
 
 from lightning_modules.cell import Cell
-from lightning_modules.hardware import resolve_hardware
+from lightning_modules.hardware.devices import resolve_hardware
+from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.run import _be_quiet
-from lightning_modules.signals import StopSignals
-from lightning_modules.tracking import Tracking
+from lightning_modules.tracking.tracker import Tracking
 
 BATCH, CLASSES, EPOCHS = 8, 10, 2
 OPTIM = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.2, "label_smoothing": 0.1}

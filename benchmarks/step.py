@@ -4,7 +4,7 @@
 
 A step is forward, loss, backward and AdamW on images that are in memory: eager float32 contiguous with the usual
 optimizer for the baseline, in a process as Python starts it; a fused optimizer for the plans, in a process that keeps
-its memory as our runs do (lightning_modules/process.py). One thread unless asked otherwise; about four minutes.
+its memory as our runs do (lightning_modules/hardware/process.py). One thread unless asked otherwise; about four minutes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from turns import in_turn, options, show, text, write
 
 import zoo
-from lightning_modules.process import keep_memory
-from zoo.plan import PLAIN, PLANS, Plan, has_bf16
+from lightning_modules.hardware.process import keep_memory
+from zoo.speeds.plan import PLAIN, PLANS, Plan, has_bf16
 
 MODELS = "efficientnet_b0,mobilenetv2_100,resnet18"
 CONVS = "native,separable,standard,spatial"
@@ -101,7 +101,7 @@ def main() -> None:
     rows, results, seen = [], [], {}
     for model in given.models.split(","):
         for conv in given.convs.split(","):
-            with zoo.weightless():
+            with zoo.meta_init():
                 shapes = str([tuple(p.shape) for p in build(model, conv, given.image_size).parameters()])
             if seen.setdefault((model, shapes), conv) != conv:
                 continue  # EfficientNet native and separable are one network

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lightning_modules.result import write_result  # noqa: E402
+from lightning_modules.results.result import write_result  # noqa: E402
 from lightning_modules.sweep.jobs import Job  # noqa: E402
 from lightning_modules.sweep.slurm_options import SlurmOptions  # noqa: E402
 from lightning_modules.sweep.slurm_queue import Shape, SlurmQueue  # noqa: E402

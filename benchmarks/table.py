@@ -17,8 +17,8 @@ from collections.abc import Callable
 from turns import ROOT, Turns, options, show, text, write
 
 import zoo
-from zoo.forks import cores
-from zoo.table import CONVS, CellCost
+from zoo.costs.forks import cores
+from zoo.costs.table import CONVS, CellCost
 
 MODELS = ("resnet", "mobilenet", "efficientnet_b0", "efficientnet_b3", "efficientnet_b7")
 BASELINE = "each cell for itself"
@@ -32,7 +32,7 @@ def alone(cells: list[CellCost]) -> None:
         SystemExit: A figure of the table is another one.
     """
     for cell in cells:
-        with zoo.weightless():
+        with zoo.meta_init():
             net = zoo.build(cell.model, cell.conv)
         if zoo.cost(net, cell.cost.image_size) != cell.cost:
             raise SystemExit(f"{cell.model} {cell.conv}: the table counts otherwise")

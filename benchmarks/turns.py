@@ -65,7 +65,7 @@ def block(step: Callable[[], object], seconds: float = 0.2) -> Callable[[], floa
     """A variant for `in_turn`: seconds per call, over as many calls as last about this long. Warms up at once."""
     import torch
 
-    from zoo.timing import timed
+    from zoo.speeds.timing import timed
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     timed(step, device)

@@ -18,28 +18,28 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.bad_steps import BadSteps
-from lightning_modules.callbacks.best import BestCheckpoint
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.callbacks.progress import progress
-from lightning_modules.checkpoints import Checkpoints
+from lightning_modules.checkpoint.best import BestCheckpoint
+from lightning_modules.checkpoint.io import Checkpoints
+from lightning_modules.checkpoint.last import LastCheckpoint
+from lightning_modules.checkpoint.resume import Saved
 from lightning_modules.classifier import Classifier
+from lightning_modules.config.cell_spec import count_steps, find_spec
+from lightning_modules.config.limits import check_cell
 from lightning_modules.data.workers import plain_worker_errors
-from lightning_modules.hardware import Hardware, check_world_size, global_rank
-from lightning_modules.limits import check_cell
+from lightning_modules.hardware.devices import Hardware, check_world_size, global_rank
+from lightning_modules.hardware.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
+from lightning_modules.hardware.plan import PlanChoice, PlanRequest, choose_plan
+from lightning_modules.hardware.signals import StopSignals
+from lightning_modules.hardware.sync_batchnorm import SyncNorms
+from lightning_modules.init_weights import InitWeights
 from lightning_modules.loop import use_lean_loop
-from lightning_modules.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
-from lightning_modules.plan_choice import Choice, Work, choose_plan
-from lightning_modules.profile import make_profiler, profiled
-from lightning_modules.resume import Saved
-from lightning_modules.signals import StopSignals
-from lightning_modules.spec import count_steps, find_spec
-from lightning_modules.start import Start
-from lightning_modules.sync_norms import SyncNorms
+from lightning_modules.tracking.profile import make_profiler, profiled
 from lightning_modules.unfit import check_network
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
-from zoo.memory import peak_memory
+from zoo.speeds.memory import peak_memory
 
 INFER_BATCH = 64
 """Images of a forward pass for ``infer_images_per_s``, after training and with ``task=time``."""
@@ -69,7 +69,7 @@ class Cell:
         if spec.found and global_rank() == 0:
             print(spec.found, flush=True)
         self.data.look(tell=global_rank() == 0)
-        self.start = Start(config["init"], spec.network)
+        self.start = InitWeights(config["init"], spec.network)
         self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
         self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
@@ -94,7 +94,7 @@ class Cell:
         }
         self.checkpoint: str | None = None
 
-    def _choose_plan(self) -> Choice:
+    def _choose_plan(self) -> PlanChoice:
         config, hardware, network = self.config, self.hardware, self.start.network
         batch = config["data"]["batch_size"] // hardware.world_size or 1
         unmeasured = "several processes" if hardware.world_size > 1 else None
@@ -104,7 +104,7 @@ class Cell:
             config["hardware"]["plan"],
             config["trainer"]["precision"],
             self.module.net,
-            Work(
+            PlanRequest(
                 (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
                 network["num_classes"],
                 # Several processes do not measure; and each would fetch the data set.

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics import SumMetric
 
 import zoo
-from lightning_modules.mean import Mean
-from lightning_modules.micro_batch import MicroBatch
+from lightning_modules.hardware.micro_batch import MicroBatch
+from lightning_modules.metrics import Mean
 from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
 

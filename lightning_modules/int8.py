@@ -15,14 +15,15 @@ import torch
 from torch import nn
 
 import zoo
-from lightning_modules.config import check_values
+from lightning_modules.config.check import check_values
 from lightning_modules.data import FolderData, ImageData, make_data
-from lightning_modules.result import environment
-from zoo import exporter, quantizer
-from zoo.checkpoint import read_checkpoint
+from lightning_modules.results.result import environment
+from zoo.compression import int8 as quantizer
+from zoo.deploy import export as exporter
+from zoo.deploy.checkpoint import read_checkpoint
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
-from zoo.timing import Spread, measure
+from zoo.speeds.timing import Spread, measure
 
 BATCH = 64
 """Images a batch for testing and for speed: int8 kernels are compiled for a batch size."""

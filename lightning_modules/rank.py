@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from lightning_modules.hardware import global_rank, resolve_hardware
-from lightning_modules.launch import PARENT
-from lightning_modules.process import keep_memory, keep_output
-from lightning_modules.resume import find_last
+from lightning_modules.checkpoint.resume import find_last
+from lightning_modules.hardware.ddp import PARENT
+from lightning_modules.hardware.devices import global_rank, resolve_hardware
+from lightning_modules.hardware.process import keep_memory, keep_output
+from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.run import JOB_FILE, run_rank
-from lightning_modules.signals import StopSignals
 from zoo.errors import ConvzooError
 
 

@@ -19,21 +19,21 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.cell import Cell
-from lightning_modules.config import check, describe_cell
-from lightning_modules.earlier import finished_before
-from lightning_modules.files import remove_unfinished, why_not, write_whole
-from lightning_modules.hardware import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
-from lightning_modules.identity import cell_id, recipe
-from lightning_modules.launch import launch_ranks
-from lightning_modules.lock import Lock
-from lightning_modules.result import FILE, LOCK, environment, read_result, write_result
-from lightning_modules.resume import LAST, PREVIOUS, Saved, find_last
-from lightning_modules.rules import seconds_of
-from lightning_modules.signals import Stopped, StopSignals
+from lightning_modules.checkpoint.resume import LAST, PREVIOUS, Saved, find_last
+from lightning_modules.config.check import check, describe_cell
+from lightning_modules.config.identity import cell_id, recipe
+from lightning_modules.config.schema import seconds_of
+from lightning_modules.hardware.ddp import launch_ranks
+from lightning_modules.hardware.devices import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
+from lightning_modules.hardware.signals import Stopped, StopSignals
+from lightning_modules.results.files import remove_unfinished, why_not, write_whole
+from lightning_modules.results.finished_run import finished_before
+from lightning_modules.results.lock import Lock
+from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
 from lightning_modules.sweep.jobs import quoted
 from lightning_modules.sweep.slurm_task import requeued
 from lightning_modules.time_cell import time_cell
-from lightning_modules.tracking import Tracking
+from lightning_modules.tracking.tracker import Tracking
 from zoo.errors import ConvzooError
 
 CONFIG_FILE = "config.json"

@@ -10,12 +10,12 @@ import torch
 
 import zoo
 from lightning_modules.cell import INFER_BATCH, Cell
+from lightning_modules.hardware.out_of_memory import plain_memory_errors
 from lightning_modules.optimizer import make_optimizer
-from lightning_modules.out_of_memory import plain_memory_errors
 from zoo.errors import ConvzooError
-from zoo.loop_speed import Batch, loop_speed
-from zoo.roofline import DTYPES, bound, measure_peaks
-from zoo.speeds import TrainingSpeed, TrainingStep
+from zoo.speeds.loop import Batch, loop_speed
+from zoo.speeds.network import TrainingSpeed, TrainingStep
+from zoo.speeds.roofline import DTYPES, bound, measure_peaks
 
 SECONDS = 1.0
 """Of each measurement, about; there are eight."""

@@ -11,7 +11,7 @@ from zoo.errors import UnfitError
 from zoo.inputs import Run, name_of, try_inputs
 
 if TYPE_CHECKING:
-    from lightning_modules.spec import Spec
+    from lightning_modules.config.cell_spec import Spec
 
 
 def check_network(net: nn.Module, spec: Spec, batch_size: int) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hydra_plugins.convzoo._cli import known_keys
-from lightning_modules.identity import leaves
-from lightning_modules.rules import RULES
+from lightning_modules.config.identity import leaves
+from lightning_modules.config.schema import RULES
 
 GROUPS = {
     group.name: [path.stem for path in group.glob("*.yaml")]

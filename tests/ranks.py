@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 
-from lightning_modules.files import write_whole
+from lightning_modules.results.files import write_whole
 from lightning_modules.run import JOB_FILE
 
 

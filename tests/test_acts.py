@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
-from zoo.acts import ACTS, activations
+from zoo.acts.activations import ACTS, activations
 
 BACKBONES = ["resnet18", "efficientnet_b0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_large_100"]
 OPS = {
@@ -106,7 +106,7 @@ def test_swish_with_beta_is_the_papers():
 
 @pytest.mark.parametrize(("act", "name"), list(itertools.product(OWN, [*BACKBONES, "res2net50_26w_4s"])))
 def test_one_parameter_an_activation_module_and_nothing_else(act, name):
-    with zoo.weightless():
+    with zoo.meta_init():
         native, net = zoo.build(name), zoo.build(name, act=act)
     modules = {id(m) for m in activations(native).values()}
     before, after = zoo.cost(native), zoo.cost(net)
@@ -136,7 +136,7 @@ def test_parameters_of_activations_are_where_and_what_the_others_are():
     net = timm.create_model("resnet18", num_classes=2).half()
     zoo.swap_activations(net, "prelu")
     assert {p.dtype for p in net.parameters()} == {torch.half}
-    with zoo.weightless():
+    with zoo.meta_init():
         net = timm.create_model("resnet18", num_classes=2)
     zoo.swap_activations(net, "swish_beta")
     assert all(p.is_meta for p in net.parameters())
@@ -205,13 +205,13 @@ def test_gates_may_be_functional():
     }.items(),
 )
 def test_timm_networks_with_activations_that_are_no_modules(name, where):
-    with zoo.weightless(), pytest.raises(zoo.ConvzooError, match=where):
+    with zoo.meta_init(), pytest.raises(zoo.ConvzooError, match=where):
         zoo.build(name, act="relu")
     assert {c.act for c in zoo.tabulate([name], ["native"], ["native", "relu"]) if c.refused} == {"relu"}
 
 
 def test_star_relu_is_one_activation():
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build("convformer_s18", act="swish")
     assert not {"StarReLU", "ReLU"} & {type(m).__name__ for m in net.modules()}
     with Ops() as ops, torch.no_grad():

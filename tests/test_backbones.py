@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo
 from zoo.convs import KINDS
-from zoo.sites import Kept, find_sites
+from zoo.surgery.sites import SkippedConv, find_sites
 
 BACKBONES = """
 resnet18 resnet50d resnext50_32x4d wide_resnet50_2 seresnet50 ecaresnet26t skresnet18 resnest14d gcresnet33ts
@@ -52,7 +52,7 @@ SIZES = {
 
 
 def build(name: str, conv: str = "native", act: str = "native") -> nn.Module:
-    with zoo.weightless():
+    with zoo.meta_init():
         return zoo.build(name, conv, act, num_classes=7)
 
 
@@ -101,9 +101,9 @@ def test_the_whole_job(name, conv):
     net = build(name, conv)
     # Every site has the form now, and what is left alone is left alone for a reason.
     again = list(find_sites(net))
-    left = [s.name for s in again if not isinstance(s, Kept) and conv != "grouped" and conv not in s.forms]
+    left = [s.name for s in again if not isinstance(s, SkippedConv) and conv != "grouped" and conv not in s.forms]
     assert not left
-    assert all(s.reason for s in again if isinstance(s, Kept))
+    assert all(s.reason for s in again if isinstance(s, SkippedConv))
     out = net.eval()(image(name))
     assert out.shape == (2, 7)
     assert without_gradient(net, out) == natively_without_gradient(name)
@@ -119,7 +119,7 @@ def test_every_activation_is_swapped(name, act):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_network_that_cannot_be_rewritten_is_refused_with_the_reason(name):
-    with zoo.weightless():
+    with zoo.meta_init():
         net = timm.create_model(name)
     keys = list(net.state_dict())
     with pytest.raises(zoo.ConvzooError, match=REFUSED[name]):

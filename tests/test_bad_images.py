@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 
 from lightning_modules import run_cell
 from lightning_modules.data import check, files, make_data
-from lightning_modules.data.bad import FILE, BadImages
+from lightning_modules.data.bad_images import FILE, BadImages
 from lightning_modules.data.decode import central, decode
 from lightning_modules.data.files import BadImage, read, shown
 from lightning_modules.data.layout import scan
@@ -357,7 +357,7 @@ def test_a_run_counts_its_bad_images_and_names_them(mixed, tmp_path, capfd):
 
 
 def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_path, monkeypatch):
-    from lightning_modules.callbacks.last import LastCheckpoint
+    from lightning_modules.checkpoint.last import LastCheckpoint
 
     def kill(self, trainer, module, images, index):
         if trainer.current_epoch == 1:

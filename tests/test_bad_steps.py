@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import BadSteps, run_cell
 from lightning_modules.callbacks import bad_steps
-from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.loop import use_lean_loop
-from lightning_modules.random_states import set_torch_states
+from lightning_modules.rng import set_torch_states
 from zoo import ConvzooError
 
 BAD = 4  # the batch, from 1, that goes wrong

@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import QUICK
 
-from lightning_modules.hardware import check_ranks, resolve_hardware
+from lightning_modules.hardware.devices import check_ranks, resolve_hardware
 from zoo import ConvzooError
 
 NET = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", "logger=none", "sweep.name=mine")

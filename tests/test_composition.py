@@ -17,9 +17,9 @@ import pytest
 from conftest import QUICK, ROOT, cell_config
 from PIL import Image
 
-import lightning_modules.hardware  # noqa: F401 (with it torch: each fork would import it)
+import lightning_modules.hardware.devices  # noqa: F401 (with it torch: each fork would import it)
 from hydra_plugins.convzoo._cli import warm_up
-from lightning_modules.identity import cell_id
+from lightning_modules.config.identity import cell_id
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.jobs import command as job_command
 

@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT, cell_config
 from omegaconf import OmegaConf
 
-from lightning_modules.config import check, describe_cell, leaves
-from lightning_modules.rules import RULES
+from lightning_modules.config.check import check, describe_cell, leaves
+from lightning_modules.config.schema import RULES
 from zoo import ConvzooError
 
 GROUPS = sorted(

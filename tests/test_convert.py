@@ -10,7 +10,7 @@ from torch import nn
 
 import zoo
 from lightning_modules import run_cell
-from zoo.factors import FORMS, factorise
+from zoo.compression.low_rank import FORMS, factorise
 
 KINDS = list(FORMS)
 COMMAND = "python train.py init=svd"

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import DeformConv2d
 
 import zoo
-from zoo import products
-from zoo.families import FAMILIES
+from zoo.backbones.families import FAMILIES
+from zoo.costs import mac_counter as products
 
 aten = torch.ops.aten
 
@@ -84,7 +84,7 @@ class BackwardCounter(TorchDispatchMode):
     ],
 )
 def test_training_macs_are_those_that_autograd_runs(name, conv):
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build(name, conv).eval()
     with BackwardCounter() as counter:
         net(torch.empty(1, 3, 224, 224, device="meta")).sum().backward()
@@ -100,7 +100,7 @@ def test_training_macs_of_a_transposed_convolution_are_those_that_autograd_runs(
 
 @pytest.mark.parametrize("name", ["mobilenetv1_100", "mobilenetv2_100", "efficientnet_b0", "resnet50"])
 def test_training_costs_about_three_times_the_forward_pass(name):
-    with zoo.weightless():
+    with zoo.meta_init():
         cost = zoo.cost(zoo.build(name))
     assert 2.9 < cost.train_macs / cost.macs < 3
 
@@ -115,7 +115,7 @@ def test_counting_does_not_depend_on_the_callers_autograd_mode():
 
 
 def test_weight_memory():
-    with zoo.weightless():
+    with zoo.meta_init():
         cost = zoo.cost(zoo.build("resnet18"), 32)
     assert cost.weight_bytes() == 4 * 11_689_512
     assert cost.weight_bytes("bf16") == cost.weight_bytes("fp16") == 2 * 11_689_512
@@ -159,7 +159,7 @@ def test_layers_by_hand():
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_100", "convnext_atto", "vit_tiny_patch16_224", "regnety_002"])
 def test_layers_add_up_to_the_network(name):
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build(name)
     next(net.children()).requires_grad_(False)
     layers, cost = zoo.layer_costs(net), zoo.cost(net)
@@ -179,7 +179,7 @@ def test_the_table_of_layers(capsys):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_without_weights_costs_the_same(family):
     backbone = zoo.resolve(family).backbone
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build(backbone, "spatial", "swish", num_classes=10, stem="small")
     assert all(p.is_meta for p in net.parameters())
     assert zoo.cost(net, 32) == zoo.cost(zoo.build(backbone, "spatial", "swish", num_classes=10, stem="small"), 32)
@@ -188,7 +188,7 @@ def test_a_network_without_weights_costs_the_same(family):
 def test_efficientnet_b7_takes_about_a_second():
     zoo.cost(zoo.build("mobilenetv3_small_050"), 32)
     start = time.process_time()
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build("efficientnet_b7")
     assert zoo.cost(net, 600).params == 66_347_960
     assert time.process_time() - start < 2
@@ -216,7 +216,7 @@ TIMM = [
 
 @pytest.mark.parametrize(("name", "image_size", "params", "activations"), TIMM)
 def test_params_and_activations_of_timms_tables(name, image_size, params, activations):
-    with zoo.weightless():
+    with zoo.meta_init():
         cost = zoo.cost(zoo.build(name), image_size)
     assert cost.params / 1e6 == pytest.approx(params, abs=0.0051)
     assert cost.activations / 1e6 == pytest.approx(activations, abs=0.0051)
@@ -324,5 +324,5 @@ def test_only_operators_can_be_registered(op):
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "xcit_nano_12_p8_224", "volo_d1_224"])
 def test_no_false_alarm(name):
-    with zoo.weightless():
+    with zoo.meta_init():
         assert zoo.cost(zoo.build(name)).uncounted == ()

@@ -9,7 +9,7 @@ from test_resume import BATCHES, SMALL, stop_at_batch
 
 from lightning_modules import run_cell
 from lightning_modules.cell import Cell
-from lightning_modules.csv_rows import CsvRows
+from lightning_modules.tracking.csv import CsvRows
 
 CONFIG = (*SMALL, "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
 LEFT_OUT = ("speed/", "time/")

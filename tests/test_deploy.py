@@ -13,8 +13,9 @@ from conftest import QUICK, ROOT, cell_config
 from torch import nn
 
 import zoo
-from zoo import exporter, quantizer
+from zoo.compression import int8 as quantizer
 from zoo.convs import KINDS, ConvSpec
+from zoo.deploy import export as exporter
 from zoo.errors import need_packages
 
 BACKBONES = ("resnet18", "efficientnet_b0", "mobilenetv2_100", "mobilenetv1_100")

@@ -8,9 +8,9 @@ from conftest import cell_config
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.last import LastCheckpoint
-from lightning_modules.earlier import finished_before
-from lightning_modules.identity import cell_id, differences
+from lightning_modules.checkpoint.last import LastCheckpoint
+from lightning_modules.config.identity import cell_id, differences
+from lightning_modules.results.finished_run import finished_before
 from lightning_modules.sweep.jobs import Job
 from zoo.errors import ConvzooError
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import cell_config
 
 from hydra_plugins.convzoo.local_launcher import _check_folders
-from lightning_modules.result import read_result, write_result
+from lightning_modules.results.result import read_result, write_result
 from lightning_modules.sweep import local
 from lightning_modules.sweep.driver import _run, _settle
 from lightning_modules.sweep.jobs import Job

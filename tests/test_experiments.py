@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import zoo
-from lightning_modules.config import check
-from lightning_modules.scaling import find_network, find_scale, image_sizes
+from lightning_modules.config.check import check
+from lightning_modules.config.scaling import find_network, find_scale, image_sizes
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import zoo
-from zoo.folding import BATCHNORMS
+from zoo.surgery.fold_batchnorm import BATCHNORMS
 
 ALL = {
     "resnet18": 20,
@@ -263,7 +263,7 @@ def test_a_frozen_network_stays_frozen_and_a_weightless_one_is_folded():
     net = restless(Tapped()).requires_grad_(False)
     zoo.fold_batchnorm(net, 8)
     assert not any(p.requires_grad for p in net.parameters())
-    with zoo.weightless():
+    with zoo.meta_init():
         net = Tapped()
     assert zoo.fold_batchnorm(net, 8) == 2
 

@@ -3,9 +3,9 @@
 import pytest
 
 import zoo
-from zoo import golden
+from zoo.backbones.families import FAMILIES
 from zoo.convs import KINDS
-from zoo.families import FAMILIES
+from zoo.costs import golden
 
 
 @pytest.fixture(scope="module")

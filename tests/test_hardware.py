@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, cell_config, lives
 
-from lightning_modules.hardware import check_world_size, resolve_hardware
+from lightning_modules.hardware.devices import check_world_size, resolve_hardware
 from zoo import ConvzooError
 
 GPU = torch.cuda.is_available()

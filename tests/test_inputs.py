@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import products
+from zoo.costs import mac_counter as products
 from zoo.errors import UnfitError
 from zoo.inputs import try_inputs
 
@@ -68,7 +68,7 @@ MACS = 14 * 14 * 4 * 27
 @pytest.mark.parametrize("weights", [True, False], ids=["weights", "weightless"])
 def test_what_needs_values_is_counted_with_real_tensors(kind, weights):
     if not weights:
-        with zoo.weightless():
+        with zoo.meta_init():
             net = kind()
         net.shift = torch.ones(4, 1, 1)
     else:
@@ -113,7 +113,7 @@ def test_a_detector_is_counted():
     [("vgg11_bn", 28, "32×32"), ("vit_tiny_patch16_224", 96, "224×224"), ("inception_v3", 32, "96×96")],
 )
 def test_an_image_that_does_not_fit_is_refused_with_one_that_would(name, size, would_do):
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build(name)
     with pytest.raises(UnfitError, match=f"{name} takes no images of image_size={size} .*{would_do}") as refused:
         zoo.cost(net, size)
@@ -131,7 +131,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
     def broken(args, out):
         return products.no_such_name
 
-    broken.__globals__["__name__"] = "zoo.products"
+    broken.__globals__["__name__"] = "zoo.costs.mac_counter"
     monkeypatch.setitem(products.PRODUCTS, "aten::convolution", broken)
     try:
         with pytest.raises(AttributeError, match="no_such_name"):

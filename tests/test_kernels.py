@@ -344,7 +344,7 @@ POISONED = """
 import torch
 from timm.layers import Conv2dSame
 from torch import nn
-from zoo.plan import PLANS
+from zoo.speeds.plan import PLANS
 for plan in ("bf16", "bf16_fast"):
     for kernel, stride, groups in ((3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 2, 192), (5, 2, 192), (5, 2, 4)):
         conv = nn.Conv2d(192, 384, kernel, stride, kernel // 2, groups=groups)

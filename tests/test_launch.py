@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules import killed, launch
-from lightning_modules.killed import KillWatch
-from lightning_modules.launch import launch_ranks
-from lightning_modules.signals import StopSignals
+from lightning_modules.hardware import ddp as launch
+from lightning_modules.hardware import oom_watch as killed
+from lightning_modules.hardware.ddp import launch_ranks
+from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.signals import StopSignals
 from zoo import ConvzooError
 
 RANK = """

@@ -5,10 +5,10 @@ import os
 import pytest
 from conftest import cell_config
 
-from lightning_modules.config import check
-from lightning_modules.hardware import resolve_hardware
-from lightning_modules.limits import check_cell
-from lightning_modules.spec import find_spec
+from lightning_modules.config.cell_spec import find_spec
+from lightning_modules.config.check import check
+from lightning_modules.config.limits import check_cell
+from lightning_modules.hardware.devices import resolve_hardware
 from zoo.errors import ConvzooError, plain_words
 
 

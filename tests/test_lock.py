@@ -12,10 +12,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from lightning_modules import lock
-from lightning_modules.lock import Lock
+from lightning_modules.results import lock
+from lightning_modules.results.lock import Lock
 from zoo.errors import ConvzooError
-from zoo.locked import is_locked
+from zoo.report.lock_state import is_locked
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def fast(monkeypatch):
 def holder(tmp_path):
     """Another process that holds the lock."""
     code = (
-        "import sys; from pathlib import Path; from lightning_modules.lock import Lock\n"
+        "import sys; from pathlib import Path; from lightning_modules.results.lock import Lock\n"
         "with Lock(Path(sys.argv[1]), 'a run'): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -83,7 +83,9 @@ def test_a_holder_that_no_lock_shows_is_seen_by_its_signs_of_life(tmp_path, monk
             with Lock(path, "a run"):
                 if locks == "of each machine":
                     # In another process: to close a file gives up the locks that this one has on it.
-                    code = "import sys, pathlib as p, zoo.locked as l; print(l.is_locked(p.Path(sys.argv[1])))"
+                    code = (
+                        "import sys, pathlib as p, zoo.report.lock_state as l; print(l.is_locked(p.Path(sys.argv[1])))"
+                    )
                     seen = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
                     assert seen.stdout.strip() == "True"
                 assert f"process {os.getpid()}" in path.read_text()

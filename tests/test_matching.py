@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import zoo
-from zoo.budget import parse_budget
-from zoo.matching import match_text
-from zoo.nearest import nearest
+from zoo.costs.budget import parse_budget
+from zoo.costs.matching import match_text
+from zoo.costs.nearest import nearest
 
 
 def on_meta(backbone, **arguments):
-    with zoo.weightless():
+    with zoo.meta_init():
         return zoo.build(backbone, **arguments)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.mean import Mean
+from lightning_modules.metrics import Mean
 
 
 def test_a_mean_over_unequal_batches():

@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import run_cell
-from lightning_modules.callbacks.last import LastCheckpoint
+from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
+from lightning_modules.hardware.micro_batch import MicroBatch
+from lightning_modules.hardware.out_of_memory import is_out_of_memory
 from lightning_modules.loop import use_lean_loop
-from lightning_modules.micro_batch import MicroBatch
-from lightning_modules.out_of_memory import is_out_of_memory
 from zoo import ConvzooError
 
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ...")
@@ -246,7 +246,7 @@ def test_without_it_the_message_says_what_to_lower(tmp_path, monkeypatch):
 REAL = """
 import resource, torch
 from lightning_modules.loop import use_lean_loop
-from lightning_modules.micro_batch import MicroBatch
+from lightning_modules.hardware.micro_batch import MicroBatch
 torch.set_num_threads(1)
 net = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(8)])
 images, labels = torch.randn(64, 8, 64, 64), torch.randn(64, 8, 64, 64)  # 8 MiB a layer, forward

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import zoo
-from zoo.families import FAMILIES
+from zoo.backbones.families import FAMILIES
 
 SMALL = ["resnet18", "resnet50", "efficientnet_b0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_large_100"]
 

@@ -18,16 +18,16 @@ from test_resume import SMALL, outcome, same, stop_at_batch
 
 import zoo
 from lightning_modules import run_cell
-from lightning_modules.callbacks.last import LastCheckpoint
 from lightning_modules.cell import Cell
+from lightning_modules.checkpoint.last import LastCheckpoint
+from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.classifier import Classifier
-from lightning_modules.files import UNFINISHED
-from lightning_modules.identity import cell_id
-from lightning_modules.result import read_result
-from lightning_modules.resume import find_last
-from lightning_modules.rules import seconds_of
-from lightning_modules.signals import Stopped, StopSignals
-from zoo.checked import DamagedError, read_checked
+from lightning_modules.config.identity import cell_id
+from lightning_modules.config.schema import seconds_of
+from lightning_modules.hardware.signals import Stopped, StopSignals
+from lightning_modules.results.files import UNFINISHED
+from lightning_modules.results.result import read_result
+from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
 from zoo.report.runs import read_run
 
@@ -199,7 +199,7 @@ def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected,
 
 def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
     """Where a sweep's jobs print is where their files are."""
-    code = "from lightning_modules.process import keep_output; keep_output(); print('x' * 9999, flush=True); print('y')"
+    code = "from lightning_modules.hardware.process import keep_output; keep_output(); print('x' * 9999, flush=True); print('y')"
     with (small_disk / "log.txt").open("wb") as log:
         fill(small_disk)
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
@@ -243,7 +243,7 @@ def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path
 
 
 def test_a_long_validation_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_modules.callbacks.last.PATIENCE_S", 0)
+    monkeypatch.setattr("lightning_modules.checkpoint.last.PATIENCE_S", 0)
     validate = Classifier.validation_step
 
     def stopped(*arguments):
@@ -278,7 +278,7 @@ def test_how_a_limit_of_time_is_written(text, seconds):
 
 @pytest.mark.parametrize("text", ["10", 10, "1:2", "00:00", "a:00", "-1:00", ""])
 def test_what_is_no_time_is_refused(text):
-    from lightning_modules.config import check
+    from lightning_modules.config.check import check
 
     config = cell_config(*CONFIG)
     config["trainer"]["max_time"] = text

@@ -29,10 +29,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import zoo
-from lightning_modules.sync_norms import SyncNorms
+from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from zoo import kernels
-from zoo.acts import ACTS
-from zoo.converter import give_ranks
+from zoo.acts.activations import ACTS
+from zoo.compression.convert import give_ranks
 from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act
 
 CHANGES = {
@@ -343,7 +343,7 @@ QUANTIZED = {
 def test_they_can_be_quantized(kind):
     """They all use one ReLU three times, as torchvision's networks do."""
     pytest.importorskip("torchao")
-    from zoo.quantizer import count_layers, quantize
+    from zoo.compression.int8 import count_layers, quantize
 
     torch.manual_seed(0)
     make, layers = QUANTIZED[kind]

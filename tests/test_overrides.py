@@ -26,15 +26,15 @@ from random_overrides import BASES, changed, changes, command_lines
 import zoo
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, explain
 from lightning_modules.cell import Cell
-from lightning_modules.checkpoints import Checkpoints
-from lightning_modules.config import check
-from lightning_modules.hardware import resolve_hardware
-from lightning_modules.identity import cell_id, recipe
-from lightning_modules.limits import check_cell
+from lightning_modules.checkpoint.io import Checkpoints
+from lightning_modules.config.cell_spec import find_spec
+from lightning_modules.config.check import check
+from lightning_modules.config.identity import cell_id, recipe
+from lightning_modules.config.limits import check_cell
+from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.optimizer import make_optimizer
-from lightning_modules.result import write_result
-from lightning_modules.spec import find_spec
-from lightning_modules.tracking import run_id, run_name
+from lightning_modules.results.result import write_result
+from lightning_modules.tracking.tracker import run_id, run_name
 from zoo.errors import ConvzooError
 
 HANGS_AFTER_S = 120
@@ -89,7 +89,7 @@ def build(config: dict[str, Any], folder: Path) -> None:
     check_cell(config, spec)
     write_result(folder, {"cell": spec.choices, "recipe": recipe(config), "id": cell_id(config)})
     json.dumps([run_name(spec.choices), run_id(spec.choices, folder)]).encode()
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build(**{**spec.network, "pretrained": False})
     zoo.cost(net, spec.image_size, spec.in_chans)
     make_optimizer(net, config["optim"])

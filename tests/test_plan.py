@@ -9,18 +9,18 @@ import pytest
 import torch
 
 import zoo
-from lightning_modules import plan_choice
-from lightning_modules.plan_choice import Work, choose_plan
-from lightning_modules.resume import find_last
+from lightning_modules.checkpoint.resume import find_last
+from lightning_modules.hardware import plan as plan_choice
+from lightning_modules.hardware.plan import PlanRequest, choose_plan
 from lightning_modules.run import run
 from tests.conftest import QUICK, cell_config
-from zoo import plan
 from zoo.errors import ConvzooError
-from zoo.plan import COMPILE_S, PLANS, candidates, compiled, fastest, has_bf16, training_step, training_steps
-from zoo.timing import Spread
+from zoo.speeds import plan
+from zoo.speeds.plan import COMPILE_S, PLANS, candidates, compiled, fastest, has_bf16, training_step, training_steps
+from zoo.speeds.timing import Spread
 
 CPU = torch.device("cpu")
-LONG = Work((4, 3, 16, 16), 10, 10_000)
+LONG = PlanRequest((4, 3, 16, 16), 10, 10_000)
 EAGER = [plan for plan in PLANS.values() if not plan.compiled]
 
 
@@ -108,7 +108,7 @@ def test_a_plan_that_fails_is_left_out(net, monkeypatch):
             raise RuntimeError("no such backend")
         return training_step(net, plan, images, classes)
 
-    monkeypatch.setattr("zoo.plan.training_step", step)
+    monkeypatch.setattr("zoo.speeds.plan.training_step", step)
     images = torch.randn(4, 3, 16, 16)
     assert list(training_steps(net, [PLANS["fp32"], PLANS["fp32_fast"]], images, 10)) == ["fp32_fast"]
     with pytest.raises(ConvzooError, match="no such backend"):
@@ -129,7 +129,7 @@ def test_a_choice_is_measured_once_per_cell_and_machine(net, cache, monkeypatch)
     assert again.plan.name == "fp32" and again.why.endswith("measured before")
     assert calls == [["fp32_fast", "fp32"]]
     # Another batch, another precision, another network: other cells.
-    choose_plan("auto", "32", net, Work((8, 3, 16, 16), 10, 10_000), CPU)
+    choose_plan("auto", "32", net, PlanRequest((8, 3, 16, 16), 10, 10_000), CPU)
     choose_plan("auto", "bf16-mixed", net, LONG, CPU)
     choose_plan("auto", "32", zoo.build("mobilenetv3_small_075", num_classes=10), LONG, CPU)
     assert len(calls) == 4
@@ -156,7 +156,7 @@ def test_what_is_not_measured(net, cache, arguments, options, plan, why):
 
 
 def test_a_short_run_is_not_measured(net, cache):
-    assert "short" in choose_plan("auto", None, net, Work((4, 3, 16, 16), 10, 20), CPU).why
+    assert "short" in choose_plan("auto", None, net, PlanRequest((4, 3, 16, 16), 10, 20), CPU).why
     assert not cache.exists() or not list(cache.iterdir())
 
 
@@ -181,7 +181,7 @@ def test_a_run_says_its_plan_and_saves_the_plain_network(plan, tmp_path, capsys)
 
 
 def test_a_wrong_plan_is_refused():
-    from lightning_modules.config import check
+    from lightning_modules.config.check import check
 
     with pytest.raises(ConvzooError, match=r"hardware\.plan=turbo is not allowed\. Allowed: auto, fp32, "):
         check(cell_config("hardware.plan=turbo"))
@@ -203,7 +203,7 @@ def test_a_batch_that_is_too_large_to_measure_is_no_reason_to_end(net, cache, mo
 
 
 def test_cuda_graphs_do_not_accumulate_gradients(net):
-    work = Work((4, 3, 16, 16), 10, 10_000, accumulates=True)
+    work = PlanRequest((4, 3, 16, 16), 10, 10_000, accumulates=True)
     with pytest.raises(ConvzooError, match=r"cannot accumulate gradients. Type hardware.micro_batch=N"):
         choose_plan("bf16_compiled", None, net, work, torch.device("cuda"))
     assert choose_plan("bf16_compiled", None, net, work, CPU).plan.compiled

@@ -4,8 +4,8 @@ import pytest
 from conftest import QUICK, cell_config
 
 from lightning_modules import run_cell
-from lightning_modules.config import check
-from lightning_modules.signals import Stopped
+from lightning_modules.config.check import check
+from lightning_modules.hardware.signals import Stopped
 from zoo import ConvzooError
 
 SMALL = ("model=mobilenet", "model.variant=v3_small", "data.image_size=16", "hardware.plan=fp32", "logger=none", *QUICK)

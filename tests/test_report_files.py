@@ -54,7 +54,7 @@ def test_every_state_of_a_job_is_told(tmp_path, capsys):
 
 def test_looking_at_a_lock_does_not_take_it(tmp_path):
     """Closing a file gives up the locks of this process, so the lock is held and asked for in two others."""
-    from zoo.locked import is_locked
+    from zoo.report.lock_state import is_locked
 
     lock = tmp_path / "job.lock"
     lock.touch()

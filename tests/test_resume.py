@@ -13,10 +13,10 @@ from conftest import ROOT, cell_config
 from ranks import end_ranks, kill, start_ranks
 
 from lightning_modules import run_cell
-from lightning_modules.callbacks.last import LastCheckpoint, _states_of
 from lightning_modules.cell import Cell
-from lightning_modules.resume import KEY
-from lightning_modules.signals import StopSignals
+from lightning_modules.checkpoint.last import LastCheckpoint, _states_of
+from lightning_modules.checkpoint.resume import KEY
+from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 

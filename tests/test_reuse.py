@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.forks import mapped
-from zoo.repeats import Repeats
-from zoo.reuse import Reuse
-from zoo.table import CONVS
+from zoo.costs.forks import mapped
+from zoo.costs.repeats import Repeats
+from zoo.costs.reuse import Reuse
+from zoo.costs.table import CONVS
 
 CELLS = [(conv, act) for conv in CONVS for act in ("native", "prelu")]
 
@@ -20,7 +20,7 @@ def test_a_lent_network_costs_what_it_does_when_it_is_built_alone(backbone):
         with reuse.network(backbone, conv, act, num_classes=10) as net:
             found = reuse.cost(net, 64)
             names = [name for name, _ in net.named_parameters()]
-        with zoo.weightless():
+        with zoo.meta_init():
             alone = zoo.build(backbone, conv, act, num_classes=10)
         assert found == zoo.cost(alone, 64), (conv, act)
         assert names == [name for name, _ in alone.named_parameters()]
@@ -75,7 +75,7 @@ def grow(module):
     ],
 )
 def test_modules_that_differ_in_anything_are_counted_apart(change):
-    with zoo.weightless():
+    with zoo.meta_init():
         net = Twice(change)
     repeats = Repeats()
     assert [zoo.cost(net, 8, repeats=repeats) for _ in range(2)] == [zoo.cost(net, 8)] * 2
@@ -84,7 +84,7 @@ def test_modules_that_differ_in_anything_are_counted_apart(change):
 def test_frozen_weights_and_images_keep_their_training_macs():
     """A first convolution costs no gradient of the image; the same one later does."""
     repeats = Repeats()
-    with zoo.weightless():
+    with zoo.meta_init():
         net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)))
     cost = zoo.cost(net, 8, repeats=repeats)
     assert cost == zoo.cost(net, 8) and cost.train_macs == (2 + 3 + 3) * cost.macs // 3

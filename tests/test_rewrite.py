@@ -172,7 +172,7 @@ def test_standard_effnet_is_timms_edge_residual_network():
 @pytest.mark.parametrize("conv", list(KINDS))
 def test_the_stem_is_never_rewritten(conv):
     for name, stem in (("resnet18", "conv1"), ("resnet50d", "conv1"), ("efficientnet_b0", "conv_stem")):
-        with zoo.weightless():
+        with zoo.meta_init():
             native, net = timm.create_model(name), zoo.build(name, conv, conv_options=options(conv))
         before = {k: v.shape for k, v in native.state_dict().items() if k.startswith(stem)}
         assert before and before == {k: v.shape for k, v in net.state_dict().items() if k.startswith(stem)}
@@ -258,7 +258,7 @@ FACTORED = ["separable", "blueprint", "spatial"]
 )
 def test_a_rewritten_network_can_be_rewritten_again_as_if_it_were_native(first, then, between):
     """What stands there is one logical convolution still, of any rank and with anything between its factors."""
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build("resnet18", first, num_classes=5, conv_options={"between": between})
         report = zoo.rewrite(net, then, **options(then))
         once = zoo.build("resnet18", then, num_classes=5, conv_options=options(then))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.sweep import room
+from lightning_modules.sweep import resources as room
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.local import LocalEngine, _Running
 from lightning_modules.sweep.pool import Pool
-from lightning_modules.sweep.room import MIB, Gpus, Memory, find_gpus
+from lightning_modules.sweep.resources import MIB, Gpus, Memory, find_gpus
 from zoo.errors import ConvzooError
 
 GIB = 1024 * MIB

@@ -12,7 +12,7 @@ from wandb_file import read_run
 
 import zoo
 from lightning_modules import run_cell
-from lightning_modules.result import read_result
+from lightning_modules.results.result import read_result
 from zoo import ConvzooError
 
 MODELS, CONVS, ACTS = (

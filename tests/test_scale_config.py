@@ -8,9 +8,9 @@ from conftest import QUICK, cell_config
 
 import zoo
 from lightning_modules import run_cell
-from lightning_modules.config import check, describe_cell
-from lightning_modules.scaling import find_scale, image_sizes
-from lightning_modules.spec import meet_budget
+from lightning_modules.config.cell_spec import meet_budget
+from lightning_modules.config.check import check, describe_cell
+from lightning_modules.config.scaling import find_scale, image_sizes
 
 
 def on_meta(backbone, **arguments):

@@ -7,7 +7,7 @@ import timm
 import torch
 
 import zoo
-from zoo.scaling import SCALABLE
+from zoo.backbones.scaled_builders import SCALABLE
 
 
 def on_meta(backbone, **arguments):

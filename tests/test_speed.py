@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import loop_speed as loops
-from zoo import memory as memories
-from zoo import roofline, speeds, timing
-from zoo.loop_speed import loop_speed
-from zoo.memory import peak_memory
-from zoo.roofline import Peaks, bound, measure_peaks
-from zoo.timing import Spread, compare, measure
+from zoo.speeds import loop as loops
+from zoo.speeds import memory as memories
+from zoo.speeds import network as speeds
+from zoo.speeds import roofline, timing
+from zoo.speeds.loop import loop_speed
+from zoo.speeds.memory import peak_memory
+from zoo.speeds.roofline import Peaks, bound, measure_peaks
+from zoo.speeds.timing import Spread, compare, measure
 
 CPU = torch.device("cpu")
 

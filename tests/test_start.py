@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from lightning_modules.process import keep_memory
+from lightning_modules.hardware.process import keep_memory
 
 WATCH = """
 import runpy, sys
@@ -52,7 +52,7 @@ def test_an_answer_imports_only_what_it_needs(words, imports, clean_env, tmp_pat
 def test_freed_memory_is_kept_for_the_next_tensor():
     code = """
 import torch
-from lightning_modules.process import keep_memory
+from lightning_modules.hardware.process import keep_memory
 def pages():
     return int(open("/proc/self/statm").read().split()[0])
 def kept():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.stem import first_conv
+from zoo.backbones.stem import first_conv
 
 
 def test_small_resnet18_is_the_cifar_literatures():
@@ -127,7 +127,7 @@ def test_the_stem_is_what_the_image_reaches_first(kind, channels):
 @pytest.mark.parametrize("size", [16, 32])
 def test_the_stem_of_a_rearranged_image_and_of_one_that_runs_nowhere(size):
     assert first_conv(SpaceToDepth()) == "1"
-    with zoo.weightless():
+    with zoo.meta_init():
         net = zoo.build("tresnet_m")
     assert first_conv(net) == "body.conv1.conv"
     # A linear layer that no guessed image fits: what was reached before it is known.

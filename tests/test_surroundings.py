@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from test_earlier import TINY
 
-from lightning_modules.process import _Output
+from lightning_modules.hardware.process import _Output
 
 STRANGE = 'ü名 "quoted" it\'s a=b,c%d $x'
 TRAIN = [sys.executable, str(ROOT / "train.py")]

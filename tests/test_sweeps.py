@@ -15,8 +15,8 @@ from sweep_files import FILES, load, overrides, points
 from wandb_file import read_run
 from wandb_peer import peer
 
-from lightning_modules.config import check
-from lightning_modules.wandb_environment import PROJECT
+from lightning_modules.config.check import check
+from lightning_modules.tracking.wandb_environment import PROJECT
 
 NAMES = [path.stem for path in FILES]
 GRIDS = [path for path in FILES if load(path)["method"] == "grid"]

@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 
 import zoo
-from lightning_modules.sync_norms import SyncNorms
-from zoo.plan import PLANS
+from lightning_modules.hardware.sync_batchnorm import SyncNorms
+from zoo.speeds.plan import PLANS
 
 
 def network(name):

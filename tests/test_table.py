@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import zoo
-from zoo import roofline, table, table_time
 from zoo.__main__ import main
-from zoo.budget import parse_amount, select
-from zoo.families import FAMILIES
-from zoo.matching import match_text
-from zoo.table_command import parse_size
-from zoo.table_views import FORMATS
+from zoo.backbones.families import FAMILIES
+from zoo.costs import table, table_time
+from zoo.costs.budget import parse_amount, select
+from zoo.costs.matching import match_text
+from zoo.costs.table_command import parse_size
+from zoo.costs.table_views import FORMATS
+from zoo.speeds import roofline
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_every_cell_costs_what_building_it_costs(model, convs, acts):
     cells = zoo.tabulate([model], convs, acts, images)
     assert [(c.conv, c.act) for c in cells] == [(conv, act) for conv in convs for act in acts]
     for cell in cells:
-        with zoo.weightless():
+        with zoo.meta_init():
             net = zoo.build(model, cell.conv, cell.act, num_classes=10, in_chans=1)
         assert cell.cost == zoo.cost(net, (64, 96), 1), cell
 
@@ -164,7 +165,7 @@ def test_csv_has_timms_columns_and_units(run):
 def test_json_has_every_digit(run):
     code, out, _ = run(*CELLS, "--format", "json", "--image-size", "192x224", "--num-classes", "10")
     rows = json.loads(out)
-    with zoo.weightless():
+    with zoo.meta_init():
         cost = zoo.cost(zoo.build("resnet18", num_classes=10), (192, 224))
     assert code == 0 and len(rows) == 4
     assert {key: rows[0][key] for key in ("params", "macs", "activations", "train_macs")} == {
@@ -321,4 +322,4 @@ def test_the_table_needs_neither_lightning_nor_hydra():
 def test_help_and_report_need_no_torch(tmp_path):
     for arguments in ("'table', '--help'", f"'report', {str(tmp_path)!r}"):
         loaded = modules_after(f"try: main([{arguments}])\nexcept SystemExit: pass")
-        assert "zoo.table_command" in loaded and not {"torch", "timm"} & loaded
+        assert "zoo.costs.table_command" in loaded and not {"torch", "timm"} & loaded

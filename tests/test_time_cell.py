@@ -11,12 +11,12 @@ from conftest import cell_config
 
 import zoo
 from lightning_modules import run_cell, time_cell
-from lightning_modules.identity import cell_id, recipe
-from lightning_modules.result import read_result
-from zoo import roofline
+from lightning_modules.config.identity import cell_id, recipe
+from lightning_modules.results.result import read_result
 from zoo.__main__ import main
-from zoo.noise import MARK
 from zoo.report import print_result
+from zoo.speeds import roofline
+from zoo.speeds.noise import MARK
 
 SPEEDS = {
     f"speed/{name}{suffix}"

@@ -19,12 +19,13 @@ from conftest import ROOT, cell_config, lives
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
-from lightning_modules import run_cell, wandb_run, wandb_service
-from lightning_modules.callbacks.last import LastCheckpoint
-from lightning_modules.result import read_result
-from lightning_modules.secrets import check_secrets
-from lightning_modules.tracking import Tracking, has_key
-from lightning_modules.wandb_file import has_end, rows, run_files
+from lightning_modules import run_cell
+from lightning_modules.checkpoint.last import LastCheckpoint
+from lightning_modules.config.secrets import check_secrets
+from lightning_modules.results.result import read_result
+from lightning_modules.tracking import wandb_run, wandb_service
+from lightning_modules.tracking.tracker import Tracking, has_key
+from lightning_modules.tracking.wandb_file import has_end, rows, run_files
 
 SHORT_S = 2.0
 """Not enough for any server."""
@@ -279,8 +280,8 @@ def test_a_run_that_starts_anew_is_another_run(peer, begin):
 
 FEED = """
 import sys, time
-from lightning_modules.wandb_run import WandbRun
-from lightning_modules.wandb_service import service
+from lightning_modules.tracking.wandb_run import WandbRun
+from lightning_modules.tracking.wandb_service import service
 run = WandbRun({"id": "abc", "dir": sys.argv[1], "project": "p"}, sys.argv[2] == "online", "", 10, False)
 print(service().pid, flush=True)
 for step in range(100000):

@@ -335,7 +335,7 @@ def test_a_device_that_works_while_the_host_pauses(fetch, work, pause, clock, tm
         def on_train_batch_end(self, *_):
             clock.now += pause
 
-    class Start(L.Callback):
+    class InitWeights(L.Callback):
         def on_train_start(self, trainer, module):
             speed._stopwatch._events, speed._batches = True, 4
 
@@ -350,7 +350,7 @@ def test_a_device_that_works_while_the_host_pauses(fetch, work, pause, clock, tm
     trainer = L.Trainer(
         max_epochs=2,
         accelerator="cpu",
-        callbacks=[speed, Start(), Pause()],
+        callbacks=[speed, InitWeights(), Pause()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -7,7 +7,7 @@ from conftest import QUICK, cell_config
 
 import zoo
 from lightning_modules.cell import Cell
-from lightning_modules.sweep.describe import Describer
+from lightning_modules.sweep.planner import Planner
 from zoo.errors import UnfitError
 
 UNFIT = {
@@ -27,12 +27,12 @@ def configured(name, *more):
 
 @pytest.mark.parametrize("name", [name for name in UNFIT if name != "sam2_hiera_tiny"])
 def test_a_sweep_leaves_it_out(name):
-    answer = Describer().describe(configured(name))
+    answer = Planner().describe(configured(name))
     assert UNFIT[name][1] in answer["excluded"] and "\n" not in answer["excluded"]
 
 
 def test_a_rewritten_network_and_a_batch_of_one():
-    describer = Describer()
+    describer = Planner()
     assert "vgg11_bn takes no images" in describer.describe(configured("vgg11_bn", "conv=separable"))["excluded"]
     answer = describer.describe(
         cell_config(*COMMON, "model.name=resnet18", "model.stem=imagenet", "data.image_size=32", "data.batch_size=1")
@@ -43,7 +43,7 @@ def test_a_rewritten_network_and_a_batch_of_one():
 
 
 def test_alone_it_is_one_message(tmp_path):
-    from lightning_modules.hardware import resolve_hardware
+    from lightning_modules.hardware.devices import resolve_hardware
 
     config = configured("vgg11_bn")
     with pytest.raises(UnfitError, match="32×32 pixels would do"):
@@ -51,7 +51,7 @@ def test_alone_it_is_one_message(tmp_path):
 
 
 def test_a_network_that_cannot_be_built_is_unfit():
-    with zoo.weightless(), pytest.raises(UnfitError, match=r"resnet18 cannot be built with .*no_such_option"):
+    with zoo.meta_init(), pytest.raises(UnfitError, match=r"resnet18 cannot be built with .*no_such_option"):
         zoo.build("resnet18", no_such_option=3)
 
 
@@ -59,9 +59,9 @@ def test_a_bug_of_ours_is_not_taken_for_an_unfit_cell(monkeypatch):
     def broken(net):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lightning_modules.sweep.describe.fingerprint", broken)
+    monkeypatch.setattr("lightning_modules.sweep.planner.fingerprint", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        Describer().describe(cell_config(*COMMON, "model.name=resnet18", "data.image_size=32"))
+        Planner().describe(cell_config(*COMMON, "model.name=resnet18", "data.image_size=32"))
 
 
 @pytest.mark.parametrize("pool", ["true", "false"])

@@ -13,7 +13,7 @@ from test_page import browser, make_page, work
 
 import zoo
 from lightning_modules import run_cell
-from lightning_modules.resume import LAST
+from lightning_modules.checkpoint.resume import LAST
 from zoo import cache
 from zoo.report import compare, load_results, print_table
 from zoo.report.formats import latex, markdown, to_csv

@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.convzoo._nested import spread, written
 from hydra_plugins.convzoo.search_path import sweep_name
-from lightning_modules.config import check
-from lightning_modules.identity import leaves
-from lightning_modules.rules import RULES
-from lightning_modules.values import HAVE_NONE, means_null, read_nulls
+from lightning_modules.config.check import check
+from lightning_modules.config.identity import leaves
+from lightning_modules.config.schema import RULES
+from lightning_modules.config.values import HAVE_NONE, means_null, read_nulls
 from zoo import ConvzooError
 
 NULLABLE = sorted(key for key, (allowed, _) in RULES.items() if allowed(None) and key not in HAVE_NONE)

@@ -7,9 +7,9 @@ import pytest
 from conftest import cell_config
 from wandb_file import read_run
 
-from lightning_modules import wandb_service
-from lightning_modules.tracking import Tracking
-from lightning_modules.wandb_environment import find_folder, find_id, find_mode, passed
+from lightning_modules.tracking import wandb_service
+from lightning_modules.tracking.tracker import Tracking
+from lightning_modules.tracking.wandb_environment import find_folder, find_id, find_mode, passed
 from zoo import ConvzooError
 
 CELL = {"model": "m", "seed": 0}

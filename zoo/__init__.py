@@ -9,25 +9,25 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zoo.acts import ACTS, swap_activations
+    from zoo.acts.activations import ACTS, swap_activations
+    from zoo.backbones.families import FAMILIES, Network, Scale, resolve
     from zoo.builder import build
-    from zoo.checkpoint import load
-    from zoo.converter import ConversionReport, convert, reestimate_batchnorm
+    from zoo.compression.convert import ConversionReport, convert, reestimate_batchnorm
+    from zoo.compression.int8 import lower, quantize
     from zoo.convs import KINDS, ConvSpec
-    from zoo.counting import Cost, LayerCost, cost, layer_costs
+    from zoo.costs.counting import Cost, LayerCost, cost, layer_costs
+    from zoo.costs.mac_counter import register_macs
+    from zoo.costs.matching import Match, match
+    from zoo.costs.table import CellCost, Images, tabulate
+    from zoo.costs.table_views import show_layers
+    from zoo.deploy.checkpoint import load
+    from zoo.deploy.export import export
     from zoo.errors import ConvzooError
-    from zoo.exporter import export
-    from zoo.families import FAMILIES, Network, Scale, resolve
-    from zoo.folding import fold_batchnorm
-    from zoo.matching import Match, match
-    from zoo.meta import weightless
-    from zoo.products import register_macs
-    from zoo.quantizer import lower, quantize
-    from zoo.rewriter import Entry, Report, rewrite
-    from zoo.roofline import Bound, Peaks, bound, measure_peaks
-    from zoo.speeds import Speed, TrainingSpeed, speed, training_speed
-    from zoo.table import CellCost, Images, tabulate
-    from zoo.table_views import show_layers
+    from zoo.meta import meta_init
+    from zoo.speeds.network import Speed, TrainingSpeed, speed, training_speed
+    from zoo.speeds.roofline import Bound, Peaks, bound, measure_peaks
+    from zoo.surgery.fold_batchnorm import fold_batchnorm
+    from zoo.surgery.rewrite import Entry, Report, rewrite
 
 _WHERE = {
     "ACTS": "acts",

@@ -8,12 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-from zoo import table_command
+from zoo.costs import table_command
 from zoo.errors import ConvzooError, plain_words
 from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
 
-OTHER_ROOMS = {"dashboard": ("lightning_modules.dashboard", "save a W&B workspace that compares the runs of a project")}
+OTHER_ROOMS = {
+    "dashboard": ("lightning_modules.tracking.dashboard", "save a W&B workspace that compares the runs of a project")
+}
 """Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
 
 
@@ -56,13 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _golden(given: argparse.Namespace) -> int:
-    from zoo import golden
+    from zoo.costs import golden
 
     return golden.run(check=given.check)
 
 
 def _export(given: argparse.Namespace) -> None:
-    from zoo import exporter
+    from zoo.deploy import export as exporter
 
     path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
     batches = " and ".join(map(str, exporter.CHECKED_BATCHES))

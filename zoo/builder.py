@@ -8,14 +8,14 @@ from typing import Any
 import timm
 from torch import nn
 
-from zoo.acts import swap_activations
-from zoo.converter import give_ranks
+from zoo.acts.activations import swap_activations
+from zoo.backbones.families import Scale
+from zoo.backbones.scaled_builders import Depth, build_scaled
+from zoo.backbones.stem import shrink_stem
+from zoo.compression.convert import give_ranks
 from zoo.errors import ConvzooError, UnfitError, choose, closest
-from zoo.families import Scale
 from zoo.inputs import is_ours, one_line
-from zoo.rewriter import rewrite
-from zoo.scaling import Depth, build_scaled
-from zoo.stem import shrink_stem
+from zoo.surgery.rewrite import rewrite
 
 
 def build(
@@ -47,7 +47,7 @@ def build(
         pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
         conv_options: ``between``, ``groups``, ``group_size`` of `zoo.rewrite`.
         stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
-        width: Times the channels of every layer (ResNet, MobileNet, EfficientNet; see `zoo.scaling`).
+        width: Times the channels of every layer (ResNet, MobileNet, EfficientNet; see `zoo.backbones.scaled_builders`).
         depth: Times the blocks of every stage; a sequence of factors gives each stage its own.
         phi: Both at once, depth 1.2^φ and width 1.1^φ: ``efficientnet_b0`` with ``phi=1`` is B2.
         ranks: The structure of a converted network (`zoo.ConversionReport.ranks`): these convolutions get the form

@@ -21,7 +21,7 @@ _FILLS = {aten.normal_, aten.uniform_, aten.fill_, aten.zero_, aten.erfinv_, ate
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def meta_init() -> Iterator[None]:
     """Networks built inside have no weights: they take no memory, and can be counted but not run.
 
     ``with zoo.weightless(): net = zoo.build("efficientnet_b7", conv="standard")``, then ``zoo.cost(net, 600)``. As

@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hydra_plugins.convzoo._composition import Composition, as_typed
-from lightning_modules.secrets import check_secrets
-from lightning_modules.signals import Stopped
+from lightning_modules.config.secrets import check_secrets
+from lightning_modules.hardware.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.convzoo._composition import Composition, as_typed
-from lightning_modules.values import read_nulls
+from lightning_modules.config.values import read_nulls
 from zoo.errors import ConvzooError
 from zoo.text import typed
 
@@ -98,7 +98,7 @@ class SweepLauncher(Launcher):
         return [_returned(job, jobs, search=not self.raise_on_failure) for job in jobs]
 
     def _compose(self, composition: Composition, number: int, overrides: list[str], folder: Path) -> Any:
-        from lightning_modules.identity import cell_id
+        from lightning_modules.config.identity import cell_id
         from lightning_modules.sweep.jobs import Job
 
         # That this is a sweep is said of the sweep, and not of its jobs.

@@ -101,7 +101,7 @@ class SearchSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         # The import is here because Hydra imports this file at every start.
-        from lightning_modules.lock import Lock
+        from lightning_modules.results.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
             trials = Trials(folder, space, self.meant, self.objectives, self.sampler, self.seed)

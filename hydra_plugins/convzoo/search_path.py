@@ -10,7 +10,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hydra_plugins.convzoo._composition import Composition, as_typed, is_ours
-from lightning_modules.values import means_null
+from lightning_modules.config.values import means_null
 
 
 class ConvzooSearchPath(SearchPathPlugin):

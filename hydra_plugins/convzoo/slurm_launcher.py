@@ -7,8 +7,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from hydra_plugins.convzoo.local_launcher import SweepLauncher
+from lightning_modules.config.values import means_null
 from lightning_modules.sweep.slurm_options import SlurmOptions
-from lightning_modules.values import means_null
 
 
 @dataclass

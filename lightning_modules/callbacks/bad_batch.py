@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 from lightning_modules.callbacks.batch import tensors_of
 from lightning_modules.callbacks.first_bad import Bad, first_bad
-from lightning_modules.files import why_not, write_whole
-from lightning_modules.random_states import set_torch_states, torch_states
+from lightning_modules.results.files import why_not, write_whole
+from lightning_modules.rng import set_torch_states, torch_states
 from zoo.text import typed
 
 FILE = "bad_batch.pt"

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback
 from torch.optim import LBFGS
 
 from lightning_modules.callbacks.bad_batch import Seen, look_into
-from lightning_modules.random_states import torch_states
-from lightning_modules.running_stats import RunningStats
+from lightning_modules.hardware.running_stats import RunningStats
+from lightning_modules.rng import torch_states
 from zoo.errors import ConvzooError, choose
 
 ACTIONS = ("stop", "skip")

@@ -10,9 +10,9 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.files import Patience, write_whole
-from lightning_modules.hardware import global_rank
-from lightning_modules.result import EPOCHS
+from lightning_modules.hardware.devices import global_rank
+from lightning_modules.results.files import RetryWriter, write_whole
+from lightning_modules.results.result import EPOCHS
 
 KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 
@@ -32,7 +32,7 @@ class EpochLines(Checkpoint):
         self.path, self.seconds = folder / EPOCHS, seconds
         self._lines: list[str] = []
         self._validated: dict[str, float | None] = {}  # in this epoch
-        self._patience = Patience()
+        self._patience = RetryWriter()
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": list(self._lines), "validated": dict(self._validated)}

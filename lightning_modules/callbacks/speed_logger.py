@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 from lightning_modules.callbacks.inputs import Inputs
 from lightning_modules.callbacks.stopwatch import FETCH, TRAIN, Stopwatch
-from zoo.timing import Spread
+from zoo.speeds.timing import Spread
 
 WARMUP = 3
 """Batches left out at the start: allocators, thread pools and kernels warm up."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lightning_modules.callbacks.actions import listen
-from zoo.timing import synchronize
+from zoo.speeds.timing import synchronize
 
 FETCH, TRAIN, OTHER = "fetch", "train", "other"
 

@@ -19,13 +19,13 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from lightning_modules.data.bad import BadImages
+from lightning_modules.data.bad_images import BadImages
 from lightning_modules.data.decode import LONGEST, decode, open_image, orientation_of
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
 from lightning_modules.data.image_formats import endings_of
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
-from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, is_death
+from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decoders_words, is_death
 from zoo.errors import ConvzooError
 from zoo.text import typed
 
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
 class _Images(Dataset):
     """Paths → what was seen of them. For worker processes."""
 
-    in_hand: InHand
+    in_hand: WorkerProgress
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths

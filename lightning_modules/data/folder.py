@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_modules.data.bad import BadImages
+from lightning_modules.data.bad_images import BadImages
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.decode import Box, central, decode, random_box
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
-from lightning_modules.data.workers import InHand, WatchedLoader, decoders_words, plain_worker_errors
+from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decoders_words, plain_worker_errors
 from zoo.errors import ConvzooError
 
 OTHERS = 100
@@ -58,7 +58,7 @@ class FolderImages(Dataset):
         seed: int | None = None,
     ) -> None:
         self.files, self.image_size, self.crop, self.hflip, self.seed = files, image_size, crop, hflip, seed
-        self.in_hand = InHand(0)
+        self.in_hand = WorkerProgress(0)
         self._gave_up: set[int] = set()  # files that were waited for in vain
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-from lightning_modules.data.bad import METRIC, BadImages, CountBadImages
+from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from lightning_modules.data.files import shown
-from lightning_modules.signals import SIGNALS
+from lightning_modules.hardware.signals import SIGNALS
 from zoo.errors import ConvzooError
 
 CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
@@ -24,7 +24,7 @@ GONE_S = 5.0
 """Seconds within which a process that was killed is gone, but for one that waits for a dead disk."""
 
 
-class InHand:
+class WorkerProgress:
     """Which file each worker process is busy with, in memory that outlives the worker.
 
     Args:
@@ -58,7 +58,7 @@ class WatchedLoader(DataLoader):
     def __init__(self, dataset: Any, paths: Sequence[str], **options: Any) -> None:
         super().__init__(dataset, collate_fn=_as_they_are, **options)
         self.paths = paths
-        dataset.in_hand = InHand(self.num_workers)
+        dataset.in_hand = WorkerProgress(self.num_workers)
         self._processes: list[Any] = []
         self._all.add(self)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning_modules.identity import recipe
-from lightning_modules.lock import Lock
-from lightning_modules.result import write_result
-from lightning_modules.signals import CODES, SIGNALS
+from lightning_modules.config.identity import recipe
+from lightning_modules.hardware.signals import CODES, SIGNALS
+from lightning_modules.results.lock import Lock
+from lightning_modules.results.result import write_result
 from lightning_modules.sweep.jobs import RESULT, Job, not_completed
-from lightning_modules.sweep.live import View, duration
 from lightning_modules.sweep.plan import make_plan, need_one, write_plan
+from lightning_modules.sweep.plan_view import show_plan
 from lightning_modules.sweep.pool import Pool
-from lightning_modules.sweep.show import show_plan
+from lightning_modules.sweep.progress import View, duration
 from zoo.text import typed
 
 LOCK = "sweep.lock"

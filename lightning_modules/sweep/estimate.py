@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 import zoo
-from lightning_modules.hardware import Hardware
-from lightning_modules.spec import Spec, count_steps
-from zoo.speeds import TrainingStep
-from zoo.timing import Spread, measure, timed
+from lightning_modules.config.cell_spec import Spec, count_steps
+from lightning_modules.hardware.devices import Hardware
+from zoo.speeds.network import TrainingStep
+from zoo.speeds.timing import Spread, measure, timed
 
 SECONDS = 1.0
 """Steps are timed for about this long, after a first one."""

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.identity import cell_id
-from lightning_modules.result import EPOCHS, LOCK, read_result
-from lightning_modules.result import FILE as RESULT
-from zoo.locked import is_locked
+from lightning_modules.config.identity import cell_id
+from lightning_modules.results.result import EPOCHS, LOCK, read_result
+from lightning_modules.results.result import FILE as RESULT
+from zoo.report.lock_state import is_locked
 
 LOG = "log.txt"
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.killed import KillWatch
+from lightning_modules.hardware.oom_watch import KillWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
-from lightning_modules.sweep.live import weight_of
 from lightning_modules.sweep.pool import Pool, Process
-from lightning_modules.sweep.room import Gpus, Memory, cores, find_gpus
+from lightning_modules.sweep.progress import weight_of
+from lightning_modules.sweep.resources import Gpus, Memory, cores, find_gpus
 from zoo.errors import ConvzooError
 
 GRACE_S = 20

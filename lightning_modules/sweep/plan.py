@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.files import write_whole
-from lightning_modules.identity import recipe
+from lightning_modules.config.identity import recipe
+from lightning_modules.results.files import write_whole
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.pool import Pool
-from zoo.budget import parse_amount
+from zoo.costs.budget import parse_amount
 from zoo.errors import ConvzooError
 from zoo.render import short
 
@@ -60,11 +60,11 @@ def need_one(jobs: Sequence[Job]) -> None:
 def _describe(
     jobs: Sequence[Job], node_gpus: int | None, measure: bool, threads: int, pool: Pool
 ) -> list[dict[str, Any]]:
-    """What `lightning_modules.sweep.describe` says, from a process that has torch."""
+    """What `lightning_modules.sweep.planner` says, from a process that has torch."""
     from tqdm import tqdm
 
     question = {"configs": [job.config for job in jobs], "node_gpus": node_gpus, "measure": measure}
-    words = [sys.executable, "-m", "lightning_modules.sweep.describe"]
+    words = [sys.executable, "-m", "lightning_modules.sweep.planner"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     reading, writing = os.pipe()
     with open(reading) as lines, tempfile.TemporaryFile() as asked:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from lightning_modules.process import server_environment
+from lightning_modules.hardware.process import server_environment
 
 POLL_S = 0.01
 

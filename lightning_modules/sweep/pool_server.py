@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning_modules.process import prepare
+from lightning_modules.hardware.process import prepare
 
 IMPORTS = (
     "lightning_modules.run",
@@ -32,7 +32,7 @@ IMPORTS = (
     "sklearn.datasets",
     "torch._dynamo",  # a first optimizer would
     "torch.distributed.launcher.api",
-    "zoo.fingerprint",
+    "zoo.costs.fingerprint",
     "zoo.report",
 )
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.killed import KillWatch
+from lightning_modules.hardware.oom_watch import KillWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
-from lightning_modules.wandb_environment import passed
+from lightning_modules.tracking.wandb_environment import passed
 from zoo.errors import ConvzooError
 
 POLL_S = 0.5

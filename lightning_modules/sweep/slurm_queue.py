@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.files import write_whole
+from lightning_modules.results.files import write_whole
 from lightning_modules.sweep.jobs import forget_failure
 from lightning_modules.sweep.slurm_options import SlurmOptions
 from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending

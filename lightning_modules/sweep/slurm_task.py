@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from lightning_modules.signals import TIME_OVER
+from lightning_modules.hardware.signals import TIME_OVER
 from lightning_modules.sweep.jobs import forget_failure
 from zoo.text import typed
 

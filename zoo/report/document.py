@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zoo.noise import LEGEND, MARK
 from zoo.report import tables
 from zoo.report.cells import Cell, Group, noisy, varying
 from zoo.report.effects import Effects, find_effects
@@ -23,6 +22,7 @@ from zoo.report.intervals import LEVEL, Estimate
 from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric
 from zoo.report.pareto import front_cells
 from zoo.report.runs import STATUSES, Run
+from zoo.speeds.noise import LEGEND, MARK
 
 FORMAT = 1
 MOST_EPOCHS = 100

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.report.checksum import unseal
 from zoo.report.files import UnreadableError, as_number, read_epochs, read_object
-from zoo.seal import unseal
 from zoo.text import clean
 
 STATUSES = {

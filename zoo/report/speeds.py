@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zoo import render
-from zoo.noise import LEGEND, MARK, is_noisy
 from zoo.report.metrics import human
+from zoo.speeds.noise import LEGEND, MARK, is_noisy
 
 ROWS = (
     ("train, with data", "speed/train_images_per_s", "img/s"),

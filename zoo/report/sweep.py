@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.locked import is_locked
 from zoo.report.files import UnreadableError, read_object
+from zoo.report.lock_state import is_locked
 from zoo.report.runs import Run, flat, numbers, read_run
 from zoo.text import clean
 

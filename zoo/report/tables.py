@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.noise import MARK
 from zoo.render import MORE
 from zoo.report.cells import CHOICES, Cell, Group, noisy, sort_cells, varying
 from zoo.report.intervals import Difference, Estimate
 from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric, human
 from zoo.report.runs import Run
+from zoo.speeds.noise import MARK
 
 TEXT_COLUMNS = ("status", "same as", "recipe", "measured on", "command", "folder", "error", "note", "vs best")
 

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo import render
-from zoo.noise import LEGEND
 from zoo.report import tables
 from zoo.report.cells import noisy
 from zoo.report.groups import compare
 from zoo.report.metrics import ACCURACY, METRICS, Metric, human
 from zoo.report.runs import STATUSES, Run
 from zoo.report.speeds import marked, print_speeds
+from zoo.speeds.noise import LEGEND
 from zoo.text import clean
 
 MOST_LINES = 20

@@ -1,0 +1,164 @@
+"""Starts the ranks of a distributed job on this machine, and ends them all when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.signals import CODES, Stopped, StopSignals
+from zoo.errors import ConvzooError
+
+POLL_S = 0.1
+
+FAILED_S = 10.0
+"""What the other ranks have once one has failed: to notice, and to close what they have open."""
+
+STOPPED_S = 60.0
+"""What ranks have to write their checkpoint, and to end what they have open, once the job is stopped."""
+
+PARENT = "CONVZOO_PARENT"
+"""The number of the process that started the ranks: they end when it has gone."""
+
+
+class _Rank:
+    """One process, in a session of its own: what it starts ends with it."""
+
+    def __init__(self, number: int, words: Sequence[str], environment: dict[str, str], told: Path) -> None:
+        self.number, self.told = number, told
+        environment |= {"RANK": str(number), "LOCAL_RANK": str(number), "TORCHELASTIC_ERROR_FILE": str(told)}
+        environment |= {PARENT: str(os.getpid())}
+        self.process = subprocess.Popen(words, env=environment, start_new_session=True)
+
+    @property
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def error(self) -> str | None:
+        """What it said before it ended (`torch.distributed.elastic`'s ``record``): ``TYPE: text``; None for nothing."""
+        try:
+            message = json.loads(self.told.read_text())["message"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return str(message["message"] if isinstance(message, dict) else message)
+
+
+def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: str | Path) -> None:
+    """Runs ``python -m module arguments`` once per rank, as torchrun would, and waits.
+
+    A rank that fails takes the others down: at once where they notice themselves, else after ``FAILED_S``.
+
+    Raises:
+        ConvzooError: A rank met a mistake of the user's, or ended without a word; the text says which and how.
+        RuntimeError: A rank failed; the text says which and why.
+        SystemExit: The job was sent a signal, or its time is over; the ranks have ended, the code is one of
+            `lightning_modules.hardware.signals.CODES`.
+    """
+    from torch.distributed import TCPStore
+
+    # Where ranks find each other. Here, not in rank 0, so that the port is known before they start.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RUN_ID": "convzoo",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    # One thread too many a core is far worse than one too few.
+    shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    words = [sys.executable, "-m", module, *map(str, arguments)]
+    watch, ranks = KillWatch(), []
+    signals.wait = True
+    signals.install()
+    try:
+        if signals.pending is not None:
+            raise Stopped(signals.pending)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                for number in range(processes):
+                    ranks.append(_Rank(number, words, shared.copy(), Path(folder, f"{number}.json")))
+                failed = _wait(ranks, signals)
+            finally:
+                for rank in ranks:
+                    rank.kill()
+            if failed:
+                _tell(failed, processes, watch)
+    except Stopped as stopped:
+        raise SystemExit(stopped.code) from None
+    finally:
+        signals.restore()
+
+
+def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
+    """Until all have ended, or as long as they may take; the ranks that failed by themselves, as they ended."""
+    failed: list[_Rank] = []
+    passed_on, ending, deadline = False, False, float("inf")
+    while running := [rank for rank in ranks if rank.code is None]:
+        if signals.pending and not passed_on:
+            passed_on, deadline = True, time.monotonic() + STOPPED_S
+            for rank in running:
+                rank.process.send_signal(signals.pending)
+        # One that has said its error may yet wait for the others at its exit.
+        failed += [rank for rank in ranks if (rank.code or rank.error()) and rank not in failed]
+        if failed and not ending:
+            ending = True
+            stopped = all(rank.code in CODES for rank in failed)
+            deadline = min(deadline, time.monotonic() + (STOPPED_S if stopped else FAILED_S))
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    failed += [rank for rank in ranks if rank.code and rank not in failed]
+    if signals.pending and (running or failed):
+        raise SystemExit(128 + signals.pending)
+    return failed
+
+
+def _tell(failed: list[_Rank], processes: int, watch: KillWatch) -> NoReturn:
+    told = [rank for rank in failed if rank.error() is not None]
+    # Whoever ended without a word was the first: the others then missed it, and said so. But NCCL ends a process that
+    # has waited too long for one that had an error, with this signal.
+    silent = [
+        rank
+        for i, rank in enumerate(failed)
+        if rank not in told and not (rank.code == -signal.SIGABRT and any(other in told for other in failed[:i]))
+    ]
+    if not told and all(rank.code == -signal.SIGABRT for rank in silent):
+        raise RuntimeError(
+            f"rank {silent[0].number} of {processes} gave up waiting for another rank (hardware.timeout_s), or "
+            "crashed: what it printed says which"
+        )
+    if not silent:
+        rank = min(told, key=lambda rank: rank.told.stat().st_mtime_ns)
+        message = rank.error() or ""
+        if message.startswith(f"{ConvzooError.__name__}: "):
+            raise ConvzooError(message.partition(": ")[2])
+        if "timed out" in message.lower():
+            message += " (another rank did not answer within hardware.timeout_s)"
+        raise RuntimeError(f"rank {rank.number} of {processes} failed: {message}")
+    rank = silent[0]
+    if rank.code in CODES:
+        raise SystemExit(rank.code)
+    how = f"ended with exit code {rank.code} and without an error"
+    if rank.code < 0:
+        how = f"was killed by {signal.Signals(-rank.code).name}"
+    if rank.code == -signal.SIGKILL:
+        how += f": {watch.why()}"
+    raise ConvzooError(f"rank {rank.number} of {processes} {how}. The other ranks were ended with it.")

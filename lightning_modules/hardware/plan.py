@@ -1,0 +1,163 @@
+"""Which execution plan a cell gets: the one that was asked for, or the fastest one on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.config.identity import digest
+from lightning_modules.hardware.out_of_memory import is_out_of_memory
+from zoo import kernels
+from zoo.cache import recall, remember
+from zoo.devices import processor
+from zoo.errors import ConvzooError
+from zoo.speeds.plan import PLANS, Plan, candidates, compiled, fastest, training_steps
+from zoo.speeds.timing import timed
+
+AUTO = "auto"
+MEASURE_S = 2.0
+"""Seconds that candidates are measured for, at most."""
+
+SHARE = 0.02
+"""Of the run's own time, at most, that goes into measuring; where that is too little, the usual winner is taken."""
+
+LEAST = 4
+"""Steps that measuring takes for each candidate, at least."""
+
+FLOAT32, BF16 = ("32", "32-true"), ("bf16", "bf16-mixed")
+"""What Lightning calls the precisions that plans are about."""
+
+
+@dataclass(frozen=True)
+class PlanChoice:
+    """A plan, and why.
+
+    Attributes:
+        precision: For Lightning's Trainer.
+    """
+
+    plan: Plan
+    why: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"plan {self.plan.name}: {self.plan.what} ({self.why})"
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a process has to do.
+
+    Attributes:
+        batch: (N, C, H, W) of its batches.
+        classes: Of the network's output.
+        steps: How many it takes, about: a short run is not worth measuring for.
+        accumulates: Gradients of several batches are added up.
+    """
+
+    batch: tuple[int, int, int, int]
+    classes: int
+    steps: int
+    accumulates: bool = False
+
+
+def choose_plan(
+    asked: str,
+    given: str | int | None,
+    net: nn.Module,
+    work: PlanRequest,
+    device: torch.device,
+    *,
+    before: str | None = None,
+    unmeasured: str | None = None,
+) -> PlanChoice:
+    """Chooses a cell's execution plan.
+
+    Args:
+        asked: ``hardware.plan``: a plan's name, or ``auto``.
+        given: ``trainer.precision``; None where the plan decides.
+        net: The cell's network; it stays as it is.
+        work: What is to be done with it.
+        device: Where it runs.
+        before: The plan that an earlier start of this run had: it goes on with it.
+        unmeasured: Why nothing may be measured, if so: several processes, or two runs, would come to different ends.
+
+    Raises:
+        ConvzooError: A plan that contradicts the precision, or that cannot accumulate gradients.
+    """
+    bf16 = _bf16(given)
+    if given is not None and bf16 is None:
+        if asked != AUTO:
+            raise ConvzooError(f"hardware.plan={asked} has its own precision: leave out trainer.precision={given}.")
+        plan = replace(PLANS["fp32"], name="given", what="channels last")
+        return PlanChoice(plan, f"trainer.precision={given}", str(given))
+
+    def chosen(plan: Plan, why: str) -> PlanChoice:
+        return PlanChoice(plan, why, "bf16-mixed" if plan.bf16 else "32-true")
+
+    if asked != AUTO:
+        plan = PLANS[asked]
+        if bf16 not in (None, plan.bf16):
+            raise ConvzooError(f"hardware.plan={asked} and trainer.precision={given} contradict each other.")
+        if plan.compiled and device.type == "cuda" and work.accumulates:
+            # Each batch writes its gradients where the last one's are.
+            raise ConvzooError(
+                f"hardware.plan={asked} has CUDA graphs, which cannot accumulate gradients. Type "
+                "hardware.micro_batch=N for a large batch in parts, or another plan."
+            )
+        return chosen(plan, "as asked")
+    if before in PLANS:
+        return chosen(PLANS[before], "as before the run was stopped")
+    plans = candidates(device, bf16)
+    if unmeasured:
+        return chosen(plans[0], f"not measured: {unmeasured}")
+    if SHARE * work.steps < LEAST * len(plans):
+        return chosen(plans[0], "not measured: a short run")
+    # What the run draws must not depend on whether it was measured.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            return chosen(*_remembered(net, plans, work, device))
+        except Exception as error:
+            if not any(map(is_out_of_memory, (error, *getattr(error.__cause__, "exceptions", ())))):
+                raise
+    # A plan that has no room must not end a run that may have it with another.
+    return chosen(plans[0], "not measured: out of memory")
+
+
+def _remembered(net: nn.Module, plans: list[Plan], work: PlanRequest, device: torch.device) -> tuple[Plan, str]:
+    """The fastest plan and what was measured; from the cache where this cell was measured on this machine before."""
+    key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])[:24]
+    known = recall("plans", key)
+    # On a GPU a run may be long enough to be compiled, and only a look at a step says so.
+    if device.type != "cuda" and known.get("plan") in PLANS:
+        return PLANS[known["plan"]], f"{known['why']}, measured before"
+    images = torch.randn(work.batch, device=device)
+    steps = training_steps(net, plans, images, work.classes)
+    first = next(iter(steps))
+    run_s = work.steps * timed(steps[first], device)
+    longer = None if work.accumulates else compiled(PLANS[first], device, run_s)
+    if longer:
+        steps |= training_steps(net, [longer, PLANS[first]], images, work.classes)
+    plan, measured = fastest(steps, device, min(MEASURE_S, SHARE * run_s))
+    why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
+    if not longer:
+        remember("plans", key, {"plan": plan.name, "why": why})
+    return plan, why
+
+
+def _bf16(precision: str | int | None) -> bool | None:
+    name = None if precision is None else str(precision)
+    return True if name in BF16 else False if name in FLOAT32 else None
+
+
+def _machine(device: torch.device) -> list[Any]:
+    """What a measured choice holds for."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
+
+
+def _shapes(net: nn.Module) -> list[Any]:
+    return [[name, list(value.shape)] for name, value in net.state_dict().items()]

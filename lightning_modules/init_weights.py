@@ -1,0 +1,145 @@
+"""Where a cell's weights come from: at random, or from a trained dense network by closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+import zoo
+from zoo.compression.convert import choose_form
+from zoo.compression.low_rank import check_rank
+from zoo.deploy.checkpoint import read_checkpoint
+from zoo.errors import ConvzooError, choose
+
+INITS = ("random", "svd")
+DENSE = ("native", "standard")
+FREE = ("conv", "conv_options", "act", "pretrained", "ranks")
+"""What may differ between a cell and the dense network that it starts from."""
+
+BATCHES = 100
+"""Training batches, at most, that the BatchNorms are re-estimated on."""
+
+
+def check_init(config: dict[str, Any]) -> None:
+    """Checks the init group before anything starts.
+
+    Raises:
+        ConvzooError: What is wrong with it, and what to type instead.
+    """
+    init, pretrained = config["init"], config["model"]["pretrained"]
+    if choose("init", init["name"], INITS) == "random":
+        for key in ("checkpoint", "rank"):
+            if init[key] is not None:
+                raise ConvzooError(f"init.{key} belongs to init=svd. Type init=svd too, or leave it out.")
+        return
+    try:
+        check_rank(init["rank"])
+    except ConvzooError as error:
+        raise ConvzooError(f"init.{error}") from None
+    choose_form(config["conv"]["name"])
+    if (init["checkpoint"] is None) != pretrained:
+        problem = "two at once were given" if pretrained else "none was given"
+        raise ConvzooError(
+            f"init=svd starts from one trained dense network; {problem}. Type init.checkpoint=FOLDER/best.ckpt (a run "
+            "with conv=native), or model.pretrained=true for timm's weights."
+        )
+    if init["checkpoint"] is not None and not Path(str(init["checkpoint"])).is_file():
+        raise ConvzooError(f"init.checkpoint={init['checkpoint']} is no file. Type the path of a run's best.ckpt.")
+
+
+class InitWeights(Callback):
+    """Gives a cell's network its first weights.
+
+    With ``svd`` it converts the trained dense network when it is made; as a callback it re-estimates the BatchNorms on
+    the training data (of rank 0, as it is augmented) before the fit.
+
+    Args:
+        init: The init group of the configuration, checked.
+        network: The cell's network: arguments of `zoo.build`.
+
+    Attributes:
+        network: The same, with the ranks of the converted network where they are not the conv kind's own. Its weights
+            come from here, so nothing is downloaded again.
+        metrics: ``init/energy_min`` and ``init/energy_mean``: shares of the squared weights of a converted layer that
+            its factors hold. Empty where nothing was converted.
+
+    Raises:
+        ConvzooError: The dense network is not the cell's, or cannot be converted.
+    """
+
+    def __init__(self, init: dict[str, Any], network: dict[str, Any]) -> None:
+        self.network, self.metrics = network, {}
+        self._weights: dict[str, torch.Tensor] | None = None
+        self._converts = init["name"] == "svd"
+        if not self._converts:
+            return
+        dense = (
+            _from_timm(network) if init["checkpoint"] is None else _from_checkpoint(str(init["checkpoint"]), network)
+        )
+        report = zoo.convert(dense, network["conv"], init["rank"])
+        self._weights = dense.state_dict()
+        self.network = {**network, "pretrained": False}
+        if init["rank"] is not None:
+            self.network["ranks"] = report.ranks
+        if report.rewritten:
+            self.metrics = {"init/energy_min": report.energy_min, "init/energy_mean": report.energy_mean}
+
+    def fill(self, net: nn.Module) -> None:
+        """Puts the weights into the cell's network, which `network` describes; ``random``: leaves it alone.
+
+        Raises:
+            ConvzooError: The cell's network has another structure than the converted one.
+        """
+        if self._weights is None:
+            return
+        try:
+            net.load_state_dict(self._weights)
+        except RuntimeError as error:
+            raise ConvzooError(
+                "init=svd: the converted network's weights do not fit this cell. Between the factors nothing may stand "
+                f"and activations with weights must be the same. {_first_difference(error)}"
+            ) from None
+        self._weights = None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        # A run that continues from a checkpoint has its statistics already.
+        if self._converts and trainer.ckpt_path is None:
+            with trainer.precision_plugin.forward_context():
+                zoo.reestimate_batchnorm(pl_module.net, _training_images(trainer, pl_module.device))
+
+
+def _training_images(trainer: Any, device: torch.device) -> Iterator[torch.Tensor]:
+    """The first batches, as a training step sees them."""
+    data = trainer.datamodule
+    for batch in islice(data.train_dataloader(), BATCHES):
+        on_device = data.transfer_batch_to_device(batch, device, 0)
+        yield trainer.precision_plugin.convert_input(data.on_after_batch_transfer(on_device, 0)[0])
+
+
+def _from_timm(network: dict[str, Any]) -> nn.Module:
+    return zoo.build(**{**network, "conv": "native"})
+
+
+def _from_checkpoint(path: str, network: dict[str, Any]) -> nn.Module:
+    trained = read_checkpoint(path)
+    dense = trained.network
+    different = [k for k in sorted({*dense, *network} - {*FREE}) if dense.get(k) != network.get(k)]
+    if different:
+        what = ", ".join(f"{k}={dense.get(k)} there and {network.get(k)} here" for k in different)
+        raise ConvzooError(f"init.checkpoint={path} holds another network than this cell: {what}.")
+    if dense["conv"] not in DENSE:
+        raise ConvzooError(
+            f"init.checkpoint={path} has conv={dense['conv']}. init=svd starts from a dense network: "
+            f"conv={' or '.join(DENSE)}."
+        )
+    return trained.net
+
+
+def _first_difference(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[1].strip()

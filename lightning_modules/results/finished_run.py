@@ -1,0 +1,69 @@
+"""The result that an earlier run left in a folder. A finished one is not overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.config.check import describe_cell
+from lightning_modules.config.identity import cell_id, recipe, shown_differences
+from lightning_modules.hardware.devices import global_rank
+from lightning_modules.results.result import FILE, read_result
+from zoo.errors import ConvzooError
+from zoo.text import typed
+
+ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay", "image_size")
+
+
+def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict[str, Any] | None:
+    """The result of this very run, where it has completed in this folder already; None: there is something to do.
+
+    Args:
+        config: The run's, resolved.
+        folder: The run's.
+        hardware: What the hardware choice turned out to be.
+
+    Raises:
+        ConvzooError: The folder has the finished result of a run with another configuration; the text says in what
+            they differ.
+    """
+    result = _read(folder)
+    if result.get("status") == "completed":
+        if result.get("id") == cell_id(config):
+            if global_rank() == 0:
+                print(
+                    f"{typed(folder)} has this run's result already. To train it again: rm {typed(folder / FILE)}",
+                    flush=True,
+                )
+            return result
+        different = _differences(result, config, hardware) or f"id: {result.get('id')} there, {cell_id(config)} here"
+        raise ConvzooError(
+            f"{typed(folder)} has the finished result of a run with another configuration ({different}). Type another "
+            f"hydra.run.dir, or to lose it: rm {typed(folder / FILE)}"
+        )
+    return None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """A result; empty where there is none. One that cannot be used is kept under another name, and said so."""
+    try:
+        return read_result(folder)
+    except ValueError as problem:
+        path, kept = folder / FILE, folder / f"{FILE}.unreadable"
+        if global_rank() == 0:
+            path.replace(kept)
+            print(
+                f"{typed(path)} cannot be used ({problem}); it is now {kept.name}, and this run goes on without it.",
+                flush=True,
+            )
+        return {}
+
+
+def _differences(result: dict[str, Any], config: dict[str, Any], hardware: str) -> str:
+    there, here = result["cell"], describe_cell(config, hardware)
+    choices = [key for key in here if key not in ALSO_IN_RECIPE]
+    shared = result.get("recipe") if isinstance(result.get("recipe"), dict) else {}
+    return shown_differences(
+        {**{key: there[key] for key in choices if key in there}, **shared},
+        {**{key: here[key] for key in choices}, **recipe(config)},
+    )

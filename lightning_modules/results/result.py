@@ -1,0 +1,97 @@
+"""``result.json``: what a run leaves behind, in the form that the README documents."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.results.files import write_whole
+from zoo.report.checksum import seal, unseal
+
+FILE = "result.json"
+LOCK = "job.lock"
+"""Held while a run goes on: two runs in one folder would overwrite each other's files."""
+EPOCHS = "epochs.jsonl"
+STATUSES = ("completed", "failed", "interrupted")
+PARTS = ("cell", "metrics", "environment")
+"""What every result has, empty where nothing is known."""
+PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
+
+
+def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path:
+    """Writes a result whole or not at all (to a temporary file, synced, renamed), with a checksum in it.
+
+    Args:
+        folder: The run's folder.
+        result: ``status``, ``cell``, ``metrics``, ``environment``, ``wandb``, ``checkpoint``, ``command``; ``error``
+            where the status is not ``completed``.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = Path(folder) / FILE
+    write_whole(path, json.dumps(seal(_finite(result)), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The result that a run left in a folder; empty where there is none.
+
+    Raises:
+        ValueError: It cannot be read, it is not what a run writes, or it was changed since; the text says why.
+    """
+    try:
+        result = json.loads((Path(folder) / FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(result, dict):
+        raise ValueError(f"it holds a {type(result).__name__}")
+    if result.get("status") not in STATUSES:
+        raise ValueError(f"its status is none of {', '.join(STATUSES)}")
+    if missing := [part for part in PARTS if type(result.get(part)) is not dict]:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    return unseal(result)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment(**measured_on: Any) -> dict[str, Any]:
+    """Where a run took place: versions, machine, git commit, and what the caller adds (device, dtype, threads …)."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"versions": versions, "platform": platform.platform(), "git_commit": _git_commit(), **measured_on}
+
+
+def _git_commit() -> str | None:
+    """The commit of convzoo's own source (``+`` where files differ from it); None outside a clone."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,105 @@
+"""``metrics.csv``: a run's rows of metrics, all of them, however often it was stopped and went on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+from lightning_modules.results.files import RetryWriter, write_whole
+
+NAME = "metrics.csv"
+STEP = "step"
+
+Row = dict[str, str]
+
+
+class CsvRows(Logger):
+    """Lightning's own CSVLogger removes the rows of an earlier start, and a full disk ends its run.
+
+    A killed run logs the steps since its last checkpoint again when it goes on. Until it ends the file has both rows,
+    after it the later one.
+
+    Args:
+        folder: The run's.
+        goes_on: The training goes on where an earlier start was: its rows stay.
+    """
+
+    def __init__(self, folder: Path, goes_on: bool) -> None:
+        super().__init__()
+        self.path = folder / NAME
+        self._patience = RetryWriter()
+        self._rows: dict[tuple[str, ...], Row] = {}
+        for row in _read(self.path) if goes_on else ():
+            self._rows[_key(row)] = row
+        self._before = {tuple(sorted(_values(row))): _values(row) for row in self._rows.values()}
+        self._columns = sorted({STEP}.union(*self._rows.values()))
+        self._whole = False
+        """Whether the file has these columns and no half row."""
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        """They are in the run's other files."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds a row; ``step``: how many steps the optimizer has taken, None: the row belongs to none."""
+        row = {key: repr(value if isinstance(value, int) else float(value)) for key, value in metrics.items()}
+        # What does not change, as costs do not, every start logs at its first step.
+        if self._before.pop(tuple(sorted(row)), None) == row:
+            return
+        row |= {} if step is None else {STEP: str(step)}
+        self._rows[_key(row)] = row
+        if new := row.keys() - set(self._columns):
+            self._columns, self._whole = sorted(new.union(self._columns)), False
+        self._whole = self._append(row) if self._whole else self._write_all()
+
+    def finish(self) -> None:
+        """Leaves each row once."""
+        self._write_all()
+
+    def _append(self, row: Row) -> bool:
+        text = self._text([row])
+
+        def write() -> None:
+            with self.path.open("a") as file:
+                file.write(text)
+
+        return self._patience.attempt(write, self.path, len(text))
+
+    def _write_all(self) -> bool:
+        text = self._text([dict(zip(self._columns, self._columns, strict=True)), *self._rows.values()])
+        return self._patience.attempt(lambda: write_whole(self.path, text), self.path, len(text))
+
+    def _text(self, rows: list[Row]) -> str:
+        out = io.StringIO()
+        csv.DictWriter(out, self._columns, lineterminator="\n").writerows(rows)
+        return out.getvalue()
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    """What a row is of: its step, and which metrics it has."""
+    return (row.get(STEP, ""), *sorted(row))
+
+
+def _values(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != STEP}
+
+
+def _read(path: Path) -> list[Row]:
+    """Its rows without empty cells; a last line that a kill cut is left out."""
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(lines)]

@@ -1,0 +1,135 @@
+"""The activation axis: which activations there are, and how to swap a network's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm.layers.activations as timm_acts
+import timm.layers.activations_me as timm_acts_me
+import torch
+from timm.models import metaformer
+from torch import nn
+
+from zoo.acts.functional import check_complete
+from zoo.errors import UnfitError, choose
+from zoo.places import carry_hooks, check_alone, put
+
+
+class SwishBeta(nn.Module):
+    """Swish with its trainable β: x·sigmoid(βx), one β per module, 1 at first.
+
+    With β = 1 it is SiLU, with β = 0 half the identity, and towards β = ∞ ReLU. Source: Ramachandran et al. 2017,
+    which calls this Swish, and Swish-1 what is fixed at β = 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a scalar: FSDP takes none. timm's weight decay leaves out all of one dimension and below.
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, the same out."""
+        # Under autocast x may be of lower precision, and should stay so.
+        return x * torch.sigmoid(self.beta.to(x.dtype) * x)
+
+
+ACTS = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "swish": nn.SiLU,
+    "swish_beta": SwishBeta,
+    "hard_swish": nn.Hardswish,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+}
+"""Activation → module. ``native`` is not here: it leaves a network alone. Swish (Ramachandran et al. 2017) with β = 1
+is SiLU (Elfwing et al. 2017). PReLU has one slope per module, 0.25 at first: the channel-shared variant of He et al.
+2015, which adds a parameter a layer and fits any number of channels. Weight decay leaves out slopes and β."""
+
+# Sigmoid, hard-sigmoid and tanh are missing on purpose: in a ConvNet they are gates (squeeze-excite), not activations.
+_NAMES = (
+    "ReLU ReLU6 SiLU Swish Hardswish HardSwish GELU GELUTanh QuickGELU Mish HardMish "
+    "LeakyReLU PReLU RReLU ELU SELU CELU StarReLU SquaredReLU"
+)
+_MODULES = (nn, timm_acts, timm_acts_me, metaformer)
+SWAPPED = (
+    SwishBeta,
+    *{getattr(m, n + end) for m in _MODULES for n in _NAMES.split() for end in ("", "Me") if hasattr(m, n + end)},
+)
+
+
+def swap_activations(
+    net: nn.Module, act: str, image_size: int | tuple[int, int] | None = None, inputs: Any = None
+) -> int:
+    """Gives every activation of a network the form ``act``, in place; gates are left alone.
+
+    All of them or none: a run on the meta device shows whether the network computes an activation elsewhere than in a
+    module of its own (``F.relu`` in a ``forward``), see `zoo.acts.functional`.
+
+    Args:
+        net: Any network whose activations are modules.
+        act: ``native`` (leaves everything alone) or a key of `ACTS`.
+        image_size: H = W, or (H, W), of images that the network takes; None to find one that it takes.
+        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
+
+    Returns:
+        The number of modules swapped. A module used in several places is swapped once and stays shared.
+
+    Raises:
+        ConvzooError: An unknown activation; a network without an activation module, or with activations that are no
+            modules. The network is as it was.
+    """
+    act = choose("act", act, ["native", *ACTS])
+    if act == "native":
+        return 0
+    check_complete(net, SWAPPED, image_size, inputs)
+    return replace_activations(net, act)
+
+
+def replace_activations(net: nn.Module, act: str) -> int:
+    """`swap_activations` for a network that has been checked: for several activations in turn."""
+    found = activations(net)
+    if not found:
+        raise UnfitError(f"{type(net).__name__} has no activation to swap. Use act=native.")
+    first = {module: name for name, module in reversed(found.items())}
+    check_alone(net, [part for module in first for part in module.modules()], first, f"act={act}")
+    new = {module: _make(act, module, _home(net, name)) for module, name in first.items()}
+    for old, module in new.items():
+        carry_hooks(old, module)
+    put(net, new)
+    return len(new)
+
+
+def _home(net: nn.Module, name: str) -> nn.Module:
+    """The smallest part around a module that has a layer with a kernel or a matrix in it."""
+    while name:
+        name = name.rpartition(".")[0]
+        part = net.get_submodule(name)
+        if any(p.ndim > 1 for p in part.parameters()):
+            return part
+    return net
+
+
+def activations(net: nn.Module) -> dict[str, nn.Module]:
+    """Every place in a network where an activation module stands; a shared one under each of its names."""
+    found: dict[str, nn.Module] = {}
+    for name, module in net.named_modules(remove_duplicate=False):
+        # StarReLU is made of a ReLU, which is no activation of its own.
+        if name and type(module) in SWAPPED and not (found and name.startswith(f"{next(reversed(found))}.")):
+            found[name] = module
+    return found
+
+
+def _make(act: str, old: nn.Module, home: nn.Module) -> nn.Module:
+    # Only ReLU and the ELUs gain from working in place: SiLU, Hardswish, Mish and ReLU6 clone their input for it.
+    inplace = getattr(old, "inplace", False) and act in ("relu", "leaky_relu", "elu", "selu")
+    new = ACTS[act](inplace=True) if inplace else ACTS[act]()
+    # One that had parameters hands on whether they are trained; in a part that is frozen, new ones are frozen too.
+    guides = [p for p in (list(old.parameters()) or home.parameters()) if p.is_floating_point()]
+    if guides:
+        new.to(guides[0].device, guides[0].dtype).requires_grad_(any(p.requires_grad for p in guides))
+    return new.train(old.training)

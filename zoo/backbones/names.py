@@ -1,0 +1,50 @@
+"""The networks that names stand for, and the image that each was published with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import timm
+
+from zoo.backbones.families import FAMILIES, Network, resolve
+from zoo.errors import ConvzooError, closest
+
+_PUBLISHED_AT = {
+    backbone: family.resolutions.get(variant, 224)
+    for family in FAMILIES.values()
+    for variant, backbone in family.variants.items()
+}
+
+
+def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
+    """The networks that some names stand for, each once.
+
+    Args:
+        names: A family (all its variants), ``family:variant``, a timm name, or a pattern of timm names (``regnety_*``).
+
+    Raises:
+        ConvzooError: A name that stands for nothing.
+    """
+    found: dict[str, Network] = {}
+    for name in names:
+        family, _, variant = name.partition(":")
+        if family in FAMILIES:
+            networks = [resolve(family, v) for v in ([variant] if variant else FAMILIES[family].variants)]
+        elif set("*?[") & set(name):
+            networks = [resolve(match) for match in timm.list_models(name)]
+        else:
+            networks = [resolve(name)] if timm.is_model(name) else []
+        if not networks:
+            guess = closest(name, [*FAMILIES, *timm.list_models()])
+            raise ConvzooError(
+                f"model={name} does not exist." + (f" Did you mean {guess}?" if guess else "") + " Allowed: a family"
+                f" ({', '.join(FAMILIES)}), one of its variants (effnet:b0), or any timm name or pattern (regnety_*)."
+            )
+        found.update((network.backbone, network) for network in networks)
+    return list(found.values())
+
+
+def published_size(network: Network) -> int | tuple[int, int]:
+    """The image that a network was published with: H = W, or (H, W)."""
+    size = network.image_size or _PUBLISHED_AT.get(network.backbone)
+    return size or timm.get_pretrained_cfg(network.backbone).input_size[1:]

@@ -1,0 +1,189 @@
+"""From a trained dense network to a separable one: in place, in closed form, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from zoo.compression.low_rank import FORMS, Rank, check_rank, factorise
+from zoo.convs import KINDS, Factored
+from zoo.errors import ConvzooError, choose
+from zoo.places import Edit, carry_out
+from zoo.surgery.rewrite import ALIASES, Entry, Report, params_of
+from zoo.surgery.sites import Site, SkippedConv, find_sites
+
+
+@dataclass(frozen=True)
+class Converted(Entry):
+    """What became of one convolution.
+
+    Attributes:
+        rank, full_rank: Singular values kept of each of its matrices, and how many there are; None where it was kept.
+        energy: Share of the squared weights that the factors hold, from 0 to 1; None where it was kept.
+    """
+
+    rank: int | None = None
+    full_rank: int | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class ConversionReport(Report):
+    """What `convert` did with a network, convolution by convolution."""
+
+    entries: tuple[Converted, ...] = ()
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Name → rank of what was converted: what `zoo.build` needs to make a network of the same structure."""
+        return {e.name: e.rank for e in self.rewritten}
+
+    @property
+    def energy_min(self) -> float | None:
+        """Of the layer that lost most; None where nothing was converted."""
+        return min((e.energy for e in self.rewritten), default=None)
+
+    @property
+    def energy_mean(self) -> float | None:
+        """Over the converted layers, each counted once; None where nothing was converted."""
+        energies = [e.energy for e in self.rewritten]
+        return sum(energies) / len(energies) if energies else None
+
+    def __str__(self) -> str:
+        lines = [f"conv={self.conv}: {len(self.rewritten)} converted, {len(self.kept)} kept"]
+        if self.rewritten:
+            lines[0] += f"; energy kept: mean {self.energy_mean:.4f}, least {self.energy_min:.4f}"
+        for e in self.entries:
+            params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
+            what = f"rank {e.rank:>4} of {e.full_rank:<5} energy {e.energy:.4f}" if e.became else f"kept: {e.reason}"
+            lines.append(f"  {e.name:<32} {e.was:<24} {what:<34} {params}")
+        return "\n".join(lines)
+
+
+def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
+    """Gives every logical convolution of a *trained* network the form ``conv``, in place, from its own weights.
+
+    Each kernel is replaced by the factors that come closest to it (`zoo.compression.low_rank`); at full rank the network computes
+    what it did. What `zoo.rewrite` keeps is kept. With the default rank the result has the structure of
+    ``zoo.build(..., conv)``: the same modules and state_dict keys. Re-estimate the BatchNorms (`reestimate_batchnorm`)
+    before judging its accuracy.
+
+    Args:
+        net: Any network made of `nn.Conv2d`, with its weights.
+        conv: ``separable``, ``blueprint`` or ``spatial``; ``native`` leaves everything alone.
+        rank: Singular values to keep of each matrix (whole number), share of each layer's energy to keep (float in
+            (0, 1]), or None for the rank of the zoo's own cells, see `zoo.compression.low_rank.factorise`.
+
+    Raises:
+        ConvzooError: A kind without a closed form, a rank that makes no sense, a network without a convolution to act
+            on or with one that no closed form fits. The network is as it was.
+    """
+    conv = choose_form(conv)
+    check_rank(rank)
+    if conv == "native":
+        return ConversionReport(conv)
+    found = find_sites(net)
+    if not any(isinstance(site, Site) for site in found):
+        raise ConvzooError(f"{type(net).__name__} has no convolution that could be converted to conv={conv}.")
+    for site in found:
+        _check_site(site, conv)
+    results = [_factorise(site, conv, rank) for site in found]
+    edits = [Edit(entry.name, {"": module}, module) for entry, module in results if module is not None]
+    carry_out(net, edits, f"conv={conv}")
+    return ConversionReport(conv, tuple(entry for entry, _ in results))
+
+
+def choose_form(conv: str) -> str:
+    """Returns the conv kind under its first name when `convert` knows it; raises ConvzooError otherwise."""
+    conv = ALIASES.get(conv, conv)
+    if conv in KINDS and conv not in FORMS:
+        raise ConvzooError(
+            f"conv={conv} has no closed form from trained kernels. Allowed: {', '.join(['native', *FORMS])}; or start "
+            "at random (init=random)."
+        )
+    return choose("conv", conv, ["native", *FORMS])
+
+
+def _check_site(site: Site | SkippedConv, conv: str) -> None:
+    if isinstance(site, SkippedConv) or conv in site.forms or isinstance(site.module, nn.Conv2d):
+        return
+    if isinstance(site.module, Factored):
+        has = next(iter(site.forms))
+        raise ConvzooError(
+            f"{site.name} is {has} already: it has factors, and no k×k kernel that conv={conv} could be made of. "
+            f"Type conv={has}, or start from a dense network (conv=standard, trained)."
+        )
+    raise ConvzooError(
+        f"{site.name} is a {type(site.module).__name__}: between its pointwise and its depthwise convolution stand "
+        f"a BatchNorm and an activation, so no factors of its kernels make it conv={conv}. Type conv=native or "
+        "conv=separable, which it is already; or start from a dense network (conv=standard, trained)."
+    )
+
+
+def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Converted, nn.Module | None]:
+    before = params_of(site.module)
+    was = type(site.module).__name__
+    reason = site.reason if isinstance(site, SkippedConv) else f"{conv} already" if conv in site.forms else None
+    if reason:
+        return Converted(site.name, was, None, reason, before, before), None
+    spec = site.spec
+    was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+    try:
+        made = factorise(site.module, conv, rank)
+    except ConvzooError as error:
+        raise ConvzooError(f"{site.name}: {error}") from None
+    after = params_of(made.module)
+    entry = Converted(site.name, was, conv, None, before, after, made.rank, made.full_rank, made.energy)
+    return entry, made.module
+
+
+def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
+    """Gives the convolutions named in ``ranks`` the form ``conv`` at these ranks, in place. New weights are random.
+
+    It makes the structure that `convert` left behind, for its weights to be loaded into. A convolution inside an
+    MBConv block (of the dense network that ``conv="standard"`` makes) stands for the block's logical one.
+
+    Raises:
+        ConvzooError: A name that is none of the network's convolutions.
+    """
+    conv = choose_form(conv)
+    sites = [site for site in find_sites(net) if isinstance(site, Site)]
+    edits = []
+    for name, rank in ranks.items():
+        site = next((s for s in sites if f"{name}.".startswith(f"{s.name}.")), None)
+        if site is None:
+            raise ConvzooError(f"ranks names {name}, which is no k×k convolution of this {type(net).__name__}.")
+        new = KINDS[conv](site.spec, rank=rank).train(site.module.training)
+        edits.append(Edit(site.name, site.changes(new), new))
+    carry_out(net, edits, f"conv={conv}")
+
+
+def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
+    """Measures the running statistics of a network's BatchNorms anew, in place (`torch.optim.swa_utils.update_bn`).
+
+    A converted network's activations are distributed differently from those that its statistics were taken from. The
+    new ones are the plain average over the batches; weights and mode stay as they are.
+
+    Args:
+        net: Any network. Without a BatchNorm nothing happens.
+        batches: Images (N, C, H, W) as the network is trained on, or tuples that begin with them; a few hundred images
+            in all do. They are moved to the network's device.
+
+    Raises:
+        ConvzooError: There is no batch: that would leave the statistics empty.
+    """
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise ConvzooError("the BatchNorms cannot be re-estimated without a batch of images.")
+    device = next(net.parameters()).device
+
+    def all_of_them() -> Iterable[torch.Tensor | tuple[torch.Tensor, ...]]:
+        yield first
+        yield from iterator
+
+    update_bn(all_of_them(), net, device)

@@ -1,0 +1,232 @@
+"""Which operations multiply and add, and how often: the rules by which the zoo counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.costs.free_ops import is_free
+from zoo.errors import ConvzooError
+from zoo.inputs import one_line
+from zoo.meta import shapes_only
+
+aten = torch.ops.aten
+
+Operands = tuple[torch.Tensor, ...]
+Rule = Callable[[tuple[Any, ...], Any], tuple[int, Operands]]
+"""From an operation's arguments and its output: how many MACs, and the operands that may need a gradient."""
+
+
+def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    # A weight is (C′, C/g, k, k), or (C, C′/g, k, k) transposed: what it holds per row is what one position costs.
+    image, weight, transposed = args[0], args[1], args[6]
+    return (image if transposed else out).numel() * math.prod(weight.shape[1:]), (image, weight)
+
+
+def _plain_convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return out.numel() * math.prod(args[1].shape[1:]), args[:2]
+
+
+def _transposed_convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return args[0].numel() * math.prod(args[1].shape[1:]), args[:2]
+
+
+def _product(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return out.numel() * args[0].shape[-1], args[:2]
+
+
+def _product_and_sum(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return _product(args[1:], out)
+
+
+def _sum_of_products(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return args[1].numel() * args[2].shape[-1], args[1:3]
+
+
+def _outer(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return out.numel(), args[1:3]
+
+
+def _rows_of_time(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    """A weight here is (k, C, C′)."""
+    return out.numel() * math.prod(args[1].shape[:2]), args[:2]
+
+
+def _sparse(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    return args[1]._nnz() * args[2].shape[-1], args[1:3]
+
+
+def _trilinear(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    """Of `nn.Bilinear`: each weight once for each row, as in a linear layer."""
+    shapes = []
+    for tensor, added in zip(args[:3], args[3:6], strict=True):
+        for dim in sorted(added):
+            tensor = tensor.unsqueeze(dim)
+        shapes.append(tensor.shape)
+    return math.prod(torch.broadcast_shapes(*shapes)), args[:3]
+
+
+def _attention(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
+    query, key, value = args[:3]
+    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
+    return pairs * (query.shape[-1] + value.shape[-1]), (query, key, value)
+
+
+def _bags(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
+    """A sum of rows multiplies only where each row has a weight of its own."""
+    weighted = len(args) > 6 and args[6] is not None
+    return (args[1].numel() * args[0].shape[-1], (args[0], args[6])) if weighted else (0, ())
+
+
+def _recurrent(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
+    """Fused layers: every weight matrix once for each row and step. Biases have one dimension."""
+    weights = [t for t in tree_leaves(args[1:5]) if isinstance(t, torch.Tensor) and t.ndim == 2]
+    rows = math.prod(args[0].shape[:-1])
+    return rows * sum({id(w): w.numel() for w in weights}.values()), (args[0], *weights[:1])
+
+
+def _packed(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+    """torch's own quantised layers, whose weight is in an object."""
+    return out.numel() * math.prod(args[1].unpack()[0].shape[1:]), ()
+
+
+def _names(names: str, rule: Rule, room: str = "aten") -> Iterator[tuple[str, Rule]]:
+    return ((f"{room}::{name}", rule) for name in names.split())
+
+
+LAYERS: dict[str, Rule] = dict(
+    (
+        *_names("convolution convolution_overrideable _convolution", _convolution),
+        *_names(
+            "cudnn_convolution cudnn_convolution_relu mkldnn_convolution miopen_convolution miopen_convolution_relu "
+            "miopen_depthwise_convolution _conv_depthwise2d conv_depthwise3d _slow_conv2d_forward slow_conv3d_forward "
+            "slow_conv_dilated2d slow_conv_dilated3d _nnpack_spatial_convolution _mps_convolution",
+            _plain_convolution,
+        ),
+        *_names(
+            "cudnn_convolution_transpose miopen_convolution_transpose slow_conv_transpose2d slow_conv_transpose3d",
+            _transposed_convolution,
+        ),
+        *_names("mm linear mkldnn_linear _int_mm _scaled_mm", _product),
+        *_names("addmm _addmm_activation", _product_and_sum),
+        *_names("conv_tbc", _rows_of_time),
+        *_names("_trilinear", _trilinear),
+        *_names("deform_conv2d", _plain_convolution, "torchvision"),
+        *_names(
+            "conv1d conv2d conv3d conv1d_relu conv2d_relu conv3d_relu linear linear_relu linear_dynamic "
+            "linear_relu_dynamic",
+            _packed,
+            "quantized",
+        ),
+    )
+)
+"""Convolutions and linear layers by name. What they give out counts as activations."""
+
+PRODUCTS: dict[str, Rule] = LAYERS | dict(
+    (
+        *_names("bmm mv dot vdot _cdist_forward _euclidean_dist", _product),
+        *_names("baddbmm addmv", _product_and_sum),
+        *_names("addbmm", _sum_of_products),
+        *_names("_sparse_addmm", _sparse),
+        *_names("addr", _outer),
+        *_names("_embedding_bag _embedding_bag_forward_only", _bags),
+        *_names("mkldnn_rnn_layer _cudnn_rnn miopen_rnn", _recurrent),
+        *_names(
+            "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
+            "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+            "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math",
+            _attention,
+        ),
+    )
+)
+"""Every operation that has MACs, and the rule that gives them with the operands of the product. Attention is composed
+of two batched products wherever torch can be told so."""
+
+
+def register_macs(op: Any, formula: Callable[..., int]) -> None:
+    """Teaches the zoo what an operator of one's own costs (or one that it knows, anew).
+
+    ``zoo.register_macs("mylib::scan", lambda x, weight, out: out.numel() * weight.shape[1])``
+
+    Args:
+        op: ``"namespace::name"``, an operator of ``torch.ops``, or what `torch.library.custom_op` returned.
+        formula: Called as the operator was, with its output as ``out`` besides; returns the MACs of that call. For
+            training they count once more for each input that needs a gradient, twice more at most.
+
+    Raises:
+        ConvzooError: ``op`` is no operator.
+    """
+    op = getattr(op, "_opoverload", op)
+    schema = getattr(op, "_schema", None)
+    name = schema.name if schema else op if isinstance(op, str) else getattr(op, "_qualified_op_name", None)
+    if not isinstance(name, str) or len(name.split("::")) != 2:
+        raise ConvzooError(f"{op} is no operator. Type its name (mylib::scan), or torch.ops.mylib.scan.")
+    if not callable(formula):
+        raise ConvzooError(f"the formula of {name} is no function: give one that returns its MACs.")
+    room, _, base = name.partition("::")
+    _REGISTERED[f"{room}::{base.partition('.')[0]}"] = formula
+
+
+_REGISTERED: dict[str, Callable[..., int]] = {}
+
+
+class ProductCounter(TorchDispatchMode):
+    """Hands the counts of every product that runs below it to ``count(macs, train_macs, activations)``.
+
+    The gradient of a product with respect to either operand is a product of the same size, for a convolution with any
+    number of groups as for a matrix. So training costs the forward MACs once, and once more for each operand
+    that needs a gradient: three times in the middle of a network, twice where the image comes in or the weights are
+    frozen, once where both hold. (torch's own `FlopCounterMode` leaves the groups out of the weight's gradient.)
+
+    Args:
+        count: Called for each product.
+        unknown: Called with the name of each operation that has no rule and is not known to be free.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, count: Callable[[int, int, int], None], unknown: Callable[[str], None]) -> None:
+        super().__init__()
+        self._count, self._unknown = count, unknown
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not hasattr(func, "overloadpacket"):  # torch.cond and others that take functions
+            self._unknown(f"higher_order::{func}")
+            return func(*args, **kwargs)
+        out = shapes_only(func, args, kwargs)
+        name = func._schema.name
+        if formula := _REGISTERED.get(name):
+            self._count(*_by_formula(name, formula, args, kwargs, out), 0)
+        # In-place forms have an underscore more.
+        elif rule := PRODUCTS.get(name) or PRODUCTS.get(name.removesuffix("_")):
+            macs, operands = rule(_in_order(func, args, kwargs), out)
+            gradients = sum(operand.requires_grad for operand in operands)
+            self._count(macs, macs * (1 + gradients), out.numel() if name.removesuffix("_") in LAYERS else 0)
+        elif not is_free(func):
+            self._unknown(name)
+        return out
+
+
+def _in_order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments by position: some callers name them."""
+    if not kwargs:
+        return args
+    rest = [a for a in func._schema.arguments[len(args) :] if not a.kwarg_only]
+    return (*args, *(kwargs.get(a.name, a.default_value if a.has_default_value() else None) for a in rest))
+
+
+def _by_formula(
+    name: str, formula: Callable[..., int], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> tuple[int, int]:
+    try:
+        macs = int(formula(*args, **kwargs, out=out))
+    except Exception as error:  # a person's own function
+        raise ConvzooError(f"the formula that was registered for {name} failed ({one_line(error)}).") from error
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    return macs, macs * (1 + min(2, sum(t.requires_grad for t in tensors)))

@@ -1,0 +1,121 @@
+"""``python -m zoo table``: its options, and its output for people, spreadsheets and programs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+
+from zoo.costs import budget, table_views
+from zoo.errors import ConvzooError
+
+SIZES = ("params", "macs", "activations")
+TIMING = ("batch_size", "device", "seconds")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options. Needs no torch: what can be chosen is checked when the command runs."""
+    comma = {"type": _names, "metavar": "A,B,…"}
+    parser.add_argument("--models", **comma, help="families, family:variant, timm names or patterns (all families)")
+    parser.add_argument("--convs", **comma, help="conv kinds, or all (all; native with --layers)")
+    parser.add_argument("--acts", **comma, help="activations, or all (native)")
+    parser.add_argument("--image-size", metavar="N|HxW", help="pixels (what each network was published with)")
+    parser.add_argument("--in-chans", type=_above_zero(int), default=3, metavar="N", help="channels of the image (3)")
+    parser.add_argument("--num-classes", type=_above_zero(int), default=1000, metavar="N", help="classes (1000)")
+    parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
+    for size in SIZES:
+        parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
+    parser.add_argument("--match", metavar="BUDGET", help="scale each cell to macs:400M, params:5M or native's MACs")
+    parser.add_argument("--match-over", choices=("width", "phi"), help="by its width, or by compound scaling (width)")
+    parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
+    parser.add_argument("--reverse", action="store_true", help="sort the largest first")
+    parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
+    parser.add_argument("--time", action="store_true", help="build each cell, run it, and add its speed")
+    parser.add_argument("--batch-size", type=_above_zero(int), metavar="N", help="images a batch, for --time (32)")
+    parser.add_argument("--device", metavar="cpu|cuda", help="where --time runs (a GPU where there is one)")
+    parser.add_argument("--seconds", type=_above_zero(float), metavar="S", help="of a measurement, five a cell (1)")
+    parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Counts and prints.
+
+    Raises:
+        ConvzooError: A choice that does not exist, or an amount that is none.
+    """
+    limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
+    size = None if given.image_size is None else parse_size(given.image_size)
+    if given.match is not None:
+        budget.parse_budget(given.match, "--match")
+    elif given.match_over:
+        raise ConvzooError("--match-over says how a budget is met: type --match macs:400M too, or leave it out.")
+
+    timing = {key: value for key in TIMING if (value := getattr(given, key)) is not None}
+    if timing and not given.time:
+        option = next(iter(timing)).replace("_", "-")
+        raise ConvzooError(f"--{option} says how speed is measured: type --time too, or leave it out.")
+    if given.time and given.layers:
+        raise ConvzooError("--layers counts the layers of one cell: leave out --time, or leave out --layers.")
+
+    from zoo.costs import table
+    from zoo.costs.forks import cores
+
+    if given.time:
+        from zoo.costs.table_time import find_device, time_cells
+
+        # A wrong one should be told before hundreds of cells are counted.
+        find_device(given.device)
+    images = table.Images(size, given.in_chans, given.num_classes, given.stem)
+    convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.CONVS)
+    acts = _all_of(given.acts or ["native"], table.ALL_ACTS)
+    models = given.models or list(table.FAMILIES)
+    if given.layers:
+        if given.match is not None:
+            raise ConvzooError("--layers shows a published network: leave out --match, or leave out --layers.")
+        if len(models) * len(convs) * len(acts) > 1:
+            raise ConvzooError("--layers shows one cell. Name it: --models effnet:b0 --convs separable --acts swish.")
+        title = f"{models[0]} · {convs[0]} · {acts[0]}"
+        table_views.show_layers(table.layers(models[0], convs[0], acts[0], images), given.format, title)
+    else:
+        over = (given.match_over or "width") if given.match else None
+        cells = table.tabulate(
+            models, convs, acts, images, match=given.match, over=over or "width", progress=True, processes=cores()
+        )
+        shown = budget.select(cells, limits, given.sort, given.reverse)
+        if given.time:
+            shown = time_cells(shown, images, **timing, progress=True)
+        table_views.show_cells(shown, given.format, over_budget=len(cells) - len(shown), over=over)
+
+
+def _names(text: str) -> list[str]:
+    names = [part for part in text.split(",") if part]
+    if not names:
+        raise argparse.ArgumentTypeError("one name at least is needed, or leave the option out")
+    return names
+
+
+def _above_zero(kind: type) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not 0 < (value := kind(text)) < 1e9:
+            raise ValueError(text)
+        return value
+
+    # argparse names the type by this when it refuses a value.
+    number.__name__ = "number above 0"
+    return number
+
+
+def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:
+    return everything if list(chosen) == ["all"] else chosen
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """An image size: ``224``, or ``192x256`` for height × width.
+
+    Raises:
+        ConvzooError: It is neither.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text.strip(), re.ASCII)
+    if not match:
+        raise ConvzooError(f"--image-size {text} makes no sense. Type 224, or 192x256 for height × width.")
+    return int(match[1]) if not match[2] else (int(match[1]), int(match[2]))

@@ -1,0 +1,117 @@
+"""The table's speeds: each cell is built with weights and run, one after the other, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from zoo.backbones.stem import stem_for
+from zoo.builder import build
+from zoo.errors import ConvzooError
+from zoo.speeds.network import speed, training_speed
+from zoo.speeds.plan import use_fast_float32
+from zoo.speeds.roofline import Peaks, bound, measure_peaks
+from zoo.speeds.timing import Spread
+
+if TYPE_CHECKING:
+    from zoo.costs.table import CellCost, Images
+
+
+@dataclass(frozen=True)
+class CellSpeed:
+    """How fast a cell is in float32 (TF32 on a GPU), its images on the device already.
+
+    Attributes:
+        train_images_per_s, infer_images_per_s: At ``batch_size``.
+        latency_ms: Inference, one image.
+        share_of_peak: The share of the device's peak of matrix products that training uses.
+        device, batch_size: What it was measured on.
+    """
+
+    train_images_per_s: Spread
+    infer_images_per_s: Spread
+    latency_ms: Spread
+    share_of_peak: float
+    device: str
+    batch_size: int
+
+
+def time_cells(
+    cells: Sequence[CellCost],
+    images: Images,
+    batch_size: int = 32,
+    device: str | None = None,
+    seconds: float = 1.0,
+    *,
+    progress: bool = False,
+) -> list[CellCost]:
+    """Measures every cell that exists; ``speed`` of the others stays None.
+
+    Args:
+        cells, images: What `zoo.tabulate` returned, and was given.
+        batch_size: Images a step and a forward pass.
+        device: Where; a GPU where there is one by default.
+        seconds: How long each of a cell's five measurements takes, about.
+        progress: Whether to show a progress bar where standard error is a terminal.
+
+    Returns:
+        The cells with ``speed`` filled in; with ``untimed``, why not, where a network could not be run.
+
+    Raises:
+        ConvzooError: A device that this machine does not have.
+    """
+    where = find_device(device)
+    use_fast_float32(where)
+    peaks = measure_peaks(where, "fp32", seconds)
+    bar = tqdm(cells, unit="cell", leave=False, disable=None if progress else True)
+    return [_time(cell, images, batch_size, where, seconds, peaks) if cell.cost else cell for cell in bar]
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; a GPU where there is one for None.
+
+    Raises:
+        ConvzooError: This machine has none.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConvzooError(f"--device {name} is not on this machine. Type --device cpu, or leave it out.") from None
+    return device
+
+
+def build_cell(cell: CellCost, images: Images) -> nn.Module:
+    """The network of a cell of the table, with weights."""
+    size = images.size or cell.cost.image_size
+    return build(
+        cell.model,
+        cell.conv,
+        cell.act,
+        num_classes=images.num_classes,
+        in_chans=images.in_chans,
+        stem=stem_for(images.stem, size),
+        **({cell.match.over: cell.match.value} if cell.match else {}),
+    )
+
+
+def _time(
+    cell: CellCost, images: Images, batch_size: int, device: torch.device, seconds: float, peaks: Peaks
+) -> CellCost:
+    try:
+        net = build_cell(cell, images).to(device, memory_format=torch.channels_last)
+        image = torch.zeros(images.in_chans, *cell.cost.image_size, device=device)
+        training = training_speed(net, image, batch_size, seconds)
+        inference = speed(net, image, batch_size, seconds)
+    # Out of memory, most often; the other cells should not fall with it.
+    except Exception as error:
+        return replace(cell, untimed=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    rate = training.images_per_s
+    share = bound(cell.cost, peaks, batch_size, training=True).share_of_peak(rate.median)
+    measured = CellSpeed(rate, inference.images_per_s, inference.latency_ms, share, str(device), batch_size)
+    return replace(cell, speed=measured)

@@ -1,0 +1,126 @@
+"""Reads what a run's checkpoint knows: the trained network, and the images that it was trained for."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from zoo.builder import build
+from zoo.deploy.verify_checkpoint import DamagedError, read_checked
+from zoo.errors import ConvzooError
+from zoo.meta import meta_init
+from zoo.text import clean
+
+ARGUMENTS = {*inspect.signature(build).parameters} - {"timm_kwargs"}
+"""What a checkpoint may ask `zoo.build` for: timm's own arguments name files and addresses."""
+
+LARGEST_IMAGE = 8192
+"""Pixels a side; what asks for more is a slip, or somebody's joke."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and its images.
+
+    Attributes:
+        path: The file.
+        network: Arguments of `zoo.build` that made the network.
+        weights: Its state_dict.
+        data: The run's data group (name, image size, mean, std …); None where the checkpoint does not say.
+        seed: The run's.
+    """
+
+    path: Path
+    network: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    data: dict[str, Any] | None
+    seed: int
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU.
+
+        Raises:
+            ConvzooError: The weights are not those of the network that the checkpoint names.
+        """
+        try:
+            # First without weights: a name and two numbers can ask for more memory than there is.
+            with torch.random.fork_rng(devices=[]), meta_init():
+                planned = build(**self.network)
+            if sum(p.numel() for p in planned.parameters()) > self.path.stat().st_size:
+                raise _foreign(self.path, "its network has more weights than the file")
+            net = build(**self.network)
+            net.load_state_dict(self.weights)
+        except ConvzooError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _foreign(self.path, f"its weights are not its network's ({clean(error, 200)})") from None
+        return net.eval()
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.network.get("in_chans", 3)
+
+    @property
+    def image_size(self) -> int | None:
+        """Height and width of the images, where the checkpoint says so."""
+        return self.data["image_size"] if self.data else None
+
+
+def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a ``.ckpt`` that a run of convzoo wrote, with ``weights_only=True``: nothing in it is executed.
+
+    Raises:
+        ConvzooError: There is no such file, it is damaged, or it is no checkpoint of convzoo's.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise ConvzooError(f"{path} is not a file. Give the best.ckpt of a run, such as runs/DATE/TIME-…/best.ckpt.")
+    try:
+        content = read_checked(path)
+        network = {**content["hyper_parameters"]["network"], "pretrained": False}
+        weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
+        settings = content.get("datamodule_hyper_parameters", {})
+        read = Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
+        size = read.image_size
+    except DamagedError:
+        raise
+    except OSError as error:
+        raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception:  # What is no checkpoint of ours raises anything: KeyError, TypeError.
+        raise _foreign(path) from None
+    if strange := sorted(map(str, set(network) - ARGUMENTS)):
+        raise _foreign(path, f"it asks for {', '.join(strange)}")
+    name = network.get("backbone")
+    # timm fetches what has a colon in its name, from wherever it says.
+    if not isinstance(name, str) or ":" in name or not timm.is_model(name):
+        raise _foreign(path, f"timm {timm.__version__} has no network {clean(name, 80)}")
+    if size is not None and not (type(size) is int and 1 <= size <= LARGEST_IMAGE):
+        raise _foreign(path, f"it is for images of {clean(size, 80)} pixels")
+    return read
+
+
+def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
+
+    Args:
+        checkpoint: A ``.ckpt`` that convzoo wrote. Nothing in it is executed.
+        device: Where to put the network.
+
+    Raises:
+        ConvzooError: There is no such file, or it is no checkpoint of convzoo's.
+    """
+    return read_checkpoint(checkpoint).net.to(device)
+
+
+def _foreign(path: Path, why: str = "it does not say how to build its network") -> ConvzooError:
+    return ConvzooError(f"{path} is not a checkpoint of convzoo's: {why}.")

@@ -1,0 +1,226 @@
+"""How fast a network is on one device: inference and training, one image and a batch, and where a step's time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from time import perf_counter
+
+import torch
+from torch import nn
+
+from zoo.speeds.memory import Memory, peak_memory
+from zoo.speeds.timing import BLOCKS, FEWEST, Spread, measure, synchronize
+
+PHASES = ("forward", "loss", "backward", "optimizer")
+
+Context = Callable[[], AbstractContextManager]
+"""Makes the context of one forward pass: ``lambda: torch.autocast("cpu", torch.bfloat16)``. It is entered for every
+pass, as in training: an autocast around several would cast the weights once only, and flatter the figure."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Inference speed of a network on one device.
+
+    Attributes:
+        images_per_s: Forward passes at ``batch_size``.
+        latency_ms: One image.
+        device, dtype, batch_size: What it was measured on; ``dtype`` is that of the images.
+        memory: What the forward passes at ``batch_size`` took.
+    """
+
+    images_per_s: Spread
+    latency_ms: Spread
+    device: str
+    dtype: str
+    batch_size: int
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """Training speed of a network on one device, its images there already.
+
+    Attributes:
+        images_per_s: Whole steps at ``batch_size``: forward, loss, backward, optimizer.
+        phases_ms: Each of `PHASES` by itself, of one batch. Measured in a second pass, with a synchronisation after
+            each: on a GPU, where the phases overlap otherwise, their sum is more than a step.
+        step_ms: A step of one image; None for a network that cannot train on one (BatchNorm on a 1×1 map).
+        device, dtype, batch_size: What it was measured on.
+        memory: What training took: activations, gradients and the optimizer's state among it.
+    """
+
+    images_per_s: Spread
+    phases_ms: dict[str, Spread]
+    step_ms: Spread | None
+    device: str
+    dtype: str
+    batch_size: int
+    memory: Memory
+
+
+def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer that is measured where none is given."""
+    return torch.optim.AdamW(parameters, fused=True)
+
+
+def speed(
+    net: nn.Module,
+    image: torch.Tensor,
+    batch_size: int = 64,
+    seconds: float = 1.0,
+    *,
+    autocast: Context = nullcontext,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Speed:
+    """Measures inference: the network in eval mode, the images on its device already.
+
+    Args:
+        net: A network that takes (N, C, H, W). Its mode is put back afterwards.
+        image: One image (C, H, W), on the device and in the dtype to measure.
+        batch_size: Images per forward pass for ``images_per_s``; ``latency_ms`` is always one image.
+        seconds: How long each of the two measurements takes, about.
+        autocast: Makes the context of a forward pass.
+        memory_format: Of the images.
+    """
+    device = image.device
+
+    def sample(n: int) -> list[float]:
+        batch = image.expand(n, *image.shape).contiguous(memory_format=memory_format)
+
+        def forward() -> None:
+            with autocast():
+                net(batch)
+
+        return measure(forward, device, seconds)
+
+    with _in_mode(net, image, training=False), torch.inference_mode():
+        with peak_memory(device) as memory:
+            rate = Spread.of([batch_size / s for s in sample(batch_size)])
+        latency = Spread.of([1000 * s for s in sample(1)])
+    return Speed(rate, latency, str(device), _name(image.dtype), batch_size, memory)
+
+
+def training_speed(
+    net: nn.Module,
+    image: torch.Tensor,
+    batch_size: int = 64,
+    seconds: float = 1.0,
+    *,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
+    autocast: Context = nullcontext,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> TrainingSpeed:
+    """Measures training steps on images that are on the device already. The network is as before afterwards.
+
+    Args:
+        net: A network from (N, C, H, W) to logits (N, classes), its memory format as it is to be measured.
+        image: Gives the shape (C, H, W), the device and the dtype; the images themselves are noise.
+        batch_size: Images a step.
+        seconds: How long each of the three measurements (steps, phases, steps of one image) takes, about.
+        optimizer: Makes the optimizer; its learning rate is set to 0, which changes no weight and costs the same.
+        autocast: Makes the context of a forward pass, the loss included.
+        memory_format: Of the images.
+    """
+    device = image.device
+    with _in_mode(net, image, training=True), torch.enable_grad():
+        with peak_memory(device) as memory:
+            step = TrainingStep(net, optimizer, autocast)
+            batch = _noise(image, batch_size, memory_format), _labels(net, image, batch_size, memory_format)
+            rate = Spread.of([batch_size / s for s in measure(lambda: step(*batch), device, seconds)])
+        phases = step.phases(*batch, seconds)
+        try:
+            one = _noise(image, 1, memory_format), batch[1][:1]
+            single = Spread.of([1000 * s for s in measure(lambda: step(*one), device, seconds)])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            single = None
+        step.optimizer.zero_grad()
+    return TrainingSpeed(rate, phases, single, str(device), _name(image.dtype), batch_size, memory)
+
+
+class TrainingStep:
+    """A training step to be measured: ``step(images, labels)``; its weights stay as they are (the learning rate is 0).
+
+    Args:
+        net: In training mode.
+        optimizer, autocast: As for `training_speed`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = adamw,
+        autocast: Context = nullcontext,
+    ) -> None:
+        self.net, self.autocast = net, autocast
+        self.optimizer = optimizer(p for p in net.parameters() if p.requires_grad)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, done: Callable[[], None] = lambda: None) -> None:
+        """(N, C, H, W) and (N,). Calls ``done`` at the end of each of `PHASES`."""
+        with self.autocast():
+            logits = self.net(images)
+            done()
+            loss = nn.functional.cross_entropy(logits, labels)
+        done()
+        loss.backward()
+        done()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        done()
+
+    def phases(self, images: torch.Tensor, labels: torch.Tensor, seconds: float) -> dict[str, Spread]:
+        """Milliseconds of each of `PHASES`: at least `FEWEST` steps, and until ``seconds`` have passed."""
+        steps: list[list[float]] = []
+        end = perf_counter() + seconds
+        while len(steps) < FEWEST or (perf_counter() < end and len(steps) < 100 * BLOCKS):
+            times = []
+
+            def done(times: list[float] = times) -> None:
+                synchronize(images.device)
+                times.append(perf_counter())
+
+            done()
+            self(images, labels, done)
+            steps.append([1000 * (b - a) for a, b in pairwise(times)])
+        return {name: Spread.of(samples) for name, samples in zip(PHASES, zip(*steps, strict=True), strict=True)}
+
+
+@contextmanager
+def _in_mode(net: nn.Module, image: torch.Tensor, training: bool) -> Iterator[None]:
+    """A mode and back, module by module; BatchNorm's statistics and the random numbers' state are put back too."""
+    modes = [(module, module.training) for module in net.modules()]
+    buffers = [(b, b.clone()) for b in net.buffers()] if training else []
+    net.train(training)
+    try:
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+            yield
+    finally:
+        for module, was in modes:
+            module.training = was
+        with torch.no_grad():
+            for buffer, was in buffers:
+                buffer.copy_(was)
+
+
+def _noise(image: torch.Tensor, n: int, memory_format: torch.memory_format) -> torch.Tensor:
+    noise = torch.randn(n, *image.shape, device=image.device, dtype=image.dtype)
+    return noise.contiguous(memory_format=memory_format)
+
+
+def _labels(net: nn.Module, image: torch.Tensor, n: int, memory_format: torch.memory_format) -> torch.Tensor:
+    """As many classes as the network tells apart."""
+    # Not compiled: a second batch size would make the compiler leave the size open.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        classes = net(_noise(image, 2, memory_format)).shape[1]
+    return torch.randint(classes, (n,), device=image.device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,146 @@
+"""Rewrites a network's convolutions in place, and says what it did with each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import nn
+
+from zoo.acts.activations import activations
+from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act, possible_groups
+from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.places import Edit, carry_out
+from zoo.surgery.sites import Site, SkippedConv, find_sites
+
+ALIASES = {"depthwise_separable": "separable"}
+BETWEEN = ("none", "bn_act")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one convolution (or block).
+
+    Attributes:
+        became: The conv kind it was rewritten to; None where it was kept.
+        reason: Why it was kept; None where it was rewritten.
+        params_before, params_after: Parameters of the module at ``name``.
+    """
+
+    name: str
+    was: str
+    became: str | None
+    reason: str | None
+    params_before: int
+    params_after: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `rewrite` did with a network, convolution by convolution."""
+
+    conv: str
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def rewritten(self) -> tuple[Entry, ...]:
+        return tuple(e for e in self.entries if e.became)
+
+    @property
+    def kept(self) -> tuple[Entry, ...]:
+        return tuple(e for e in self.entries if not e.became)
+
+    @property
+    def raised(self) -> tuple[Entry, ...]:
+        """Rewritten, and larger than before (a grouped convolution made separable, say)."""
+        return tuple(e for e in self.rewritten if e.params_after > e.params_before)
+
+    def __str__(self) -> str:
+        lines = [f"conv={self.conv}: {len(self.rewritten)} rewritten, {len(self.kept)} kept"]
+        for e in self.entries:
+            what = f"→ {e.became}" if e.became else f"kept: {e.reason}"
+            lines.append(f"  {e.name:<28} {e.was:<38} {what:<28} {e.params_before:>10,} → {e.params_after:>10,} params")
+        return "\n".join(lines)
+
+
+def rewrite(
+    net: nn.Module, conv: str, *, between: str = "none", groups: int | None = None, group_size: int | None = None
+) -> Report:
+    """Gives every logical convolution of a network the form ``conv``, in place. New weights are random.
+
+    Never rewritten: the stem, patchify convolutions, heads, 1×1. A convolution that has the form already is kept with
+    its weights, so rewriting twice changes nothing.
+
+    Args:
+        net: Any network made of `nn.Conv2d`, timm's or one's own.
+        conv: ``native`` (leaves everything alone), ``depthwise_separable`` (= ``separable``) or a key of
+            `zoo.convs.KINDS`.
+        between: ``none``, or ``bn_act``: BatchNorm and an activation between the factors of a factored kind.
+        groups, group_size: One of them goes with ``grouped``. Where a convolution's channels cannot be split so, it
+            gets the largest number of groups below that they can be split into.
+
+    Raises:
+        ConvzooError: An unknown kind; a network without a convolution that the kind could act on; a convolution of a
+            type that cannot be rewritten. The network is as it was.
+    """
+    conv = choose("conv", ALIASES.get(conv, conv), ["native", *KINDS])
+    choose("conv.between", between, BETWEEN)
+    if between != "none" and conv not in FACTORED:
+        raise ConvzooError(f"conv={conv} has no factors to put something between. Allowed with: {', '.join(FACTORED)}.")
+    if conv != "grouped" and (groups, group_size) != (None, None):
+        raise ConvzooError(f"conv.groups and conv.group_size go with conv=grouped, not with conv={conv}.")
+    if conv == "native":
+        return Report(conv)
+    possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
+    found = find_sites(net)
+    if not any(isinstance(site, Site) for site in found):
+        raise UnfitError(
+            f"{type(net).__name__} has no convolution that conv={conv} could act on"
+            + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
+            + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
+        )
+    kind = KINDS[conv]
+    if between != "none":
+        kind = partial(kind, between=bn_act(_own_activation(net)))
+    if conv == "grouped":
+        kind = partial(kind, groups=groups, group_size=group_size)
+    results = [_rewrite_one(site, conv, kind) for site in found]
+    carry_out(net, [edit for _, edit in results if edit], f"conv={conv}")
+    entries = (replace(e, params_after=params_of(net.get_submodule(e.name))) if e.became else e for e, _ in results)
+    return Report(conv, tuple(entries))
+
+
+def _own_activation(net: nn.Module) -> type[nn.Module]:
+    """The activation that the network uses most."""
+    used = Counter(type(module) for module in activations(net).values())
+    return used.most_common(1)[0][0] if used else nn.ReLU
+
+
+def _rewrite_one(
+    site: Site | SkippedConv, conv: str, kind: Callable[[ConvSpec], nn.Module]
+) -> tuple[Entry, Edit | None]:
+    """What becomes of one convolution, and what there is to do for it."""
+    before = params_of(site.module)
+    was = type(site.module).__name__
+    if isinstance(site, SkippedConv):
+        return Entry(site.name, was, None, site.reason, before, before), None
+    spec = site.spec
+    was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+    was += f" g={spec.groups}" if spec.groups > 1 else ""
+    if conv in site.forms:
+        return Entry(site.name, was, None, f"{conv} already", before, before), None
+    new = kind(spec).to(spec.device, spec.dtype)
+    became = conv
+    if conv == "grouped":
+        became = f"grouped g={new.groups}"
+        if new.groups == spec.groups and isinstance(site.module, nn.Conv2d):
+            return Entry(site.name, was, None, f"{became} already", before, before), None
+    new.train(site.module.training)
+    return Entry(site.name, was, became, None, before, before), Edit(site.name, site.changes(new), new)
+
+
+def params_of(module: nn.Module) -> int:
+    """Parameters of a module and of all that is in it."""
+    return sum(p.numel() for p in module.parameters())
