@@ -4,7 +4,8 @@
 
 A step is forward, loss, backward and AdamW on images that are in memory: eager float32 contiguous with the usual
 optimizer for the baseline, in a process as Python starts it; a fused optimizer for the plans, in a process that keeps
-its memory as our runs do (lightning_modules/hardware/process.py). One thread unless asked otherwise; about four minutes.
+its memory as our runs do (lightning_modules/hardware/process.py). One thread unless asked otherwise; about four
+minutes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,45 +11,15 @@ from lightning.pytorch import Callback
 from torch import nn
 
 import zoo
-from zoo.compression.convert import choose_form
-from zoo.compression.low_rank import check_rank
 from zoo.deploy.checkpoint import read_checkpoint
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError
 
-INITS = ("random", "svd")
 DENSE = ("native", "standard")
 FREE = ("conv", "conv_options", "act", "pretrained", "ranks")
 """What may differ between a cell and the dense network that it starts from."""
 
 BATCHES = 100
 """Training batches, at most, that the BatchNorms are re-estimated on."""
-
-
-def check_init(config: dict[str, Any]) -> None:
-    """Checks the init group before anything starts.
-
-    Raises:
-        ConvzooError: What is wrong with it, and what to type instead.
-    """
-    init, pretrained = config["init"], config["model"]["pretrained"]
-    if choose("init", init["name"], INITS) == "random":
-        for key in ("checkpoint", "rank"):
-            if init[key] is not None:
-                raise ConvzooError(f"init.{key} belongs to init=svd. Type init=svd too, or leave it out.")
-        return
-    try:
-        check_rank(init["rank"])
-    except ConvzooError as error:
-        raise ConvzooError(f"init.{error}") from None
-    choose_form(config["conv"]["name"])
-    if (init["checkpoint"] is None) != pretrained:
-        problem = "two at once were given" if pretrained else "none was given"
-        raise ConvzooError(
-            f"init=svd starts from one trained dense network; {problem}. Type init.checkpoint=FOLDER/best.ckpt (a run "
-            "with conv=native), or model.pretrained=true for timm's weights."
-        )
-    if init["checkpoint"] is not None and not Path(str(init["checkpoint"])).is_file():
-        raise ConvzooError(f"init.checkpoint={init['checkpoint']} is no file. Type the path of a run's best.ckpt.")
 
 
 class InitWeights(Callback):

@@ -25,13 +25,13 @@ from lightning_modules.config.identity import cell_id, recipe
 from lightning_modules.config.schema import seconds_of
 from lightning_modules.hardware.ddp import launch_ranks
 from lightning_modules.hardware.devices import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
+from lightning_modules.hardware.requeue import requeued
 from lightning_modules.hardware.signals import Stopped, StopSignals
 from lightning_modules.results.files import remove_unfinished, why_not, write_whole
 from lightning_modules.results.finished_run import finished_before
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
 from lightning_modules.sweep.jobs import quoted
-from lightning_modules.sweep.slurm_task import requeued
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking.tracker import Tracking
 from zoo.errors import ConvzooError
@@ -43,7 +43,7 @@ JOB_FILE = "job.json"
 """What the ranks of a distributed run read: the configuration, the command, and when the run began."""
 
 
-def run(
+def run_cell(
     config: dict[str, Any], folder: str | os.PathLike[str], command: str, signals: StopSignals | None = None
 ) -> dict[str, Any]:
     """Trains and tests one cell; with ``task=time`` it measures the cell and trains nothing.

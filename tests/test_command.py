@@ -132,8 +132,8 @@ def test_ctrl_c_stops_a_sweep_and_starts_no_further_job(start, tmp_path):
 
 
 def test_answers_come_without_importing_torch(clean_env, tmp_path):
-    code = "import sys, zoo.report, zoo.backbones.families, hydra_plugins.convzoo.local_launcher, lightning_modules.sweep.driver"
-    code += "; print('torch' in sys.modules)"
+    code = "import sys, zoo.report, zoo.backbones.families, hydra_plugins.convzoo.local_launcher"
+    code += ", lightning_modules.sweep.driver; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_env, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 

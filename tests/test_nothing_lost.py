@@ -199,7 +199,8 @@ def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected,
 
 def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
     """Where a sweep's jobs print is where their files are."""
-    code = "from lightning_modules.hardware.process import keep_output; keep_output(); print('x' * 9999, flush=True); print('y')"
+    code = "from lightning_modules.hardware.process import keep_output; keep_output(); "
+    code += "print('x' * 9999, flush=True); print('y')"
     with (small_disk / "log.txt").open("wb") as log:
         fill(small_disk)
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)

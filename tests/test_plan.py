@@ -12,7 +12,7 @@ import zoo
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.hardware import plan as plan_choice
 from lightning_modules.hardware.plan import PlanRequest, choose_plan
-from lightning_modules.run import run
+from lightning_modules.run import run_cell
 from tests.conftest import QUICK, cell_config
 from zoo.errors import ConvzooError
 from zoo.speeds import plan
@@ -170,7 +170,7 @@ def test_plan_and_precision_may_not_contradict(net, asked, given):
 def test_a_run_says_its_plan_and_saves_the_plain_network(plan, tmp_path, capsys):
     config = cell_config("model=mobilenet", "logger=none", "hardware=cpu", f"hardware.plan={plan}", *QUICK)
     config["data"]["image_size"] = 16
-    result = run(config, tmp_path, "")
+    result = run_cell(config, tmp_path, "")
     assert (result["environment"]["plan"], result["environment"]["plan_why"]) == (plan, "as asked")
     assert result["environment"]["dtype"] == ("bf16-mixed" if PLANS[plan].bf16 else "32-true")
     assert f"plan {plan}: {PLANS[plan].what} (as asked)" in capsys.readouterr().out

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from zoo.costs import table_command
@@ -13,10 +13,8 @@ from zoo.errors import ConvzooError, plain_words
 from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
 
-OTHER_ROOMS = {
-    "dashboard": ("lightning_modules.tracking.dashboard", "save a W&B workspace that compares the runs of a project")
-}
-"""Verbs that need what zoo never imports: module (with `add_options` and `run`) and help, by name only."""
+COMMANDS = "convzoo.commands"
+"""Entry points of further verbs: modules with `HELP`, `add_options` and `run`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
     export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
     export.set_defaults(run=_export)
-    for verb, (module, text) in OTHER_ROOMS.items():
-        other = verbs.add_parser(verb, help=text)
-        importlib.import_module(module).add_options(other)
-        other.set_defaults(run=importlib.import_module(module).run)
+    for entry in entry_points(group=COMMANDS):
+        command = entry.load()
+        other = verbs.add_parser(entry.name, help=command.HELP)
+        command.add_options(other)
+        other.set_defaults(run=command.run)
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0

@@ -12,9 +12,9 @@ from zoo.acts.activations import swap_activations
 from zoo.backbones.families import Scale
 from zoo.backbones.scaled_builders import Depth, build_scaled
 from zoo.backbones.stem import shrink_stem
-from zoo.compression.convert import give_ranks
 from zoo.errors import ConvzooError, UnfitError, choose, closest
 from zoo.inputs import is_ours, one_line
+from zoo.surgery.ranks import give_ranks
 from zoo.surgery.rewrite import rewrite
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -62,3 +63,8 @@ def remember(kind: str, name: str, known: dict[str, Any]) -> None:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)  # where it has not become the file
+
+
+def digest(value: Any) -> str:
+    """A hash of a plain value, the same in every process."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

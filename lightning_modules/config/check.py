@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.identity import leaves
@@ -9,9 +10,12 @@ from lightning_modules.config.limits import check_images
 from lightning_modules.config.scaling import check_scaling, scale_columns
 from lightning_modules.config.schema import RULES
 from lightning_modules.config.values import shown
-from lightning_modules.init_weights import check_init
 from zoo.backbones.families import FAMILIES
-from zoo.errors import ConvzooError
+from zoo.compression.convert import choose_form
+from zoo.compression.low_rank import check_rank
+from zoo.errors import ConvzooError, choose
+
+INITS = ("random", "svd")
 
 
 def check(config: dict[str, Any]) -> None:
@@ -115,3 +119,30 @@ def describe_cell(config: dict[str, Any], hardware: str) -> dict[str, str | int 
         cell["variant"] = next(iter(FAMILIES[model["name"]].variants))
     texts = ("variant",)
     return {k: str(v) if k in texts else v for k, v in cell.items() if v is not None}
+
+
+def check_init(config: dict[str, Any]) -> None:
+    """Checks the init group before anything starts.
+
+    Raises:
+        ConvzooError: What is wrong with it, and what to type instead.
+    """
+    init, pretrained = config["init"], config["model"]["pretrained"]
+    if choose("init", init["name"], INITS) == "random":
+        for key in ("checkpoint", "rank"):
+            if init[key] is not None:
+                raise ConvzooError(f"init.{key} belongs to init=svd. Type init=svd too, or leave it out.")
+        return
+    try:
+        check_rank(init["rank"])
+    except ConvzooError as error:
+        raise ConvzooError(f"init.{error}") from None
+    choose_form(config["conv"]["name"])
+    if (init["checkpoint"] is None) != pretrained:
+        problem = "two at once were given" if pretrained else "none was given"
+        raise ConvzooError(
+            f"init=svd starts from one trained dense network; {problem}. Type init.checkpoint=FOLDER/best.ckpt (a run "
+            "with conv=native), or model.pretrained=true for timm's weights."
+        )
+    if init["checkpoint"] is not None and not Path(str(init["checkpoint"])).is_file():
+        raise ConvzooError(f"init.checkpoint={init['checkpoint']} is no file. Type the path of a run's best.ckpt.")

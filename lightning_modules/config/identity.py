@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
+
+from zoo.cache import digest
 
 WHERE = (
     "logger.",
@@ -66,11 +67,6 @@ def shown_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     texts = [f"{key}: {_shown(there.get(key, _NOTHING))} there, {_shown(here.get(key, _NOTHING))} here" for key in keys]
     more = f" and {len(texts) - MOST_SHOWN} more" if len(texts) > MOST_SHOWN else ""
     return "; ".join(texts[:MOST_SHOWN]) + more
-
-
-def digest(value: Any) -> str:
-    """A hash of a plain value, the same in every process."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -79,8 +79,8 @@ def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
     """Makes the data module of a configuration.
 
     Args:
-        data: The data group, with ``image_size`` resolved (`lightning_modules.config.scaling.image_sizes`). ``num_classes``
-            may be None for an image folder: it is counted.
+        data: The data group, with ``image_size`` resolved (`lightning_modules.config.scaling.image_sizes`).
+            ``num_classes`` may be None for an image folder: it is counted.
         seed: Of the order of the training images.
 
     Raises:

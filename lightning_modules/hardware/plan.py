@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules.config.identity import digest
 from lightning_modules.hardware.out_of_memory import is_out_of_memory
 from zoo import kernels
-from zoo.cache import recall, remember
+from zoo.cache import digest, recall, remember
 from zoo.devices import processor
 from zoo.errors import ConvzooError
 from zoo.speeds.plan import PLANS, Plan, candidates, compiled, fastest, training_steps

@@ -12,10 +12,11 @@ from typing import Any
 
 from lightning_modules.config.cell_spec import Spec, find_spec
 from lightning_modules.config.check import check
-from lightning_modules.config.identity import digest, leaves
+from lightning_modules.config.identity import leaves
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.sweep.estimate import Stopwatch
 from lightning_modules.unfit import check_network
+from zoo.cache import digest
 from zoo.costs.fingerprint import fingerprint
 from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, UnfitError

@@ -11,12 +11,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from lightning_modules.hardware.requeue import REQUEUES, TIME_IS_OVER, job_id, will_requeue
 from lightning_modules.hardware.signals import TIME_OVER
 from lightning_modules.sweep.jobs import forget_failure
 from zoo.text import typed
@@ -26,16 +26,6 @@ END_FILE = "slurm.json"
 
 LATE_S = 1.0
 """How much later than its child the parent may hear of the same signal."""
-
-ANSWER_S = 10.0
-"""How long a run that ends waits for what scontrol says: it is about a mark in W&B only."""
-
-TIME_IS_OVER = signal.SIGUSR2
-"""What Slurm sends (``--signal``, by submitit) before the time limit."""
-
-
-REQUEUES = "CONVZOO_REQUEUES"
-"""Set for the child: whoever started it puts a job that was stopped back into the queue."""
 
 
 @dataclass
@@ -92,7 +82,7 @@ class SlurmTask:
             code = child.wait()
         if code and not received:
             time.sleep(LATE_S)
-        if code and _to_be_requeued(received):
+        if code and will_requeue(received):
             requeue(TIME_IS_OVER, None)
         elif code not in (0, TIME_OVER) and not received:
             end = {"job": job_id(os.environ), "node": socket.gethostname(), "rank": rank, "code": code}
@@ -107,41 +97,9 @@ class SlurmTask:
         return DelayedSubmission(self)
 
 
-def _to_be_requeued(received: Collection[int], timeout_s: float | None = None) -> bool:
-    return TIME_IS_OVER in received or (bool(received) and preempted(job_id(os.environ), timeout_s))
-
-
-def requeued(code: int | None) -> bool:
-    """Asked in the child: whether the task above it puts the job back into the queue.
-
-    Args:
-        code: The child's exit code, 128 and the number of the signal that stopped it.
-    """
-    if REQUEUES not in os.environ or (code or 0) <= 128:
-        return False
-    with suppress(OSError, subprocess.SubprocessError):
-        return _to_be_requeued([code - 128], ANSWER_S)
-    return False
-
-
 def ending(code: int) -> str:
     """How a process with this exit code ended, in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def job_id(environment: Mapping[str, str]) -> str:
-    """The id that squeue and scontrol show for this job: ``12_3`` for a part of an array."""
-    array = environment.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment["SLURM_JOB_ID"]
-
-
-def preempted(job: str, timeout_s: float | None = None) -> bool:
-    """Whether Slurm stops this job to make room for another one. A signal alone could be ``scancel``'s."""
-    shown = subprocess.run(
-        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, timeout=timeout_s
-    )
-    times = [word.partition("=")[2] for word in shown.stdout.split() if word.startswith("PreemptTime=")]
-    return any(time not in ("None", "N/A", "Unknown") for time in times)
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:

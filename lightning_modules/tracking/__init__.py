@@ -1,1 +1,1 @@
-"""."""
+"""Run tracking: Weights & Biases and CSV."""

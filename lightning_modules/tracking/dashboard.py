@@ -14,6 +14,7 @@ from zoo.errors import ConvzooError, need_packages
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
+HELP = "save a W&B workspace that compares the runs of a project"
 ACCURACY = "test/acc"
 COSTS = {
     "cost/params": "parameters",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +67,10 @@ class ConversionReport(Report):
 def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
     """Gives every logical convolution of a *trained* network the form ``conv``, in place, from its own weights.
 
-    Each kernel is replaced by the factors that come closest to it (`zoo.compression.low_rank`); at full rank the network computes
-    what it did. What `zoo.rewrite` keeps is kept. With the default rank the result has the structure of
-    ``zoo.build(..., conv)``: the same modules and state_dict keys. Re-estimate the BatchNorms (`reestimate_batchnorm`)
-    before judging its accuracy.
+    Each kernel is replaced by the factors that come closest to it (`zoo.compression.low_rank`); at full rank the
+    network computes what it did. What `zoo.rewrite` keeps is kept. With the default rank the result has the structure
+    of ``zoo.build(..., conv)``: the same modules and state_dict keys. Re-estimate the BatchNorms
+    (`reestimate_batchnorm`) before judging its accuracy.
 
     Args:
         net: Any network made of `nn.Conv2d`, with its weights.
@@ -139,27 +139,6 @@ def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Convert
     after = params_of(made.module)
     entry = Converted(site.name, was, conv, None, before, after, made.rank, made.full_rank, made.energy)
     return entry, made.module
-
-
-def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
-    """Gives the convolutions named in ``ranks`` the form ``conv`` at these ranks, in place. New weights are random.
-
-    It makes the structure that `convert` left behind, for its weights to be loaded into. A convolution inside an
-    MBConv block (of the dense network that ``conv="standard"`` makes) stands for the block's logical one.
-
-    Raises:
-        ConvzooError: A name that is none of the network's convolutions.
-    """
-    conv = choose_form(conv)
-    sites = [site for site in find_sites(net) if isinstance(site, Site)]
-    edits = []
-    for name, rank in ranks.items():
-        site = next((s for s in sites if f"{name}.".startswith(f"{s.name}.")), None)
-        if site is None:
-            raise ConvzooError(f"ranks names {name}, which is no k×k convolution of this {type(net).__name__}.")
-        new = KINDS[conv](site.spec, rank=rank).train(site.module.training)
-        edits.append(Edit(site.name, site.changes(new), new))
-    carry_out(net, edits, f"conv={conv}")
 
 
 def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:

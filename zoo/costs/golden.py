@@ -21,7 +21,7 @@ from zoo import render
 from zoo.errors import ConvzooError
 
 GOLDEN = Path(__file__).with_name("golden_costs.json")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "zoo.md"
 
 Costs = dict[str, dict[str, Any]]
@@ -108,7 +108,7 @@ Every network of the families with every kind of convolution, for one image of t
 MACs are multiply-adds of the forward pass (FLOPs are twice that), train MACs those of forward and backward; activations
 are the output elements of all convolutions and linear layers. An activation function changes none of these, unless it
 has parameters of its own: the last columns say how many it adds, one for each activation module. All digits are in
-[golden_costs.json](../zoo/golden_costs.json), which tests compare with.
+[golden_costs.json](../zoo/costs/golden_costs.json), which tests compare with.
 
 `python -m zoo golden` makes this page; do not edit it. `python -m zoo table` counts any other cell.
 

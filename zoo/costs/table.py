@@ -94,8 +94,9 @@ def tabulate(
         models: As for `find_networks`; all families by default.
         convs, acts: Conv kinds and activations, ``native`` among them.
         images: What the networks see; by default what each was published with.
-        match: A budget that every cell should meet, as for `zoo.costs.matching.match_text`: it is counted at the ``width`` or
-            ``phi`` (``over``) that comes nearest. A network without a width, or a budget out of reach, is refused.
+        match: A budget that every cell should meet, as for `zoo.costs.matching.match_text`: it is counted at the
+            ``width`` or ``phi`` (``over``) that comes nearest. A network without a width, or a budget out of reach, is
+            refused.
         over: What is matched over.
         progress: Whether to show a progress bar where standard error is a terminal.
         processes: How many count at once, each a fork of this one, which should have no threads at work.

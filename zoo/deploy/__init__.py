@@ -1,1 +1,1 @@
-"""."""
+"""A trained network outside of its run: read a checkpoint, export it."""

@@ -1,4 +1,4 @@
-"""Whether somebody is at work in a folder: looks at the lock of `lightning_modules.results.lock` there, without taking it."""
+"""Whether a process holds the lock of a folder; looks at the lock without taking it."""
 
 from __future__ import annotations
 

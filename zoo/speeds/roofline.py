@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from zoo.cache import recall, remember
-from zoo.costs.counting import Cost
 from zoo.devices import device_name
 from zoo.errors import choose
 from zoo.speeds.timing import Spread, measure
@@ -88,7 +88,17 @@ class Bound:
         return images_per_s / self.images_per_s
 
 
-def bound(cost: Cost, peaks: Peaks, batch_size: int, training: bool) -> Bound:
+class Counted(Protocol):
+    """The counts that the roofline needs, such as those of `zoo.Cost`."""
+
+    macs: int
+    train_macs: int
+    activations: int
+
+    def weight_bytes(self, dtype: str) -> int: ...
+
+
+def bound(cost: Counted, peaks: Peaks, batch_size: int, training: bool) -> Bound:
     """The roof of a network.
 
     Bytes are those that must move if everything but convolutions and linear layers is computed on the way: the output

@@ -1,0 +1,21 @@
+from .acts.activations import ACTS, swap_activations
+from .backbones.families import FAMILIES, Network, Scale, resolve
+from .builder import build
+from .compression.convert import ConversionReport, convert, reestimate_batchnorm
+from .compression.int8 import lower, quantize
+from .convs import KINDS, ConvSpec
+from .costs.counting import Cost, LayerCost, cost, layer_costs
+from .costs.mac_counter import register_macs
+from .costs.matching import Match, match
+from .costs.table import CellCost, Images, tabulate
+from .costs.table_views import show_layers
+from .deploy.checkpoint import load
+from .deploy.export import export
+from .errors import ConvzooError
+from .meta import meta_init
+from .speeds.network import Speed, TrainingSpeed, speed, training_speed
+from .speeds.roofline import Bound, Peaks, bound, measure_peaks
+from .surgery.fold_batchnorm import fold_batchnorm
+from .surgery.rewrite import Entry, Report, rewrite
+
+__version__: str
