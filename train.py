@@ -17,7 +17,7 @@ try:
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
     from hydra_plugins.convzoo._composition import as_typed
     from hydra_plugins.convzoo._nested import spread
-    from lightning_modules.config.values import read_nulls
+    from lightning_modules.config.schema import CellSpec
     from lightning_modules.hardware.process import keep_output, prepare
     from lightning_modules.hardware.signals import StopSignals
     from zoo.report import print_result
@@ -37,13 +37,13 @@ def train(config: DictConfig) -> float | None:
     with plain_errors(), chdir(hydra_config.runtime.cwd):
         check_overrides(as_typed(hydra_config.overrides.task), hydra_config.runtime.choices)
         signals.install()
-        settings = read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        spec = CellSpec.of(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
         # Imported here: Lightning takes seconds, and a wrong override should be told at once.
-        prepare(settings["logger"]["name"])
+        prepare(spec.logger.name)
         from lightning_modules import run_cell
         from lightning_modules.hardware.devices import global_rank
 
-        result = run_cell(settings, folder, command_line(), signals)
+        result = run_cell(spec, folder, command_line(), signals)
         if global_rank() == 0:
             print_result(result, folder)
     return result["metrics"].get("test/acc")

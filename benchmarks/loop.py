@@ -43,6 +43,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from turns import ROOT, in_turn, options, show, text, write
 
 from lightning_modules.cell import Cell
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.run import _be_quiet
@@ -218,12 +219,13 @@ def convzoo(steps: int, work: int, folder: Path) -> tuple[float, float]:
     overrides += ["hardware.threads=1", "hardware.plan=fp32", "logger.mode=offline", f"optim.lr={OPTIM['lr']}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", overrides), resolve=True)
-    cell = Cell(config, folder, resolve_hardware(config["hardware"], config["trainer"]))
+    spec = CellSpec.of(config)
+    cell = Cell(spec, folder, resolve_hardware(spec.hardware, spec.trainer))
     cell.module.net, cell.data = Net(work), Data(steps)
     clock, make_trainer = Clock(), cell._trainer
     cell._trainer = lambda logger, checkpoints, callbacks: make_trainer(logger, checkpoints, [clock, *callbacks])
     cell._inference_speed = lambda trainer: {}
-    tracking, signals = Tracking(config["logger"], folder, cell.choices, config, "none"), StopSignals()
+    tracking, signals = Tracking(spec.logger, folder, cell.choices, spec, "none"), StopSignals()
     try:
         signals.install()
         metrics = cell.train(tracking.logger, signals)

@@ -21,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hydra import compose, initialize_config_dir  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from lightning_modules.config.schema import CellSpec  # noqa: E402
 from lightning_modules.results.result import write_result  # noqa: E402
 from lightning_modules.sweep.jobs import Job  # noqa: E402
 from lightning_modules.sweep.slurm_options import SlurmOptions  # noqa: E402
@@ -47,6 +51,11 @@ def plan(jobs: int, folder: Path) -> None:
     subprocess.run([*command, "hydra/launcher=slurm"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
+def composed() -> CellSpec:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return CellSpec.of(OmegaConf.to_container(compose("config"), resolve=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000, help="a multiple of 20")
@@ -56,7 +65,8 @@ def main() -> None:
         print(f"{number} jobs")
         print(f"plan (4 networks × 5 kinds × {number // 20} seeds): {seconds(lambda: plan(number, folder)):.1f} s")
 
-        jobs = [Job(i, [f"seed={i}"], {"seed": i}, folder / "sweep" / str(i)) for i in range(number)]
+        spec = composed()
+        jobs = [Job(i, [f"seed={i}"], spec.having(seed=i), folder / "sweep" / str(i)) for i in range(number)]
         tasks = [(SlurmTask(job.folder, name, ["true"]), Shape()) for job in jobs]
         (folder / "sweep").mkdir()
         queue = SlurmQueue(folder / "sweep", SlurmOptions(extra={"hold": True}))

@@ -25,8 +25,8 @@ from lightning_modules.checkpoint.io import Checkpoints
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.checkpoint.resume import Saved
 from lightning_modules.classifier import Classifier
-from lightning_modules.config.cell_spec import count_steps, find_spec
-from lightning_modules.config.limits import check_cell
+from lightning_modules.config.limits import check_memory
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware.devices import Hardware, check_world_size, global_rank
 from lightning_modules.hardware.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
@@ -35,6 +35,7 @@ from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from lightning_modules.init_weights import InitWeights
 from lightning_modules.loop import use_lean_loop
+from lightning_modules.resolve import count_steps, resolve
 from lightning_modules.tracking.profile import make_profiler, profiled
 from lightning_modules.unfit import check_network
 from zoo.devices import device_name
@@ -55,32 +56,32 @@ class Cell:
         checkpoint: The best one's path, once trained.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, hardware: Hardware, last: Saved | None = None) -> None:
-        self.config, self.folder, self.hardware = config, folder, hardware
-        if threads := config["hardware"]["threads"]:
+    def __init__(self, spec: CellSpec, folder: Path, hardware: Hardware, last: Saved | None = None) -> None:
+        self.spec, self.folder, self.hardware = spec, folder, hardware
+        if threads := spec.hardware.threads:
             torch.set_num_threads(threads)
-        if config["trainer"]["deterministic"]:
+        if spec.trainer.deterministic:
             # Looked at when the GPU is used first, which is before there is a Trainer that would say it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        L.seed_everything(config["seed"], workers=True, verbose=False)
-        spec = find_spec(config, hardware.name)
-        check_cell(config, spec)
-        self.data, self.choices, image_size = spec.data, spec.choices, spec.image_size
-        if spec.found and global_rank() == 0:
-            print(spec.found, flush=True)
+        L.seed_everything(spec.seed, workers=True, verbose=False)
+        resolved = resolve(spec, hardware.name)
+        check_memory(spec, resolved.network)
+        self.data, self.choices, image_size = resolved.data, resolved.choices, resolved.image_size
+        if resolved.found and global_rank() == 0:
+            print(resolved.found, flush=True)
         self.data.look(tell=global_rank() == 0)
-        self.start = InitWeights(config["init"], spec.network)
-        self.module = Classifier(self.start.network, config["optim"], config["hardware"]["micro_batch"])
+        self.start = InitWeights(spec.init, resolved.network)
+        self.module = Classifier(self.start.network, spec.optim.plain(), spec.hardware.micro_batch)
         self.module.to(memory_format=torch.channels_last)
         self.start.fill(self.module.net)
-        check_network(self.module.net, spec, config["data"]["batch_size"])
-        self.image_shape = (spec.in_chans, image_size, image_size)
+        check_network(self.module.net, resolved, spec.data.batch_size)
+        self.image_shape = (resolved.in_chans, image_size, image_size)
         self._last, self.goes_on = last, last is not None
         self.plan = self._choose_plan()
         if rank := global_rank():
             # All ranks have built the same network; what they draw from here on is each one's own.
-            L.seed_everything((config["seed"] + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
-        self.costs = CostLogger(image_size, spec.in_chans)
+            L.seed_everything((spec.seed + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
+        self.costs = CostLogger(image_size, resolved.in_chans)
         self.speeds = SpeedLogger(images=_images)
         self.conditions: dict[str, Any] = {
             "device": device_name(hardware.device),
@@ -90,26 +91,26 @@ class Cell:
             "plan": self.plan.plan.name,
             "plan_why": self.plan.why,
             "threads": torch.get_num_threads(),
-            "batch_size": config["data"]["batch_size"],
+            "batch_size": spec.data.batch_size,
         }
         self.checkpoint: str | None = None
 
     def _choose_plan(self) -> PlanChoice:
-        config, hardware, network = self.config, self.hardware, self.start.network
-        batch = config["data"]["batch_size"] // hardware.world_size or 1
+        spec, hardware, network = self.spec, self.hardware, self.start.network
+        batch = spec.data.batch_size // hardware.world_size or 1
         unmeasured = "several processes" if hardware.world_size > 1 else None
-        if config["trainer"]["deterministic"]:
+        if spec.trainer.deterministic:
             unmeasured = "trainer.deterministic"
         found = choose_plan(
-            config["hardware"]["plan"],
-            config["trainer"]["precision"],
+            spec.hardware.plan,
+            spec.trainer.precision,
             self.module.net,
             PlanRequest(
                 (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
                 network["num_classes"],
                 # Several processes do not measure; and each would fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
-                config["trainer"]["accumulate_grad_batches"] > 1,
+                spec.trainer.accumulate_grad_batches > 1,
             ),
             hardware.device,
             before=self._last.plan if self._last else None,
@@ -122,8 +123,8 @@ class Cell:
 
     def _steps(self) -> int:
         """How many training takes, about."""
-        batches = self.data.size("train") // self.config["data"]["batch_size"]
-        return count_steps(self.config["trainer"], batches)[1]
+        batches = self.data.size("train") // self.spec.data.batch_size
+        return count_steps(self.spec.trainer, batches)[1]
 
     def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
         """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.
@@ -131,8 +132,8 @@ class Cell:
         Goes on from ``last.ckpt`` where the folder has one.
         """
         best = BestCheckpoint(self.folder)
-        every_s, plan = self.config["checkpoint"]["every_s"], self.plan.plan.name
-        last = LastCheckpoint(self.folder, every_s, self.config, plan, signals)
+        every_s, plan = self.spec.checkpoint.every_s, self.plan.plan.name
+        last = LastCheckpoint(self.folder, every_s, self.spec, plan, signals)
         epochs = EpochLines(self.folder, lambda: last.seconds)
         checkpoints, last_path = Checkpoints(), None
         if self._last:
@@ -141,7 +142,7 @@ class Cell:
         callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
-        memory_errors = plain_memory_errors(self.config, self.hardware.world_size)
+        memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
         profile = profiled(trainer, self.folder)
         with memory_errors, peak_memory(trainer.strategy.root_device) as memory, profile, _plain_trainer_errors():
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
@@ -157,7 +158,7 @@ class Cell:
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
         memory_errors, profile = (
-            plain_memory_errors(self.config, self.hardware.world_size),
+            plain_memory_errors(self.spec, self.hardware.world_size),
             profiled(trainer, self.folder),
         )
         with memory_errors, profile, _plain_trainer_errors():
@@ -173,27 +174,27 @@ class Cell:
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
     def _bad_steps(self) -> BadSteps:
-        optim, given = self.config["optim"], self.config["trainer"]
-        ways = [f"a smaller optim.lr (it was {optim['lr']})"]
-        ways += [] if given["gradient_clip_val"] else ["trainer.gradient_clip_val=1"]
+        optim, given = self.spec.optim, self.spec.trainer
+        ways = [f"a smaller optim.lr (it was {optim.lr})"]
+        ways += [] if given.gradient_clip_val else ["trainer.gradient_clip_val=1"]
         ways += ["hardware.plan=fp32"] if self.plan.precision.startswith(("bf16", "16")) else []
         advice = f"Type {' or '.join([', '.join(ways[:-1]), ways[-1]]) if ways[1:] else ways[0]}."
-        return BadSteps(self.folder, optim["bad_step"], optim["max_skipped"], advice)
+        return BadSteps(self.folder, optim.bad_step, optim.max_skipped, advice)
 
     def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
         # Lightning's max_time ends a run as if it had completed; ours (signals.py) interrupts it.
-        given = {k: v for k, v in self.config["trainer"].items() if v is not None and k != "max_time"}
+        given = {k: v for k, v in self.spec.trainer.plain().items() if v is not None and k != "max_time"}
         if given.get("enable_progress_bar", True):
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
             # Its null is a value: batches are counted over all epochs.
-            "check_val_every_n_epoch": self.config["trainer"]["check_val_every_n_epoch"],
+            "check_val_every_n_epoch": self.spec.trainer.check_val_every_n_epoch,
             "precision": self.plan.precision,
             **self.hardware.trainer_arguments,
             "logger": logger,
             "callbacks": callbacks,
-            "plugins": [checkpoints, SyncNorms()] if given.get("sync_batchnorm") else [checkpoints],
+            "plugins": [checkpoints, SyncNorms()] if self.spec.trainer.sync_batchnorm else [checkpoints],
             "default_root_dir": self.folder,
             "use_distributed_sampler": False,
             "enable_model_summary": False,

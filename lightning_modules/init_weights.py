@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 import zoo
+from lightning_modules.config.schema import InitOptions
 from zoo.deploy.checkpoint import read_checkpoint
 from zoo.errors import ConvzooError
 
@@ -42,19 +43,17 @@ class InitWeights(Callback):
         ConvzooError: The dense network is not the cell's, or cannot be converted.
     """
 
-    def __init__(self, init: dict[str, Any], network: dict[str, Any]) -> None:
+    def __init__(self, init: InitOptions, network: dict[str, Any]) -> None:
         self.network, self.metrics = network, {}
         self._weights: dict[str, torch.Tensor] | None = None
-        self._converts = init["name"] == "svd"
+        self._converts = init.name == "svd"
         if not self._converts:
             return
-        dense = (
-            _from_timm(network) if init["checkpoint"] is None else _from_checkpoint(str(init["checkpoint"]), network)
-        )
-        report = zoo.convert(dense, network["conv"], init["rank"])
+        dense = _from_timm(network) if init.checkpoint is None else _from_checkpoint(str(init.checkpoint), network)
+        report = zoo.convert(dense, network["conv"], init.rank)
         self._weights = dense.state_dict()
         self.network = {**network, "pretrained": False}
-        if init["rank"] is not None:
+        if init.rank is not None:
             self.network["ranks"] = report.ranks
         if report.rewritten:
             self.metrics = {"init/energy_min": report.energy_min, "init/energy_mean": report.energy_mean}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import zoo
-from lightning_modules.config.check import check_values
+from lightning_modules.config.schema import DataOptions
 from lightning_modules.data import FolderData, ImageData, make_data
 from lightning_modules.results.result import environment
 from zoo.compression import int8 as quantizer
@@ -51,8 +51,7 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
     if trained.data is None:
         raise ConvzooError(f"{checkpoint} does not say what data it was trained on. Train the cell again.")
     # A checkpoint may be a stranger's: it says what images there are, and has none fetched.
-    check_values({"data": trained.data, "seed": trained.seed})
-    data = make_data({**trained.data, "download": False}, trained.seed)
+    data = make_data(DataOptions.of(trained.data, "data").having(download=False), trained.seed)
     data.prepare_data()
     data.setup("test")
     net = trained.net.to(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.checkpoint.resume import find_last
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.ddp import PARENT
 from lightning_modules.hardware.devices import global_rank, resolve_hardware
 from lightning_modules.hardware.process import keep_memory, keep_output
@@ -28,10 +29,10 @@ def main() -> None:
     keep_output()
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
-    config, signals.begun = job["config"], job["begun"]
-    hardware = resolve_hardware(config["hardware"], config["trainer"])
-    last = find_last(folder, config, say=global_rank() == 0)
-    run_rank(config, folder, job["command"], hardware, signals, last)
+    spec, signals.begun = CellSpec.of(job["config"]), job["begun"]
+    hardware = resolve_hardware(spec.hardware, spec.trainer)
+    last = find_last(folder, spec, say=global_rank() == 0)
+    run_rank(spec, folder, job["command"], hardware, signals, last)
 
 
 def _end_with(parent: int) -> None:

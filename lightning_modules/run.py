@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.resume import LAST, PREVIOUS, Saved, find_last
-from lightning_modules.config.check import check, describe_cell
+from lightning_modules.config.check import check
+from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import cell_id, recipe
-from lightning_modules.config.schema import seconds_of
+from lightning_modules.config.rules import seconds_of
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.ddp import launch_ranks
 from lightning_modules.hardware.devices import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
 from lightning_modules.hardware.requeue import requeued
@@ -44,12 +47,15 @@ JOB_FILE = "job.json"
 
 
 def run_cell(
-    config: dict[str, Any], folder: str | os.PathLike[str], command: str, signals: StopSignals | None = None
+    settings: CellSpec | Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    command: str,
+    signals: StopSignals | None = None,
 ) -> dict[str, Any]:
     """Trains and tests one cell; with ``task=time`` it measures the cell and trains nothing.
 
     Args:
-        config: The resolved configuration (the tree of ``conf/config.yaml``) as plain values.
+        settings: The cell, or the composed configuration (the tree of ``conf/config.yaml``) as plain values.
         folder: Where the run's files go; made if need be.
         command: What reproduces the run; it goes into the result.
         signals: Those that the program has taken over already.
@@ -65,41 +71,42 @@ def run_cell(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    check(config)
-    hardware = resolve_hardware(config["hardware"], config["trainer"])
+    spec = settings if isinstance(settings, CellSpec) else CellSpec.of(settings)
+    check(spec)
+    hardware = resolve_hardware(spec.hardware, spec.trainer)
     check_ranks(hardware)
     signals = signals or StopSignals()
     if global_rank() > 0:
-        done = finished_before(config, folder, hardware.name)
-        return done or run_rank(config, folder, command, hardware, signals, find_last(folder, config, say=False))
+        done = finished_before(spec, folder, hardware.name)
+        return done or run_rank(spec, folder, command, hardware, signals, find_last(folder, spec, say=False))
     with Lock(folder / LOCK, "a run"):
-        if done := finished_before(config, folder, hardware.name):
+        if done := finished_before(spec, folder, hardware.name):
             return done
         ranks = hardware.world_size > 1 and not inside_a_rank()
-        last = find_last(folder, config, say=not ranks)
+        last = find_last(folder, spec, say=not ranks)
         remove_unfinished(folder)
-        _write_config(folder / CONFIG_FILE, config)
+        _write_config(folder / CONFIG_FILE, spec)
         # What an earlier start left behind must not be taken for this one's.
         (folder / FILE).unlink(missing_ok=True)
         if ranks:
             del last  # each rank reads its own
-            return _run_ranks(config, folder, command, hardware, signals)
-        return run_rank(config, folder, command, hardware, signals, last)
+            return _run_ranks(spec, folder, command, hardware, signals)
+        return run_rank(spec, folder, command, hardware, signals, last)
 
 
-def _run_ranks(
-    config: dict[str, Any], folder: Path, command: str, hardware: Hardware, signals: StopSignals
-) -> dict[str, Any]:
+def _run_ranks(spec: CellSpec, folder: Path, command: str, hardware: Hardware, signals: StopSignals) -> dict[str, Any]:
     """Runs the cell once per rank of this machine, each in a process of its own."""
     try:
         try:
-            write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": command, "begun": signals.begun}))
+            write_whole(
+                folder / JOB_FILE, json.dumps({"config": spec.plain(), "command": command, "begun": signals.begun})
+            )
         except OSError as error:
             raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
         launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError, OSError) as error:
         # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
-        result = read_result(folder) or _empty(config, command, hardware)
+        result = read_result(folder) or _empty(spec, command, hardware)
         if result["status"] == "completed":
             print(f"{error} That was after the result was written.", flush=True)
             return result
@@ -108,15 +115,15 @@ def _run_ranks(
         raise
     except SystemExit:
         if not read_result(folder):
-            _save(folder, _empty(config, command, hardware) | {"status": "interrupted"})
+            _save(folder, _empty(spec, command, hardware) | {"status": "interrupted"})
             print(_goes_on(folder, command), flush=True)
         raise
     return read_result(folder)
 
 
-def _write_config(path: Path, config: dict[str, Any]) -> None:
+def _write_config(path: Path, spec: CellSpec) -> None:
     try:
-        write_whole(path, json.dumps(config, indent=2, ensure_ascii=False))
+        write_whole(path, json.dumps(spec.plain(), indent=2, ensure_ascii=False))
     except OSError as error:
         print(f"{why_not(error, path, 10_000)}; the run goes on without it.", flush=True)
 
@@ -130,22 +137,22 @@ def _goes_on(folder: Path, command: str) -> str:
     return f"Go on with: {command} hydra.run.dir={where}"
 
 
-def _empty(config: dict[str, Any], command: str, hardware: Hardware) -> dict[str, Any]:
+def _empty(spec: CellSpec, command: str, hardware: Hardware) -> dict[str, Any]:
     return {
         "status": "failed",
-        "id": cell_id(config),
-        "cell": describe_cell(config, hardware.name),
+        "id": cell_id(spec),
+        "cell": columns(spec, hardware.name),
         "metrics": {},
         "environment": environment(),
         "wandb": {"id": None, "mode": None, "dir": None},
         "checkpoint": None,
         "command": command,
-        "recipe": recipe(config),
+        "recipe": recipe(spec),
     }
 
 
 def run_rank(
-    config: dict[str, Any],
+    spec: CellSpec,
     folder: Path,
     command: str,
     hardware: Hardware,
@@ -155,18 +162,18 @@ def run_rank(
     """Trains and tests one cell in this process: alone, or as one rank of several; goes on from ``last``."""
     _be_quiet()
     main = global_rank() == 0
-    result = _empty(config, command, hardware)
+    result = _empty(spec, command, hardware)
     tracking, code = None, 0
     try:
         signals.install()
-        signals.limit(seconds_of(config["trainer"]["max_time"]))
+        signals.limit(seconds_of(spec.trainer.max_time))
         signals.look()
-        cell = Cell(config, folder, hardware, last)
+        cell = Cell(spec, folder, hardware, last)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
-            tracking = Tracking(config["logger"], folder, cell.choices, config, cell.conditions["plan"], cell.goes_on)
+            tracking = Tracking(spec.logger, folder, cell.choices, spec, cell.conditions["plan"], cell.goes_on)
         result["wandb"] = tracking.wandb if tracking else result["wandb"]
-        if config["task"] == "time":
+        if spec.task == "time":
             result["metrics"] = time_cell(cell)
         else:
             result["metrics"] = cell.train(tracking.logger if tracking else False, signals)

@@ -45,16 +45,16 @@ def time_cell(cell: Cell) -> dict[str, float]:
         return nullcontext() if products == weights else torch.autocast(device.type, DTYPES[products])
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        return make_optimizer(net, cell.config["optim"])
+        return make_optimizer(net, cell.spec.optim.plain())
 
     def prepare(batch: Batch) -> Batch:
         return cell.data.finish(*(part.to(device, non_blocking=True) for part in batch), True, dtype)
 
     cell.data.device = device
     image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
-    batch_size = cell.config["data"]["batch_size"]
+    batch_size = cell.spec.data.batch_size
     cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])
-    with plain_memory_errors(cell.config):
+    with plain_memory_errors(cell.spec):
         training = zoo.training_speed(net, image, batch_size, SECONDS, optimizer=optimizer, autocast=autocast)
     inference = zoo.speed(net, image, INFER_BATCH, SECONDS, autocast=autocast)
     net.train()

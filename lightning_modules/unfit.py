@@ -1,20 +1,16 @@
-"""Cells whose network cannot be trained on their images: told before anything starts."""
+"""Reject cells whose network cannot be trained on their images, before anything starts."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from lightning_modules.resolve import Resolved
 from zoo.errors import UnfitError
 from zoo.inputs import Run, name_of, try_inputs
 
-if TYPE_CHECKING:
-    from lightning_modules.config.cell_spec import Spec
 
-
-def check_network(net: nn.Module, spec: Spec, batch_size: int) -> None:
+def check_network(net: nn.Module, resolved: Resolved, batch_size: int) -> None:
     """Checks that a network takes a cell's images, in evaluation and in training, and gives logits for its classes.
 
     Args:
@@ -24,7 +20,7 @@ def check_network(net: nn.Module, spec: Spec, batch_size: int) -> None:
     Raises:
         UnfitError: It does not, in the network's own words; which images would do, where that is found out.
     """
-    n, classes = min(2, batch_size), spec.network["num_classes"]
+    n, classes = min(2, batch_size), resolved.network["num_classes"]
 
     def attempt(run: Run) -> None:
         for training in (False, True):
@@ -37,4 +33,4 @@ def check_network(net: nn.Module, spec: Spec, batch_size: int) -> None:
                     f"{classes} classes. Type another model."
                 )
 
-    try_inputs(net, attempt, spec.image_size, spec.in_chans, batch=n)
+    try_inputs(net, attempt, resolved.image_size, resolved.in_chans, batch=n)

@@ -11,8 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from lightning_modules.config.schema import CellSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -158,6 +162,13 @@ def cell_config(*overrides: str) -> dict:
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+def cell_spec(*overrides: str) -> CellSpec:
+    """What `run_cell` makes of it."""
+    from lightning_modules.config.schema import CellSpec
+
+    return CellSpec.of(cell_config(*overrides))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,10 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.convzoo._cli import known_keys
 from lightning_modules.config.identity import leaves
-from lightning_modules.config.schema import RULES
+from lightning_modules.config.options import rules
+from lightning_modules.config.schema import CellSpec
 
+RULES = dict(rules(CellSpec))
 GROUPS = {
     group.name: [path.stem for path in group.glob("*.yaml")]
     for group in (ROOT / "conf").iterdir()

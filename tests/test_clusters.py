@@ -4,7 +4,7 @@ import importlib.util
 import json
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, cell_spec
 
 from lightning_modules.hardware.devices import check_ranks, resolve_hardware
 from zoo import ConvzooError
@@ -17,6 +17,11 @@ def test_without_slurm_it_says_what_to_type(train, tmp_path):
     pytest.importorskip("submitit")
     done = train("-m", *NET, "hydra/launcher=slurm", "seed=0,1", env={"PATH": str(tmp_path)})
     assert done.returncode == 2 and "hydra/launcher=local" in done.stderr and "Traceback" not in done.stderr
+
+
+def resolved(node_gpus, **options):
+    spec = cell_spec()
+    return resolve_hardware(spec.hardware.having(**options), spec.trainer, node_gpus)
 
 
 @pytest.mark.parametrize(
@@ -32,20 +37,20 @@ def test_without_slurm_it_says_what_to_type(train, tmp_path):
     ],
 )
 def test_hardware_of_a_clusters_node(name, devices, node_gpus, shape):
-    found = resolve_hardware({"name": name, "devices": devices, "num_nodes": 1, "timeout_s": 600}, {}, node_gpus)
+    found = resolved(node_gpus, name=name, devices=devices)
     assert (found.accelerator, found.world_size) == shape
 
 
 def test_more_gpus_than_a_node_has():
     with pytest.raises(ConvzooError, match="gpus_per_node=0"):
-        resolve_hardware({"name": "gpu", "devices": 1, "num_nodes": 1, "timeout_s": 600}, {}, 0)
+        resolved(0, name="gpu")
     with pytest.raises(ConvzooError, match="8 GPUs were asked for"):
-        resolve_hardware({"name": "ddp", "devices": 8, "num_nodes": 1, "timeout_s": 600}, {}, 4)
+        resolved(4, name="ddp", devices=8)
 
 
 def test_another_number_of_tasks_than_processes(monkeypatch):
-    one = resolve_hardware({"name": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 600}, {}, 0)
-    two = resolve_hardware({"name": "ddp", "devices": "auto", "num_nodes": 1, "timeout_s": 600}, {}, 0)
+    one = resolved(0, name="cpu")
+    two = resolved(0, name="ddp", devices="auto")
     # An allocation that could hold two is not yet two processes: the job starts its ranks itself.
     monkeypatch.setenv("SLURM_NTASKS", "2")
     check_ranks(one), check_ranks(two)

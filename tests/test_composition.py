@@ -122,7 +122,7 @@ def test_the_printed_command_composes_the_same_cell(name, here, clean_env):
 def test_every_job_of_a_sweep_composes_its_cell(name, here, clean_env):
     (_, job), _ = jobs_of([*asked(name, here), "seed=5,6"], here, clean_env)
     composed, command = compose(job_command(job)[2:], here, clean_env)
-    assert (composed, command) == (job.config, job.reproduce) and composed["seed"] == 6
+    assert (composed, command) == (job.spec.plain(), job.reproduce) and composed["seed"] == 6
     assert compose(shlex.split(command)[2:], here, clean_env) == (composed, command)
 
 
@@ -130,13 +130,13 @@ def test_every_job_of_a_sweep_composes_its_cell(name, here, clean_env):
 def test_a_job_is_composed_in_any_folder(name, here, clean_env):
     (_, job), _ = jobs_of([*asked(name, here), "seed=5,6"], here, clean_env)
     (other := here / "elsewhere").mkdir()
-    assert compose(job_command(job)[2:], other, clean_env)[0] == job.config
+    assert compose(job_command(job)[2:], other, clean_env)[0] == job.spec.plain()
 
 
 def test_a_configuration_that_asks_for_a_sweep_has_jobs_that_are_none(here, clean_env):
     (job, _), _ = jobs_of(["--config-dir=cn", "-cn", "many"], here, clean_env, multirun=())
     for words in (job_command(job)[2:], shlex.split(job.reproduce)[2:]):
-        assert compose(words, here, clean_env) == (job.config, job.reproduce)
+        assert compose(words, here, clean_env) == (job.spec.plain(), job.reproduce)
 
 
 SWEEP = ["seed=0,1"]

@@ -3,13 +3,19 @@
 import copy
 
 import pytest
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, cell_spec
 from omegaconf import OmegaConf
 
-from lightning_modules.config.check import check, describe_cell, leaves
-from lightning_modules.config.schema import RULES
+from lightning_modules.config.check import check
+from lightning_modules.config.columns import columns
+from lightning_modules.config.identity import leaves
+from lightning_modules.config.options import rules
+from lightning_modules.config.schema import PLANS, STEMS, CellSpec
 from zoo import ConvzooError
+from zoo.backbones import stem
+from zoo.speeds import plan
 
+RULES = dict(rules(CellSpec))
 GROUPS = sorted(
     p.parent.name + "=" + p.stem
     for p in (ROOT / "conf").glob("*/*.yaml")
@@ -27,8 +33,9 @@ GIVEN = {
 def test_every_key_has_a_rule_and_every_default_keeps_it(choice):
     config = cell_config(choice, *GIVEN.get(choice, []))
     assert {key for key, _ in leaves(config)} <= set(RULES)
-    check(config)
-    assert all(isinstance(v, (str, int, float)) for v in describe_cell(config, "cpu").values())
+    check(spec := CellSpec.of(config))
+    assert spec.plain() == config
+    assert all(isinstance(v, (str, int, float)) for v in columns(spec, "cpu").values())
 
 
 def test_every_rule_has_a_key():
@@ -56,17 +63,21 @@ def test_nonsense_is_refused_by_name(key):
         place = place[part]
     place[last] = {"no": "thing"}
     with pytest.raises(ConvzooError, match=key.replace(".", r"\.")):
-        check(config)
+        check(CellSpec.of(config))
 
 
 def test_a_number_a_channel():
     with pytest.raises(ConvzooError, match=r"data\.mean needs 3 numbers"):
-        check(cell_config("data.in_chans=3"))
+        check(cell_spec("data.in_chans=3"))
 
 
 @pytest.mark.parametrize("interval", ["null", "0.5", "1.0"])
 def test_batches_over_all_epochs_are_a_number(interval):
     with pytest.raises(ConvzooError, match=r"trainer\.check_val_every_n_epoch=null .*trainer\.val_check_interval=N"):
-        check(cell_config("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={interval}"))
+        check(cell_spec("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={interval}"))
     for allowed in ("7", "'00:00:10:00'"):
-        check(cell_config("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={allowed}"))
+        check(cell_spec("trainer.check_val_every_n_epoch=null", f"trainer.val_check_interval={allowed}"))
+
+
+def test_names_that_the_schema_shares_with_the_zoo():
+    assert set(PLANS) == {"auto", *plan.PLANS} and STEMS == stem.STEMS

@@ -138,7 +138,7 @@ def test_imagefolder(tmp_path):
     make_folder(tmp_path)
     data = cell_config("data=imagefolder", f"data.root={tmp_path}", "data.batch_size=4", "data.workers=0")["data"]
     module, train, val, test = loaders({**data, "image_size": 24})
-    assert module.data["num_classes"] == 2
+    assert module.options.num_classes == 2
     assert (count(train), count(val), count(test)) == (8, 10, 10)
     images, labels = next(iter(train))
     assert images.shape == (4, 3, 24, 24) and images.dtype == torch.uint8 and labels.dtype == torch.int64

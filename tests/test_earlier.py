@@ -4,7 +4,7 @@ import json
 import shlex
 
 import pytest
-from conftest import cell_config
+from conftest import cell_config, cell_spec
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.epochs import EpochLines
@@ -95,12 +95,12 @@ def test_a_checkpoint_of_another_recipe_is_refused_key_by_key_and_nothing_is_wri
     ],
 )
 def test_what_a_sweep_cannot_use_a_run_does_not_take_for_its_result(tmp_path, text, capsys):
-    config = cell_config(*TINY)
+    spec = cell_spec(*TINY)
     (tmp_path / "result.json").write_text(text)
     if text.startswith("{"):
-        (tmp_path / "result.json").write_text(text := json.dumps(json.loads(text) | {"id": cell_id(config)}))
-    assert Job(0, [], config, tmp_path).result() == {}
-    assert finished_before(config, tmp_path, "cpu") is None and "cannot be used" in capsys.readouterr().out
+        (tmp_path / "result.json").write_text(text := json.dumps(json.loads(text) | {"id": cell_id(spec)}))
+    assert Job(0, [], spec, tmp_path).result() == {}
+    assert finished_before(spec, tmp_path, "cpu") is None and "cannot be used" in capsys.readouterr().out
     assert (tmp_path / "result.json.unreadable").read_text() == text
 
 
@@ -127,7 +127,7 @@ def test_a_cut_line_does_not_spoil_the_next_one(tmp_path):
 
 
 def test_differences_name_what_matters_only():
-    here = cell_config("optim.lr=0.1", "logger=none", "data=synthetic", "data.images=64")
+    here = cell_spec("optim.lr=0.1", "logger=none", "data=synthetic", "data.images=64")
     text = differences(cell_config("optim.lr=0.1", "logger=csv"), here)
     assert 'data.name: "digits" there, "synthetic" here' in text and "data.images: nothing there, 64 here" in text
     assert "logger" not in text and "lr" not in text

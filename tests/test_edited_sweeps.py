@@ -6,7 +6,7 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from conftest import cell_config
+from conftest import cell_spec
 
 from hydra_plugins.convzoo.local_launcher import _check_folders
 from lightning_modules.results.result import read_result, write_result
@@ -27,7 +27,7 @@ from zoo.errors import ConvzooError
 def job(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
-    return Job(0, ["seed=0"], cell_config("seed=0"), folder)
+    return Job(0, ["seed=0"], cell_spec("seed=0"), folder)
 
 
 RESULT = {"status": "completed", "cell": {}, "metrics": {"test/acc": 0.5}, "environment": {}}
@@ -110,7 +110,7 @@ def test_a_start_takes_away_a_failure_of_its_own_only(job, start, monkeypatch):
 
 
 def test_a_job_that_cannot_be_started_is_told_and_the_others_run(tmp_path, monkeypatch, capsys):
-    jobs = [Job(i, [f"seed={i}"], cell_config(f"seed={i}"), tmp_path / str(i)) for i in range(3)]
+    jobs = [Job(i, [f"seed={i}"], cell_spec(f"seed={i}"), tmp_path / str(i)) for i in range(3)]
     jobs[0].folder.write_text("no folder")
     (jobs[1].folder / "log.txt").mkdir(parents=True)
     monkeypatch.setattr(local, "command", lambda job: ["touch", str(job.folder / "ran")])

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, cell_spec
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -20,12 +20,12 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("
 
 def row_cost(experiment, *row):
     """The cost of the network that a row composes to, at its resolution, with ImageNet's 1000 classes."""
-    config = cell_config(f"+experiment={experiment}", "data.root=nowhere", *row)
-    check(config)
-    network, scale = find_network(config), find_scale(config)
+    spec = cell_spec(f"+experiment={experiment}", "data.root=nowhere", *row)
+    check(spec)
+    network, scale = find_network(spec), find_scale(spec)
     with torch.device("meta"):
-        net = zoo.build(network.backbone, config["conv"]["name"], depth=scale.depth, width=scale.width)
-    return zoo.cost(net, image_sizes(config)[1])
+        net = zoo.build(network.backbone, spec.conv.name, depth=scale.depth, width=scale.width)
+    return zoo.cost(net, image_sizes(spec)[1])
 
 
 def axes(experiment):
@@ -151,9 +151,9 @@ def test_every_row_of_a_sweep_is_tested_and_the_header_says_it(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_without_a_row_an_experiment_is_its_first_network(experiment):
-    config = cell_config(f"+experiment={experiment}", "data.root=nowhere")
-    check(config)
-    assert (find_scale(config).depth, find_scale(config).width, image_sizes(config)) == (1, 1, (224, 224))
+    spec = cell_spec(f"+experiment={experiment}", "data.root=nowhere")
+    check(spec)
+    assert (find_scale(spec).depth, find_scale(spec).width, image_sizes(spec)) == (1, 1, (224, 224))
 
 
 def test_a_choice_on_the_command_line_wins():

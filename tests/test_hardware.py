@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cell_config, lives
+from conftest import ROOT, cell_spec, lives
 
 from lightning_modules.hardware.devices import check_world_size, resolve_hardware
 from zoo import ConvzooError
@@ -20,8 +20,8 @@ GPU = torch.cuda.is_available()
 
 
 def resolve(*overrides):
-    config = cell_config(*overrides)
-    return resolve_hardware(config["hardware"], config["trainer"])
+    spec = cell_spec(*overrides)
+    return resolve_hardware(spec.hardware, spec.trainer)
 
 
 @pytest.mark.skipif(GPU, reason="this machine has a GPU")

@@ -3,21 +3,21 @@
 import os
 
 import pytest
-from conftest import cell_config
+from conftest import cell_spec
 
-from lightning_modules.config.cell_spec import find_spec
 from lightning_modules.config.check import check
-from lightning_modules.config.limits import check_cell
+from lightning_modules.config.limits import check_network
 from lightning_modules.hardware.devices import resolve_hardware
+from lightning_modules.resolve import resolve
 from zoo.errors import ConvzooError, plain_words
 
 
 def refuse(*overrides):
     with pytest.raises(ConvzooError) as refused:
-        config = cell_config(*overrides)
-        check(config)
-        resolve_hardware(config["hardware"], config["trainer"])
-        check_cell(config, find_spec(config, "cpu"))
+        spec = cell_spec(*overrides)
+        check(spec)
+        resolve_hardware(spec.hardware, spec.trainer)
+        check_network(spec, resolve(spec, "cpu").network)
     return str(refused.value)
 
 
@@ -54,9 +54,9 @@ def test_what_fits_is_not_refused():
         ["model=effnet", "scale=width", "scale.factor=4"],
         ["scale=depth", "scale.factor=[1,1,2,1,1,1,1]"],
     ):
-        config = cell_config(*overrides)
-        check(config)
-        check_cell(config, find_spec(config, "cpu"))
+        spec = cell_spec(*overrides)
+        check(spec)
+        check_network(spec, resolve(spec, "cpu").network)
 
 
 def test_errors_cannot_work_a_terminal():

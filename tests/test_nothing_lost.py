@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, cell_spec
 from test_resume import SMALL, outcome, same, stop_at_batch
 
 import zoo
@@ -23,7 +23,8 @@ from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.classifier import Classifier
 from lightning_modules.config.identity import cell_id
-from lightning_modules.config.schema import seconds_of
+from lightning_modules.config.rules import seconds_of
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.signals import Stopped, StopSignals
 from lightning_modules.results.files import UNFINISHED
 from lightning_modules.results.result import read_result
@@ -284,7 +285,7 @@ def test_what_is_no_time_is_refused(text):
     config = cell_config(*CONFIG)
     config["trainer"]["max_time"] = text
     with pytest.raises(ConvzooError, match=r"trainer\.max_time=.* HH:MM:SS"):
-        check(config)
+        check(CellSpec.of(config))
 
 
 def test_two_deterministic_runs_have_the_same_bits(tmp_path, monkeypatch):
@@ -316,7 +317,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_damaged(error, tmp_path, mo
 
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(ConvzooError, match=r"cannot be read|not enough memory"):
-        find_last(tmp_path, {})
+        find_last(tmp_path, cell_spec())
     assert path.exists()
 
 
@@ -324,7 +325,13 @@ def test_a_rank_that_crashes_after_the_result_is_written_costs_nothing(tmp_path,
     config = cell_config(*SMALL, "hardware=ddp")
 
     def ranks(*_):
-        result = {"status": "completed", "id": cell_id(config), "cell": {}, "metrics": {}, "environment": {}}
+        result = {
+            "status": "completed",
+            "id": cell_id(CellSpec.of(config)),
+            "cell": {},
+            "metrics": {},
+            "environment": {},
+        }
         (tmp_path / "result.json").write_text(json.dumps(result))
         raise ConvzooError("rank 1 of 2 was killed by SIGSEGV.")
 

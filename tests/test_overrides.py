@@ -27,12 +27,13 @@ import zoo
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, explain
 from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.io import Checkpoints
-from lightning_modules.config.cell_spec import find_spec
 from lightning_modules.config.check import check
 from lightning_modules.config.identity import cell_id, recipe
-from lightning_modules.config.limits import check_cell
+from lightning_modules.config.limits import check_network
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.optimizer import make_optimizer
+from lightning_modules.resolve import resolve
 from lightning_modules.results.result import write_result
 from lightning_modules.tracking.tracker import run_id, run_name
 from zoo.errors import ConvzooError
@@ -83,18 +84,19 @@ def compose_and_build(arguments: list[str], folder: Path) -> None:
 
 def build(config: dict[str, Any], folder: Path) -> None:
     """The same with a resolved configuration: checks, the cell, its network on the meta device, optimizer, Trainer."""
-    check(config)
-    hardware = resolve_hardware(config["hardware"], config["trainer"])
-    spec = find_spec(config, hardware.name)
-    check_cell(config, spec)
-    write_result(folder, {"cell": spec.choices, "recipe": recipe(config), "id": cell_id(config)})
+    spec = CellSpec.of(config)
+    check(spec)
+    hardware = resolve_hardware(spec.hardware, spec.trainer)
+    resolved = resolve(spec, hardware.name)
+    check_network(spec, resolved.network)
+    write_result(folder, {"cell": resolved.choices, "recipe": recipe(spec), "id": cell_id(spec)})
     json.dumps([run_name(spec.choices), run_id(spec.choices, folder)]).encode()
     with zoo.meta_init():
-        net = zoo.build(**{**spec.network, "pretrained": False})
+        net = zoo.build(**{**resolved.network, "pretrained": False})
     zoo.cost(net, spec.image_size, spec.in_chans)
-    make_optimizer(net, config["optim"])
-    plan = SimpleNamespace(precision=config["trainer"]["precision"] or "32-true")
-    Cell._trainer(SimpleNamespace(config=config, hardware=hardware, plan=plan, folder=folder), False, Checkpoints(), [])
+    make_optimizer(net, spec.optim.plain())
+    plan = SimpleNamespace(precision=spec.trainer.precision or "32-true")
+    Cell._trainer(SimpleNamespace(spec=spec, hardware=hardware, plan=plan, folder=folder), False, Checkpoints(), [])
 
 
 def attempt(prepare: Callable[..., None], *arguments: Any) -> str | None:

@@ -7,13 +7,13 @@ import json
 
 import pytest
 import torch
+from conftest import QUICK, cell_config, cell_spec
 
 import zoo
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.hardware import plan as plan_choice
 from lightning_modules.hardware.plan import PlanRequest, choose_plan
 from lightning_modules.run import run_cell
-from tests.conftest import QUICK, cell_config
 from zoo.errors import ConvzooError
 from zoo.speeds import plan
 from zoo.speeds.plan import COMPILE_S, PLANS, candidates, compiled, fastest, has_bf16, training_step, training_steps
@@ -184,11 +184,11 @@ def test_a_wrong_plan_is_refused():
     from lightning_modules.config.check import check
 
     with pytest.raises(ConvzooError, match=r"hardware\.plan=turbo is not allowed\. Allowed: auto, fp32, "):
-        check(cell_config("hardware.plan=turbo"))
+        check(cell_spec("hardware.plan=turbo"))
 
 
 def test_no_checkpoint_no_plan(tmp_path):
-    assert find_last(tmp_path, {}) is None
+    assert find_last(tmp_path, cell_spec()) is None
 
 
 def test_a_batch_that_is_too_large_to_measure_is_no_reason_to_end(net, cache, monkeypatch):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, cell_config
+from conftest import ROOT, cell_config, cell_spec
 from ranks import end_ranks, kill, start_ranks
 
 from lightning_modules import run_cell
@@ -197,7 +197,7 @@ def test_metrics_of_an_unfinished_epoch_stay_with_their_ranks(ranks, totals):
 
 
 def test_a_checkpoint_of_before_the_ranks_had_their_own_metrics(tmp_path):
-    last = LastCheckpoint(tmp_path, 60, cell_config(*SMALL), "fp32", StopSignals())
+    last = LastCheckpoint(tmp_path, 60, cell_spec(*SMALL), "fp32", StopSignals())
     saved = {"seconds": 1.0, "random": [], "metrics": {"train_loss": {"total": torch.tensor(7.0)}}}
     last.on_load_checkpoint(SimpleNamespace(state=SimpleNamespace(fn="fit")), None, {KEY: saved})
     assert [_states_of(rank, 2, last._metrics)["train_loss"]["total"].item() for rank in (0, 1)] == [7.0, 0.0]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import cell_spec
 
 from lightning_modules.sweep import resources as room
 from lightning_modules.sweep.jobs import Job
@@ -16,8 +17,8 @@ GIB = 1024 * MIB
 
 def job(params=11e6, activations=5e5, batch=128, **more):
     cost = {"cost/params": int(params), "cost/macs": 0, "cost/activations": int(activations)}
-    config = {"data": {"batch_size": batch}, "trainer": {"max_epochs": 1}}
-    return Job(0, [], config, Path("nowhere"), cost=cost, **more)
+    spec = cell_spec(f"data.batch_size={batch}", "trainer.max_epochs=1")
+    return Job(0, [], spec, Path("nowhere"), cost=cost, **more)
 
 
 SMALL, LARGE = job(gpus=1), job(25e6, 11e6, 256, gpus=1)

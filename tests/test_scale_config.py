@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
-from conftest import QUICK, cell_config
+from conftest import QUICK, cell_config, cell_spec
 
 import zoo
 from lightning_modules import run_cell
-from lightning_modules.config.cell_spec import meet_budget
-from lightning_modules.config.check import check, describe_cell
+from lightning_modules.config.check import check
+from lightning_modules.config.columns import columns
 from lightning_modules.config.scaling import find_scale, image_sizes
+from lightning_modules.config.schema import CellSpec
+from lightning_modules.resolve import meet_budget
 
 
 def on_meta(backbone, **arguments):
@@ -37,25 +39,25 @@ def on_meta(backbone, **arguments):
     ids=str,
 )
 def test_the_image_that_a_configuration_asks_for(overrides, sizes):
-    config = cell_config(*overrides)
-    check(config)
-    assert image_sizes(config) == sizes
+    spec = cell_spec(*overrides)
+    check(spec)
+    assert image_sizes(spec) == sizes
 
 
 def test_compound_is_model_phi_with_the_image():
-    compound, phi = (find_scale(cell_config(*o)) for o in (["scale=compound", "scale.phi=2"], ["model.phi=2"]))
+    compound, phi = (find_scale(cell_spec(*o)) for o in (["scale=compound", "scale.phi=2"], ["model.phi=2"]))
     assert (compound.depth, compound.width) == (phi.depth, phi.width) == pytest.approx((1.44, 1.21))
     assert compound.resolution == pytest.approx(1.3225) and phi.resolution == 1
 
 
 def test_the_cell_has_scale_columns_only_where_they_apply():
-    plain = describe_cell(cell_config(), "cpu")
+    plain = columns(cell_spec(), "cpu")
     assert not {"scale", "phi", "depth", "width", "resolution", "match"} & set(plain)
-    width = describe_cell(cell_config("scale=width", "scale.factor=0.5"), "cpu")
+    width = columns(cell_spec("scale=width", "scale.factor=0.5"), "cpu")
     assert {k: v for k, v in width.items() if k not in plain} == {"scale": "width", "width": 0.5}
-    stages = describe_cell(cell_config("model=resnet", "scale=depth", "scale.factor=[1,2,1,1]"), "cpu")
+    stages = columns(cell_spec("model=resnet", "scale=depth", "scale.factor=[1,2,1,1]"), "cpu")
     assert (stages["scale"], stages["depth"]) == ("depth", "1,2,1,1")
-    compound = describe_cell(cell_config("scale=compound", "scale.phi=1"), "cpu")
+    compound = columns(cell_spec("scale=compound", "scale.phi=1"), "cpu")
     assert compound["phi"] == 1 and compound["variant"] == "b0"
     assert (compound["depth"], compound["width"], compound["resolution"]) == (1.2, 1.1, 1.15)
 
@@ -158,7 +160,7 @@ def test_a_match_is_a_choice_of_scale(overrides, name, depth):
     config = cell_config("model=resnet", "conv=separable", *overrides, "data.image_size=32")
     net = on_meta("resnet18", conv="separable", width=0.5, depth=depth, num_classes=10, in_chans=1, stem="small")
     config["model"]["match"] = f"params:{zoo.cost(net, 32, 1).params}"
-    settled, found = meet_budget(config)
+    settled, found = meet_budget(CellSpec.of(config))
     assert found.miss == 0 and settled["scale"]["name"] == name
     assert (find_scale(settled).depth, find_scale(settled).width) == (depth, found.value)
-    assert image_sizes(settled) == image_sizes(config)
+    assert image_sizes(settled) == image_sizes(CellSpec.of(config))

@@ -16,6 +16,7 @@ from wandb_file import read_run
 from wandb_peer import peer
 
 from lightning_modules.config.check import check
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.tracking.wandb_environment import PROJECT
 
 NAMES = [path.stem for path in FILES]
@@ -32,7 +33,7 @@ def test_every_point_composes(path):
     assert len(found) >= 18
     for point in found:
         config = cell_config(*overrides(path, point))
-        check(config)
+        check(CellSpec.of(config))
         for key, value in point.items():
             # The value that arrived is the one that was sent: no number became a text on the way.
             place = config

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import cell_config
+from conftest import cell_config, cell_spec
 
 import zoo
 from lightning_modules import run_cell, time_cell
@@ -55,13 +55,13 @@ def test_a_cell_is_measured_and_not_trained(more: tuple[str, ...], tmp_path: Pat
 
 
 def test_it_shares_neither_name_nor_recipe_with_training() -> None:
-    trained, timed = cell_config(*MODEL), cell_config("task=time", *MODEL)
+    trained, timed = cell_spec(*MODEL), cell_spec("task=time", *MODEL)
     assert cell_id(trained) != cell_id(timed)
     assert recipe(timed) == recipe(trained) | {"task": "time"}
     # As before there was anything but training: runs of then are known again.
     del trained["task"]
-    assert cell_id(trained) == cell_id(cell_config(*MODEL))
-    assert recipe(trained) == recipe(cell_config(*MODEL))
+    assert cell_id(trained) == cell_id(cell_spec(*MODEL))
+    assert recipe(trained) == recipe(cell_spec(*MODEL))
 
 
 @pytest.mark.parametrize(

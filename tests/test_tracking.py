@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
-from conftest import ROOT, cell_config, lives
+from conftest import ROOT, cell_config, cell_spec, lives
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
@@ -63,7 +63,9 @@ def begin(tmp_path):
         defaults = {"name": "wandb", "mode": "auto", "project": "p", "entity": None, "group": None, "tags": None}
         (tmp_path / "run").mkdir(exist_ok=True)
         cell = {"model": "m", "seed": 0}
-        return Tracking(defaults | {"timeout_s": 30} | settings, tmp_path / "run", cell, {"a": 1}, "plain", goes_on)
+        spec = cell_spec()
+        options = spec.logger.having(**defaults | {"timeout_s": 30} | settings)
+        return Tracking(options, tmp_path / "run", cell, spec, "plain", goes_on)
 
     return begin
 

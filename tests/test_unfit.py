@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import QUICK, cell_config
+from conftest import QUICK, cell_spec
 
 import zoo
 from lightning_modules.cell import Cell
@@ -22,7 +22,7 @@ COMMON = ("model=timm", "data=synthetic", "data.num_classes=4", "logger=none", "
 
 
 def configured(name, *more):
-    return cell_config(*COMMON, f"model.name={name}", UNFIT[name][0], *QUICK, *more)
+    return cell_spec(*COMMON, f"model.name={name}", UNFIT[name][0], *QUICK, *more)
 
 
 @pytest.mark.parametrize("name", [name for name in UNFIT if name != "sam2_hiera_tiny"])
@@ -35,19 +35,19 @@ def test_a_rewritten_network_and_a_batch_of_one():
     describer = Planner()
     assert "vgg11_bn takes no images" in describer.describe(configured("vgg11_bn", "conv=separable"))["excluded"]
     answer = describer.describe(
-        cell_config(*COMMON, "model.name=resnet18", "model.stem=imagenet", "data.image_size=32", "data.batch_size=1")
+        cell_spec(*COMMON, "model.name=resnet18", "model.stem=imagenet", "data.image_size=32", "data.batch_size=1")
     )
     assert "Expected more than 1 value per channel" in answer["excluded"]
-    fits = cell_config(*COMMON, "model.name=vgg11_bn", "data.image_size=32")
+    fits = cell_spec(*COMMON, "model.name=vgg11_bn", "data.image_size=32")
     assert describer.describe(fits).get("excluded") is None
 
 
 def test_alone_it_is_one_message(tmp_path):
     from lightning_modules.hardware.devices import resolve_hardware
 
-    config = configured("vgg11_bn")
+    spec = configured("vgg11_bn")
     with pytest.raises(UnfitError, match="32×32 pixels would do"):
-        Cell(config, tmp_path, resolve_hardware(config["hardware"], config["trainer"]))
+        Cell(spec, tmp_path, resolve_hardware(spec.hardware, spec.trainer))
 
 
 def test_a_network_that_cannot_be_built_is_unfit():
@@ -61,7 +61,7 @@ def test_a_bug_of_ours_is_not_taken_for_an_unfit_cell(monkeypatch):
 
     monkeypatch.setattr("lightning_modules.sweep.planner.fingerprint", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        Planner().describe(cell_config(*COMMON, "model.name=resnet18", "data.image_size=32"))
+        Planner().describe(cell_spec(*COMMON, "model.name=resnet18", "data.image_size=32"))
 
 
 @pytest.mark.parametrize("pool", ["true", "false"])

@@ -8,12 +8,13 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.convzoo._nested import spread, written
 from hydra_plugins.convzoo.search_path import sweep_name
-from lightning_modules.config.check import check
 from lightning_modules.config.identity import leaves
-from lightning_modules.config.schema import RULES
+from lightning_modules.config.options import rules
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.config.values import HAVE_NONE, means_null, read_nulls
 from zoo import ConvzooError
 
+RULES = dict(rules(CellSpec))
 NULLABLE = sorted(key for key, (allowed, _) in RULES.items() if allowed(None) and key not in HAVE_NONE)
 
 
@@ -52,7 +53,7 @@ def test_a_choice_that_is_called_none_stays():
 )
 def test_a_message_does_not_contradict_itself(override, told):
     with pytest.raises(ConvzooError) as error:
-        check(read_nulls(cell_config(override)))
+        CellSpec.of(cell_config(override))
     assert told in str(error.value)
 
 
@@ -146,4 +147,4 @@ def test_data_in_a_folder_needs_one(data):
     from lightning_modules.data import make_data
 
     with pytest.raises(ConvzooError, match=r"data\.root=null"):
-        make_data(read_nulls(cell_config(f"data={data}", "data.root=None"))["data"], 0)
+        make_data(cell_config(f"data={data}", "data.root=None")["data"], 0)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import cell_config
+from conftest import cell_spec
 from wandb_file import read_run
 
 from lightning_modules.tracking import wandb_service
@@ -28,8 +28,8 @@ def nobody(monkeypatch, tmp_path):
 def track(folder, *typed, goes_on=False, **cell):
     """What W&B's file has of a run that was tracked with these keys typed."""
     folder.mkdir(exist_ok=True)
-    settings = cell_config(*typed)["logger"]
-    tracking = Tracking(settings, folder, CELL | cell, {}, "plain", goes_on)
+    spec = cell_spec(*typed)
+    tracking = Tracking(spec.logger, folder, CELL | cell, spec, "plain", goes_on)
     tracking.logger.log_metrics({"train/loss": 1.0}, 0)
     tracking.finish({"test/acc": 0.5}, "completed", 0)
     return read_run(Path(tracking.wandb["dir"])) | {"dir": tracking.wandb["dir"]}

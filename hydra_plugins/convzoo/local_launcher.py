@@ -16,7 +16,6 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.convzoo._composition import Composition, as_typed
-from lightning_modules.config.values import read_nulls
 from zoo.errors import ConvzooError
 from zoo.text import typed
 
@@ -66,6 +65,7 @@ class SweepLauncher(Launcher):
                 complete (after all have ended).
         """
         # The import is here because Hydra imports this file at every start.
+        from lightning_modules.config.schema import SweepOptions
         from lightning_modules.sweep.driver import run_sweep
         from lightning_modules.sweep.jobs import not_completed
 
@@ -82,10 +82,10 @@ class SweepLauncher(Launcher):
         shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
         for job in jobs:
             job.label = " ".join(o for o in job.overrides if o not in shared)
-        sweep = read_nulls(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep.")
+        sweep = SweepOptions.of(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep")
         again = composition.command(sys.argv[1:])
         run_sweep(jobs, engine, sweep, folder, again, search=not self.raise_on_failure)
-        if sweep["plan"]:
+        if sweep.plan:
             return []
         failed = not_completed(jobs)
         _show_table(jobs, failed, folder)
@@ -99,6 +99,7 @@ class SweepLauncher(Launcher):
 
     def _compose(self, composition: Composition, number: int, overrides: list[str], folder: Path) -> Any:
         from lightning_modules.config.identity import cell_id
+        from lightning_modules.config.schema import CellSpec
         from lightning_modules.sweep.jobs import Job
 
         # That this is a sweep is said of the sweep, and not of its jobs.
@@ -112,12 +113,13 @@ class SweepLauncher(Launcher):
             config.hydra.job.num = number
             settings = _resolved(config)
             # The same cell has the same folder, wherever it stands in a sweep.
-            config.hydra.job.id = cell_id(settings)
+            spec = CellSpec.of(settings)
+            config.hydra.job.id = cell_id(spec)
         if "hydra:job.num" in str(OmegaConf.to_container(OmegaConf.masked_copy(config, list(settings)))):
             composition = composition.also(f"hydra.job.num={number}")
         folder = folder / str(config.hydra.sweep.subdir).replace("/", "_")
         words, reproduce = [*composition.words(), *own], composition.command([*composition.meant(), *own])
-        return Job(number, overrides, settings, folder, words, reproduce)
+        return Job(number, overrides, spec, folder, words, reproduce)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     del config.hydra
     try:
         with env_override(hydra.job.env_set):
-            return read_nulls(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     finally:
         HydraConfig.instance().cfg, config.hydra = before, hydra
         OmegaConf.set_readonly(config.hydra, False)

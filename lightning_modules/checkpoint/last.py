@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from lightning_modules.checkpoint.resume import KEY, LAST, PREVIOUS
 from lightning_modules.config.identity import cell_id
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.signals import Stopped, StopSignals
 from lightning_modules.rng import random_states, set_random_states
 from zoo.errors import ConvzooError
@@ -42,14 +43,14 @@ class LastCheckpoint(Checkpoint):
     Args:
         folder: The run's.
         every_s: Seconds between two checkpoints.
-        config: The run's, resolved: a checkpoint of another one is refused.
+        spec: The run's cell: a checkpoint of another one is refused.
         plan: The execution plan's name; the next start has the same.
         signals: Those that stop the run.
     """
 
-    def __init__(self, folder: Path, every_s: float, config: dict[str, Any], plan: str, signals: StopSignals) -> None:
-        self.plan, self.config = plan, config
-        self.path, self.every_s, self.identity, self.signals = folder / LAST, every_s, cell_id(config), signals
+    def __init__(self, folder: Path, every_s: float, spec: CellSpec, plan: str, signals: StopSignals) -> None:
+        self.plan, self.spec = plan, spec
+        self.path, self.every_s, self.identity, self.signals = folder / LAST, every_s, cell_id(spec), signals
         self._seconds_before = self._start = 0.0
         self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
         self._looked, self._stop = 0.0, 0
@@ -150,7 +151,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint[KEY] = {
             "id": self.identity,
-            "config": self.config,
+            "config": self.spec.plain(),
             "plan": self.plan,
             "seconds": self.seconds,
             "random": _of_all_ranks(random_states(trainer.strategy.root_device)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_modules.checkpoint.best import NAME as BEST
 from lightning_modules.config.identity import cell_id, differences
+from lightning_modules.config.schema import CellSpec
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
 from zoo.text import typed
@@ -40,12 +41,12 @@ class Saved:
         return self.content[KEY]["plan"]
 
 
-def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved | None:
+def find_last(folder: Path, spec: CellSpec, say: bool = True) -> Saved | None:
     """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
 
     Args:
         folder: The run's.
-        config: The run's, resolved.
+        spec: The run's cell.
         say: Whether to print what was found to be damaged.
 
     Returns:
@@ -57,7 +58,7 @@ def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved |
     wrong = None
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            found = Saved(path, _read(path, config))
+            found = Saved(path, _read(path, spec))
             _check_best(folder, found.content)
         except FileNotFoundError:
             continue
@@ -78,13 +79,13 @@ def find_last(folder: Path, config: dict[str, Any], say: bool = True) -> Saved |
     return None
 
 
-def _read(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _read(path: Path, spec: CellSpec) -> dict[str, Any]:
     content = read_checked(path)
     if KEY not in content:
         raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
-    if content[KEY]["id"] != cell_id(config):
+    if content[KEY]["id"] != cell_id(spec):
         raise ConvzooError(
-            f"{typed(path)} is of a run with another configuration ({differences(content[KEY]['config'], config)}). "
+            f"{typed(path)} is of a run with another configuration ({differences(content[KEY]['config'], spec)}). "
             f"Type what it had to go on with it, another hydra.run.dir, or to start anew: rm {typed(path)}"
         )
     return content

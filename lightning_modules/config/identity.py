@@ -1,11 +1,12 @@
-"""What makes a run the run it is: the identity of a cell, and the recipe it shares with others."""
+"""Run identity: the hash of a cell, and the recipe that it shares with others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lightning_modules.config.schema import CellSpec
 from zoo.cache import digest
 
 WHERE = (
@@ -38,26 +39,31 @@ _NOTHING = object()
 DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark")
 
 
-def cell_id(config: dict[str, Any]) -> str:
-    """A short name for a resolved configuration: the same for two runs that must have the same result.
+def cell_id(spec: CellSpec) -> str:
+    """A short name for a cell: the same for two runs that must have the same result.
 
     Starts with a letter: all digits and one ``e`` would be read as a float.
     """
-    return "c" + digest(dict(_result_matters(config)))[:11]
+    return "c" + digest(dict(_result_matters(spec.plain())))[:11]
 
 
-def recipe(config: dict[str, Any]) -> dict[str, Any]:
+def recipe(spec: CellSpec) -> dict[str, Any]:
     """Data, optimizer, epochs and whatever else runs must share to be ranked against each other; flat."""
     return {
         key: value
-        for key, value in _result_matters(config)
+        for key, value in _result_matters(spec.plain())
         if not key.startswith((*CHOICES, *DEVICES)) and key != "data.image_size"
     }
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """In what two resolved configurations differ, of what influences a result: ``optim.lr: 0.003 there, 0.1 here``."""
-    old, new = dict(_result_matters(there)), dict(_result_matters(here))
+def differences(there: Mapping[str, Any], here: CellSpec) -> str:
+    """Differences that influence the result: ``optim.lr: 0.003 there, 0.1 here``.
+
+    Args:
+        there: Another cell as plain values, read from a file.
+        here: This cell.
+    """
+    old, new = dict(_result_matters(there)), dict(_result_matters(here.plain()))
     return shown_differences(old, new)
 
 
@@ -69,9 +75,9 @@ def shown_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return "; ".join(texts[:MOST_SHOWN]) + more
 
 
-def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration as the user types it, with its value."""
-    for key, value in config.items():
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a tree of plain values as the user types it, with its value."""
+    for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
@@ -82,10 +88,10 @@ def _shown(value: Any) -> str:
     return "nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False, default=str)[:80]
 
 
-def _result_matters(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in leaves(config):
+def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in leaves(tree):
         # A folder is where a data set lies, but for one's own images it is the data set.
-        elsewhere = key == "data.root" and config["data"]["name"] != "imagefolder"
+        elsewhere = key == "data.root" and tree["data"]["name"] != "imagefolder"
         # Training is what a run is, in whole batches; only what it does instead is worth a word.
         usual = (key, value) in (("task", "train"), ("hardware.micro_batch", None))
         if not key.startswith(WHERE) and not elsewhere and not usual:

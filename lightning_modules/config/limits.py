@@ -1,16 +1,14 @@
-"""What is too large for any machine, or for this one: told before it is allocated."""
+"""Reject configurations that cannot fit in memory."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning_modules.config.scaling import find_scale, image_sizes
+from lightning_modules.config.schema import CellSpec
 from zoo.deploy.checkpoint import LARGEST_IMAGE
 from zoo.errors import ConvzooError
-
-if TYPE_CHECKING:
-    from lightning_modules.config.cell_spec import Spec
 
 ANY_MACHINE = 2**42
 """Bytes that no machine has: 4 TiB."""
@@ -20,41 +18,40 @@ GROWTH, MANY_CLASSES = 8, 100_000
 """A network that is scaled to no more than this, with fewer classes than this, is not counted: counting takes time."""
 
 
-def check_images(config: dict[str, Any], memory: int = ANY_MACHINE) -> None:
+def check_images(spec: CellSpec, memory: int = ANY_MACHINE) -> None:
     """Checks that a batch, and what is kept in memory of the data set, can be had.
 
     Args:
-        config: The resolved configuration.
+        spec: The cell.
         memory: Bytes that there are.
 
     Raises:
         ConvzooError: They cannot.
     """
-    data, size = config["data"], image_sizes(config)[1]
+    data, size = spec.data, image_sizes(spec)[1]
     if size > LARGEST_IMAGE:
         raise ConvzooError(
             f"images of {size} pixels a side are too large. Allowed: {LARGEST_IMAGE} and less. Type a smaller "
             "data.image_size or scale."
         )
-    pixels = size**2 * data["in_chans"]
-    _check(data["batch_size"] * pixels * 4, memory, "one batch of images", "data.batch_size or data.image_size")
-    padded = (size + 2 * data["augment"].get("crop_padding", 0)) ** 2 * data["in_chans"]
+    pixels = size**2 * data.in_chans
+    _check(data.batch_size * pixels * 4, memory, "one batch of images", "data.batch_size or data.image_size")
+    padded = (size + 2 * (data.augment.crop_padding or 0)) ** 2 * data.in_chans
     # Digits and noise are stored at the size that is asked for; what else there is has a size of its own.
-    images = {"digits": 1797, "synthetic": data.get("images", 0)}.get(data["name"], 0)
+    images = {"digits": 1797, "synthetic": data.images or 0}.get(data.name, 0)
     _check(images * padded, memory, "the data set", "data.images, data.image_size or data.augment.crop_padding")
 
 
-def check_cell(config: dict[str, Any], spec: Spec) -> None:
+def check_memory(spec: CellSpec, network: dict[str, Any]) -> None:
     """Checks that this machine's memory can hold a cell: its images, and its network's weights while it trains.
 
     Raises:
         ConvzooError: It cannot.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    check_images(config, memory)
-    scale = find_scale(config)
+    check_images(spec, memory)
+    scale = find_scale(spec)
     depth = max(scale.depth, default=1) if isinstance(scale.depth, (list, tuple)) else scale.depth
-    network = spec.network
     if network["width"] ** 2 * depth <= GROWTH and network["num_classes"] <= MANY_CLASSES:
         return
     from zoo.builder import build

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from lightning_modules.config.schema import CellSpec, ModelOptions, ScaleOptions
 from zoo.backbones.families import Network, Scale, resolve
 from zoo.backbones.scaled_builders import check_factor, check_scalable
 from zoo.costs.budget import parse_budget
@@ -14,51 +13,51 @@ AXES = ("depth", "width", "resolution")
 SCALES = ("none", "compound", *AXES, "factors")
 
 
-def check_scaling(config: dict[str, Any]) -> None:
+def check_scaling(spec: CellSpec) -> None:
     """Checks the scale group and ``model.match``.
 
     Raises:
         ConvzooError: Factors that make no sense, or two choices that both set the width.
     """
-    backbone, scale, model = find_network(config).backbone, find_scale(config), config["model"]
-    if config["scale"]["name"] != "none" and model["phi"] is not None:
+    backbone, scale, model = find_network(spec).backbone, find_scale(spec), spec.model
+    if spec.scale.name != "none" and model.phi is not None:
         raise ConvzooError(
-            f"model.phi={model['phi']} and scale={config['scale']['name']} both scale the network. Leave out one "
+            f"model.phi={model['phi']} and scale={spec.scale.name} both scale the network. Leave out one "
             "(scale=compound scales the image too)."
         )
-    image_sizes(config)
+    image_sizes(spec)
     if (scale.depth, scale.width) != (1, 1):
         check_scalable(backbone)
-    if model["match"] is not None:
-        parse_budget(model["match"], "model.match")
+    if model.match is not None:
+        parse_budget(model.match, "model.match")
         check_matchable(backbone)
-        _check_match(model, config["scale"]["name"], scale)
-    elif model["match_over"] != "width":
+        _check_match(model, spec.scale.name, scale)
+    elif model.match_over != "width":
         raise ConvzooError(
             "model.match_over says how a budget is met: type model.match=macs:600M too, or leave it out."
         )
 
 
-def _check_match(model: dict[str, Any], scaled_by: str, scale: Scale) -> None:
+def _check_match(model: ModelOptions, scaled_by: str, scale: Scale) -> None:
     what = f"model.match={model['match']} looks for a {model['match_over']}"
-    if model["match_over"] == "phi" and (scaled_by != "none" or model["phi"] is not None):
+    if model.match_over == "phi" and (scaled_by != "none" or model.phi is not None):
         raise ConvzooError(f"{what}, which scales depth, width and image. Leave out model.phi and scale.")
     if scale.width != 1:
         raise ConvzooError(
             f"{what}, and another one was given. Leave out model.match, or "
             "model.phi and scale (scale=depth and scale=resolution go with it)."
         )
-    if model["pretrained"]:
+    if model.pretrained:
         raise ConvzooError(f"{what}, and there are no pretrained weights for one. Type model.pretrained=false.")
 
 
-def find_network(config: dict[str, Any]) -> Network:
+def find_network(spec: CellSpec) -> Network:
     """The network that the model group names."""
-    model = config["model"]
-    return resolve(model["name"], model["variant"], model["phi"])
+    model = spec.model
+    return resolve(model.name, model.variant, model.phi)
 
 
-def find_scale(config: dict[str, Any]) -> Scale:
+def find_scale(spec: CellSpec) -> Scale:
     """The factors that the scale group names, or ``model.phi``.
 
     ``model.phi`` is a variant of one's own: as with b0 to b7, its resolution holds where the data set has none.
@@ -66,14 +65,14 @@ def find_scale(config: dict[str, Any]) -> Scale:
     Raises:
         ConvzooError: Factors that make no sense.
     """
-    group, phi = config["scale"], config["model"]["phi"]
-    name = choose("scale", group["name"], SCALES)
+    group, phi = spec.scale, spec.model.phi
+    name = choose("scale", group.name, SCALES)
     if name == "none":
         of_phi = Scale() if phi is None else Scale.compound(phi, "model.phi")
         return Scale(of_phi.depth, of_phi.width)
     if name == "compound":
-        return Scale.compound(group["phi"], "scale.phi")
-    factors = {name: group["factor"]} if name != "factors" else group["by"]
+        return Scale.compound(group.phi, "scale.phi")
+    factors = {name: group.factor} if name != "factors" else group.by.plain()
     for axis, factor in factors.items():
         choose("scale.by", axis, AXES)
         stages = factor if axis == "depth" and isinstance(factor, (list, tuple)) else [factor]
@@ -82,37 +81,39 @@ def find_scale(config: dict[str, Any]) -> Scale:
     return Scale(**factors)
 
 
-def image_sizes(config: dict[str, Any]) -> tuple[int, int]:
+def image_sizes(spec: CellSpec) -> tuple[int, int]:
     """Pixels a side before scaling (the data set's, else the network's), and after it.
 
     Raises:
         ConvzooError: An image of less than 8 pixels.
     """
-    base = config["data"]["image_size"] or find_network(config).image_size or 224
-    scaled = find_scale(config).image_size(base)
+    base = spec.data.image_size or find_network(spec).image_size or 224
+    scaled = find_scale(spec).image_size(base)
     if scaled < 8:
         raise ConvzooError(
-            f"scale={config['scale']['name']} makes {scaled} pixels a side of {base}. Allowed: 8 and more. "
+            f"scale={spec.scale.name} makes {scaled} pixels a side of {base}. Allowed: 8 and more. "
             "Type a larger factor, or a larger data.image_size."
         )
     return base, scaled
 
 
-def scale_to(config: dict[str, Any], found: Match) -> dict[str, Any]:
+def scale_to(spec: CellSpec, found: Match) -> ScaleOptions:
     """The scale group that a match amounts to, besides what the configuration scales already."""
     if found.over == "phi":
-        return {"name": "compound", "phi": found.value}
-    if config["scale"]["name"] == "none":
-        return {"name": "width", "factor": found.value}
-    return {"name": "factors", "by": {**vars(find_scale(config)), "width": found.value}}
+        scale = {"name": "compound", "phi": found.value}
+    elif spec.scale.name == "none":
+        scale = {"name": "width", "factor": found.value}
+    else:
+        scale = {"name": "factors", "by": {**vars(find_scale(spec)), "width": found.value}}
+    return ScaleOptions.of(scale, "scale")
 
 
-def scale_columns(config: dict[str, Any]) -> dict[str, str | float]:
+def scale_columns(spec: CellSpec) -> dict[str, str | float]:
     """How a network was scaled, as flat values: what is as it was, is not there."""
-    name = config["scale"]["name"]
+    name = spec.scale.name
     if name == "none":
         return {}
-    phi = {"phi": config["scale"]["phi"]} if name == "compound" else {}
-    factors = vars(find_scale(config)).items()
+    phi = {"phi": spec.scale.phi} if name == "compound" else {}
+    factors = vars(find_scale(spec)).items()
     texts = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else round(v, 4) for k, v in factors if v != 1}
     return {"scale": name, **phi, **texts}

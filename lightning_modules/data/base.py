@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule
 
+from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.augment import Augment, Mix
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.prepare import Prepare
@@ -18,21 +19,21 @@ class Data(LightningDataModule):
     """What all data sets share: their size, their batches' way to the device, their share of a job's ranks.
 
     Attributes:
-        data: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
+        options: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
         device: Where batches go while there is no Trainer to say so.
         prepare: From a batch's bytes to what the network sees.
     """
 
-    def __init__(self, data: dict[str, Any], seed: int) -> None:
+    def __init__(self, options: DataOptions, seed: int) -> None:
         super().__init__()
         # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
-        self.save_hyperparameters({"data": data, "seed": seed}, logger=False)
-        self.data, self.seed = data, seed
+        self.save_hyperparameters({"data": options.plain(), "seed": seed}, logger=False)
+        self.options, self.seed = options, seed
         self.device = torch.device("cpu")
         self._done = (0, 0)
-        augment = data["augment"]
-        self.prepare = Prepare(data["image_size"], data["mean"], data["std"], _some(Augment, augment))
-        self._mix = _some(Mix, augment | {"classes": data["num_classes"]})
+        augment = options.augment.plain()
+        self.prepare = Prepare(options.image_size, options.mean, options.std, _some(Augment, augment))
+        self._mix = _some(Mix, augment | {"classes": options.num_classes})
 
     def state_dict(self) -> dict[str, int]:
         """How far training has come: the epoch, and the batches of it."""
@@ -70,7 +71,7 @@ class Data(LightningDataModule):
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batch_size = self.data["batch_size"]
+        batch_size = self.options.batch_size
         if batch_size % world:
             raise ConvzooError(
                 f"data.batch_size={batch_size} cannot be shared out over {world} processes. "

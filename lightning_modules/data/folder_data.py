@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
+from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
 from lightning_modules.data.layout import Split, has_split, scan
@@ -26,8 +27,8 @@ AHEAD = 8
 class FolderData(Data):
     """Image files in class folders, decoded by worker processes."""
 
-    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
-        super().__init__(data, seed)
+    def __init__(self, options: DataOptions, seed: int = 0) -> None:
+        super().__init__(options, seed)
         self._scanned: dict[str, Split] = {}
         self._goes_on = False
 
@@ -42,19 +43,20 @@ class FolderData(Data):
     def _split(self, name: str) -> Split:
         """One split, scanned once: a large folder on a network file system takes long."""
         if name not in self._scanned:
-            self._scanned[name] = scan(self.data["root"], name)
+            self._scanned[name] = scan(self.options.root, name)
         return self._scanned[name]
 
     @property
     def _splits(self) -> list[Split]:
         """``test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
-        tested = ["test"] if has_split(self.data["root"], "test") else []
+        tested = ["test"] if has_split(self.options.root, "test") else []
         return [self._split(name) for name in ("train", "val", *tested)]
 
     @cached_property
     def bad(self) -> BadImages:
         """The bad images of this run."""
-        return BadImages(self.data.get("max_bad_images", MAX_BAD), sum(map(len, self._splits)))
+        allowed = self.options.max_bad_images
+        return BadImages(MAX_BAD if allowed is None else allowed, sum(map(len, self._splits)))
 
     def look(self, tell: bool) -> None:
         if tell:
@@ -63,7 +65,7 @@ class FolderData(Data):
             for path, reason in split.bad():
                 self.bad.note(path, reason)
         # Who wants all images read wants to know of all that are bad.
-        if not self.data.get("check"):
+        if not self.options.check:
             self.bad.check()
 
     @property
@@ -79,7 +81,7 @@ class FolderData(Data):
         folder = Path(trainer.default_root_dir)
         self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
         trainer.strategy.barrier()
-        if self.data.get("check") and not self._goes_on:
+        if self.options.check and not self._goes_on:
             from lightning_modules.data.check import check_all
 
             check_all(self._splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
@@ -93,7 +95,7 @@ class FolderData(Data):
         before, now = state.get("files"), self._split("train").fingerprint
         if before not in (None, now):
             raise ConvzooError(
-                f"{self.data['root']}/train has other files than when this run was stopped ({now}; it was {before}), "
+                f"{self.options.root}/train has other files than when this run was stopped ({now}; it was {before}), "
                 "so it cannot go on to the same end. Type another hydra.run.dir, or remove last.ckpt to start anew. "
                 "Bad images need not be removed: data.max_bad_images says how many are left out."
             )
@@ -101,11 +103,11 @@ class FolderData(Data):
     def _loader(self, name: str) -> DataLoader:
         from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
 
-        files, size, augment = self._split(name).images, self.data["image_size"], self.data["augment"]
+        files, size, augment = self._split(name).images, self.options.image_size, self.options.augment
         if name == "train":
-            images = FolderImages(files, size, augment["random_resized_crop"], augment["hflip"], self.seed)
+            images = FolderImages(files, size, augment.random_resized_crop, augment.hflip, self.seed)
         else:
-            images = FolderImages(files, size, augment["crop_ratio"])
+            images = FolderImages(files, size, augment.crop_ratio)
         workers = self._workers()
         return FolderLoader(
             images,
@@ -124,8 +126,8 @@ class FolderData(Data):
 
         On a CPU the network needs the cores, and decoding is a small part of the work.
         """
-        if self.data["workers"] is not None:
-            return self.data["workers"]
+        if self.options.workers is not None:
+            return self.options.workers
         cores = len(os.sched_getaffinity(0))
         if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
             # The jobs of a sweep share the machine.

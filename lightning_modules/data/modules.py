@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.base import Data
 from lightning_modules.data.folder_data import FolderData
 from lightning_modules.data.layout import class_names
@@ -17,25 +19,25 @@ from zoo.errors import ConvzooError, choose
 class ImageData(Data):
     """A data set that lies in memory as bytes: on the GPU that trains on it, where it fits."""
 
-    def __init__(self, data: dict[str, Any], seed: int = 0) -> None:
-        super().__init__(data, seed)
+    def __init__(self, options: DataOptions, seed: int = 0) -> None:
+        super().__init__(options, seed)
         self._splits: Splits | None = None
         self._stores: dict[str, tuple[Store, torch.Tensor]] = {}
 
     def prepare_data(self) -> None:
         """Fetches what is missing, in one process only."""
-        if self.data["download"]:
-            SOURCES[self.data["name"]](self.data)
+        if self.options.download:
+            SOURCES[self.options.name](self.options)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the data set, once."""
         if self._splits is None:
-            self._splits = SOURCES[self.data["name"]]({**self.data, "download": False})
+            self._splits = SOURCES[self.options.name](self.options.having(download=False))
             channels, classes = self._splits.train.images.shape[1], int(self._splits.train.labels.max()) + 1
-            if channels != self.data["in_chans"]:
-                raise ConvzooError(f"{self.data['name']} has {channels} channels: type data.in_chans={channels}.")
-            if classes > self.data["num_classes"]:
-                raise ConvzooError(f"{self.data['name']} has {classes} classes: type data.num_classes={classes}.")
+            if channels != self.options.in_chans:
+                raise ConvzooError(f"{self.options.name} has {channels} channels: type data.in_chans={channels}.")
+            if classes > self.options.num_classes:
+                raise ConvzooError(f"{self.options.name} has {classes} classes: type data.num_classes={classes}.")
 
     def size(self, split: str) -> int:
         """How many images ``train``, ``val`` or ``test`` has; reads the data set.
@@ -56,8 +58,9 @@ class ImageData(Data):
 
     def _store(self, split: str) -> tuple[Store, torch.Tensor]:
         images, labels = getattr(self._splits, split)
-        augment = self.data["augment"] if split == "train" else {}
-        store = Store(images, augment.get("crop_padding", 0), augment.get("hflip", False))
+        augment = self.options.augment
+        changes = (augment.crop_padding or 0, bool(augment.hflip)) if split == "train" else ()
+        store = Store(images, *changes)
         device = self._device
         if device.type == "cuda" and store.bytes.numel() <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             store, labels = store.to(device), labels.to(device)
@@ -75,29 +78,32 @@ class ImageData(Data):
         return self._loader("test")
 
 
-def make_data(data: dict[str, Any], seed: int = 0) -> ImageData | FolderData:
+def make_data(options: DataOptions | Mapping[str, Any], seed: int = 0) -> ImageData | FolderData:
     """Makes the data module of a configuration.
 
     Args:
-        data: The data group, with ``image_size`` resolved (`lightning_modules.config.scaling.image_sizes`).
-            ``num_classes`` may be None for an image folder: it is counted.
+        options: The data group, or its plain values, with ``image_size`` resolved
+            (`lightning_modules.config.scaling.image_sizes`). ``num_classes`` may be None for an image folder, whose
+            class folders are counted.
         seed: Of the order of the training images.
 
     Raises:
         ConvzooError: A data set that does not exist, or files that are missing.
     """
-    name = choose("data", data["name"], [*SOURCES, "imagefolder"])
-    if data["root"] is None and name not in WITHOUT_FILES:
+    if not isinstance(options, DataOptions):
+        options = DataOptions.of(options, "data")
+    name = choose("data", options.name, [*SOURCES, "imagefolder"])
+    if options.root is None and name not in WITHOUT_FILES:
         raise ConvzooError(f"data.root=null: data={name} lies in a folder. Type data.root=FOLDER.")
     if name in SOURCES:
-        return ImageData(data, seed)
-    found = len(class_names(data["root"]))
+        return ImageData(options, seed)
+    found = len(class_names(options.root))
     if found < 2:
-        raise ConvzooError(f"{data['root']}/train has one class folder only: there is nothing to tell apart.")
-    if data["in_chans"] != 3:
+        raise ConvzooError(f"{options.root}/train has one class folder only: there is nothing to tell apart.")
+    if options.in_chans != 3:
         raise ConvzooError("imagefolder reads images in colour: type data.in_chans=3.")
-    if data["num_classes"] not in (None, found):
+    if options.num_classes not in (None, found):
         raise ConvzooError(
-            f"data.num_classes={data['num_classes']}, but {data['root']}/train has {found} class folders."
+            f"data.num_classes={options.num_classes}, but {options.root}/train has {found} class folders."
         )
-    return FolderData({**data, "num_classes": found}, seed)
+    return FolderData(options.having(num_classes=found), seed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.formats import BadFile, read_cifar, read_mnist
 from lightning_modules.data.places import Files
 from zoo.errors import ConvzooError
@@ -40,29 +41,29 @@ SPLIT_SEED = 0
 """The split is part of the data set: it does not depend on a run's seed."""
 
 
-def digits(data: dict[str, Any]) -> Splits:
+def digits(options: DataOptions) -> Splits:
     """Optical recognition of handwritten digits (Alpaydin & Kaynak 1998), as scikit-learn ships it."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     scans = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16  # 17 grey levels: 0 to 16
-    images = (F.interpolate(scans, data["image_size"], mode="bilinear") * 255).round().to(torch.uint8)
+    images = (F.interpolate(scans, options.image_size, mode="bilinear") * 255).round().to(torch.uint8)
     everything = Images(images, torch.tensor(bunch.target))
     train, rest = _split(everything, 540)
     return Splits(train, *_split(rest, 270))
 
 
-def cifar10(data: dict[str, Any]) -> Splits:
+def cifar10(options: DataOptions) -> Splits:
     """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
-    return _cifar("CIFAR10", "labels", 10, data)
+    return _cifar("CIFAR10", "labels", 10, options)
 
 
-def cifar100(data: dict[str, Any]) -> Splits:
+def cifar100(options: DataOptions) -> Splits:
     """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
-    return _cifar("CIFAR100", "fine_labels", 100, data)
+    return _cifar("CIFAR100", "fine_labels", 100, options)
 
 
-def fashion_mnist(data: dict[str, Any]) -> Splits:
+def fashion_mnist(options: DataOptions) -> Splits:
     """Xiao et al. 2017: 55,000 train, 5,000 validation, 10,000 test."""
     from torchvision.datasets import FashionMNIST
 
@@ -71,18 +72,18 @@ def fashion_mnist(data: dict[str, Any]) -> Splits:
         return read_mnist(images, labels, 10)
 
     archives = {f"FashionMNIST/raw/{file}": md5 for file, md5 in FashionMNIST.resources}
-    return _published(data, read, FashionMNIST, "FashionMNIST", archives, FASHION_FOLDERS)
+    return _published(options, read, FashionMNIST, "FashionMNIST", archives, FASHION_FOLDERS)
 
 
-def synthetic(data: dict[str, Any]) -> Splits:
+def synthetic(options: DataOptions) -> Splits:
     """Noise with random labels: for speed, not for accuracy."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    n, small = data["images"], max(1, data["images"] // 8)
-    shape = (data["in_chans"], data["image_size"], data["image_size"])
+    n, small = options.images, max(1, options.images // 8)
+    shape = (options.in_chans, options.image_size, options.image_size)
 
     def noise(count: int) -> Images:
         images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-        return Images(images, torch.randint(0, data["num_classes"], (count,), generator=generator))
+        return Images(images, torch.randint(0, options.num_classes, (count,), generator=generator))
 
     return Splits(noise(n), noise(small), noise(small))
 
@@ -92,7 +93,7 @@ WITHOUT_FILES = ("digits", "synthetic")
 """Those that have no folder."""
 
 
-def _cifar(name: str, label_key: str, classes: int, data: dict[str, Any]) -> Splits:
+def _cifar(name: str, label_key: str, classes: int, options: DataOptions) -> Splits:
     from torchvision import datasets
 
     kind = getattr(datasets, name)
@@ -104,11 +105,11 @@ def _cifar(name: str, label_key: str, classes: int, data: dict[str, Any]) -> Spl
         return np.concatenate(images), np.concatenate(labels)
 
     folders = [kind.base_folder, f"{name}/{kind.base_folder}", f"{name.lower()}/{kind.base_folder}", name, name.lower()]
-    return _published(data, read, kind, kind.base_folder, {kind.filename: kind.tgz_md5}, folders)
+    return _published(options, read, kind, kind.base_folder, {kind.filename: kind.tgz_md5}, folders)
 
 
 def _published(
-    data: dict[str, Any],
+    options: DataOptions,
     read: Callable[[Files, bool], tuple[np.ndarray, np.ndarray]],
     kind: type,
     folder: str,
@@ -127,7 +128,7 @@ def _published(
     Raises:
         ConvzooError: It is not there, not whole, or could not be downloaded.
     """
-    root, name = Path(os.path.expanduser(data["root"])), kind.__name__
+    root, name = Path(os.path.expanduser(options.root)), kind.__name__
 
     def attempt() -> list[Images] | str:
         files = Files(root, folders, [tar for name in archives if ".tar" in name for tar in (name, name[:-3])])
@@ -141,7 +142,7 @@ def _published(
             return str(error)
 
     found = attempt()
-    if isinstance(found, str) and data["download"]:
+    if isinstance(found, str) and options.download:
         from lightning_modules.data.download import fetch, one_at_a_time
 
         with one_at_a_time(root, name):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.config.schema import HardwareOptions, TrainerOptions
 from lightning_modules.config.values import shown
 from zoo.errors import ConvzooError, choose
 
@@ -72,7 +73,7 @@ class Hardware:
         return DDPStrategy(timeout=timedelta(seconds=self.timeout_s), **unused)
 
 
-def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpus: int | None = None) -> Hardware:
+def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gpus: int | None = None) -> Hardware:
     """Says what a hardware choice means on a machine.
 
     Args:
@@ -83,14 +84,16 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
     Raises:
         ConvzooError: The machine does not have what was asked for.
     """
-    name = choose("hardware", hardware["name"], CHOICES)
+    name = choose("hardware", hardware.name, CHOICES)
     gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
     if name == "auto":
         name = "gpu" if gpus else "cpu"
     none = "PyTorch sees no GPU on this machine" if node_gpus is None else "hydra.launcher.gpus_per_node=0"
     if name == "gpu" and not gpus:
         raise ConvzooError(f"hardware=gpu, but {none}. Type hardware=cpu, or hardware=auto to use what there is.")
-    given = {k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := trainer.get(k)) is not None}
+    given = {
+        k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := getattr(trainer, k)) is not None
+    }
     if given.get("accelerator") == "auto":
         del given["accelerator"]
     accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
@@ -109,16 +112,16 @@ def resolve_hardware(hardware: dict[str, Any], trainer: dict[str, Any], node_gpu
     _check_strategy(strategy)
     if strategy == "auto" and name == "ddp":
         strategy = "ddp"
-    return Hardware(name, accelerator, devices, nodes, strategy, hardware["timeout_s"])
+    return Hardware(name, accelerator, devices, nodes, strategy, hardware.timeout_s)
 
 
-def _number(key: str, hardware: dict[str, Any], given: dict[str, Any]) -> int:
+def _number(key: str, hardware: HardwareOptions, given: dict[str, Any]) -> int:
     """How many devices, or nodes; 0 for as many devices as there are.
 
     Raises:
         ConvzooError: It is no number of them; told under the key that was typed.
     """
-    value, name = (given[key], f"trainer.{key}") if key in given else (hardware[key], f"hardware.{key}")
+    value, name = (given[key], f"trainer.{key}") if key in given else (getattr(hardware, key), f"hardware.{key}")
     if key == "devices" and value in ("auto", "-1", -1):
         return 0
     if type(value) is int and value >= 1:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
+from lightning_modules.config.schema import CellSpec
 from zoo.errors import ConvzooError
 
 WORDS = (
@@ -26,11 +26,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def plain_memory_errors(config: dict[str, Any], devices: int = 1) -> Iterator[None]:
+def plain_memory_errors(spec: CellSpec, devices: int = 1) -> Iterator[None]:
     """Says what to lower where memory runs out.
 
     Args:
-        config: The run's.
+        spec: The cell.
         devices: That share a batch.
 
     Raises:
@@ -41,23 +41,23 @@ def plain_memory_errors(config: dict[str, Any], devices: int = 1) -> Iterator[No
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise ConvzooError(f"{advice(config, devices)} PyTorch said: {first_line(error)}") from None
+        raise ConvzooError(f"{advice(spec, devices)} PyTorch said: {first_line(error)}") from None
 
 
-def advice(config: dict[str, Any], devices: int = 1) -> str:
+def advice(spec: CellSpec, devices: int = 1) -> str:
     """What to type instead."""
-    data, micro = config["data"], config["hardware"]["micro_batch"]
-    each = max(1, data["batch_size"] // devices)
+    data, micro = spec.data, spec.hardware.micro_batch
+    each = max(1, data.batch_size // devices)
     if micro == "auto":
         return (
             "out of memory, however few images were taken at a time (hardware.micro_batch=auto). Type a smaller "
             "data.image_size, or a smaller model."
         )
     images = min(micro, each) if micro else each
-    parts = "hardware.micro_batch=auto, which takes fewer and keeps the recipe; or " if config["task"] != "time" else ""
+    parts = "hardware.micro_batch=auto, which takes fewer and keeps the recipe; or " if spec.task != "time" else ""
     return (
         f"out of memory with {images} images at a time. Type {parts}a smaller data.batch_size "
-        f"(it was {data['batch_size']}) or data.image_size."
+        f"(it was {data.batch_size}) or data.image_size."
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.config.check import describe_cell
+from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import cell_id, recipe, shown_differences
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import global_rank
 from lightning_modules.results.result import FILE, read_result
 from zoo.errors import ConvzooError
@@ -15,11 +16,11 @@ from zoo.text import typed
 ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay", "image_size")
 
 
-def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict[str, Any] | None:
+def finished_before(spec: CellSpec, folder: Path, hardware: str) -> dict[str, Any] | None:
     """The result of this very run, where it has completed in this folder already; None: there is something to do.
 
     Args:
-        config: The run's, resolved.
+        spec: The run's cell.
         folder: The run's.
         hardware: What the hardware choice turned out to be.
 
@@ -29,14 +30,14 @@ def finished_before(config: dict[str, Any], folder: Path, hardware: str) -> dict
     """
     result = _read(folder)
     if result.get("status") == "completed":
-        if result.get("id") == cell_id(config):
+        if result.get("id") == cell_id(spec):
             if global_rank() == 0:
                 print(
                     f"{typed(folder)} has this run's result already. To train it again: rm {typed(folder / FILE)}",
                     flush=True,
                 )
             return result
-        different = _differences(result, config, hardware) or f"id: {result.get('id')} there, {cell_id(config)} here"
+        different = _differences(result, spec, hardware) or f"id: {result.get('id')} there, {cell_id(spec)} here"
         raise ConvzooError(
             f"{typed(folder)} has the finished result of a run with another configuration ({different}). Type another "
             f"hydra.run.dir, or to lose it: rm {typed(folder / FILE)}"
@@ -59,11 +60,11 @@ def _read(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _differences(result: dict[str, Any], config: dict[str, Any], hardware: str) -> str:
-    there, here = result["cell"], describe_cell(config, hardware)
+def _differences(result: dict[str, Any], spec: CellSpec, hardware: str) -> str:
+    there, here = result["cell"], columns(spec, hardware)
     choices = [key for key in here if key not in ALSO_IN_RECIPE]
     shared = result.get("recipe") if isinstance(result.get("recipe"), dict) else {}
     return shown_differences(
         {**{key: there[key] for key in choices if key in there}, **shared},
-        {**{key: here[key] for key in choices}, **recipe(config)},
+        {**{key: here[key] for key in choices}, **recipe(spec)},
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightning_modules.config.identity import recipe
+from lightning_modules.config.schema import SweepOptions
 from lightning_modules.hardware.signals import CODES, SIGNALS
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import write_result
@@ -47,7 +48,7 @@ class Engine(Protocol):
 
 
 def run_sweep(
-    jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], folder: Path, command: str, search: bool = False
+    jobs: Sequence[Job], engine: Engine, sweep: SweepOptions, folder: Path, command: str, search: bool = False
 ) -> None:
     """Plans and runs; completed jobs are left alone, interrupted and failed ones go on.
 
@@ -63,7 +64,7 @@ def run_sweep(
         ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
         SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
     """
-    if sweep["plan"]:
+    if sweep.plan:
         _plan(jobs, engine, sweep, search)
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
@@ -77,10 +78,10 @@ def run_sweep(
             if job.excluded:
                 print(f"  {job.name}: left out: {job.excluded}", flush=True)
         if todo:
-            _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep["fail_fast"])
+            _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep.fail_fast)
 
 
-def _plan(jobs: Sequence[Job], engine: Engine, sweep: dict[str, Any], search: bool) -> None:
+def _plan(jobs: Sequence[Job], engine: Engine, sweep: SweepOptions, search: bool) -> None:
     make_plan(jobs, sweep, engine.node_gpus, engine.threads, engine.pool)
     if not search:
         need_one(jobs)
@@ -145,7 +146,7 @@ def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
             "wandb": {"id": None, "mode": None, "dir": None},
             "checkpoint": None,
             "command": job.reproduce,
-            "recipe": recipe(job.config),
+            "recipe": recipe(job.spec),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
         # What is there and is not this job's (it was refused), or cannot be read, stays.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import torch
 
 import zoo
-from lightning_modules.config.cell_spec import Spec, count_steps
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import Hardware
+from lightning_modules.resolve import Resolved, count_steps
 from zoo.speeds.network import TrainingStep
 from zoo.speeds.timing import Spread, measure, timed
 
@@ -32,32 +32,34 @@ class Stopwatch:
         # Every job starts Python, and imports what this process imports.
         self.start_s = time.process_time()
 
-    def estimate(self, config: dict[str, Any], spec: Spec, hardware: Hardware, train: int, val: int) -> float:
+    def estimate(self, spec: CellSpec, resolved: Resolved, hardware: Hardware, train: int, val: int) -> float:
         """Seconds for all epochs, validation, test and start-up; with ``task=time`` for the measurements.
 
         ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
         without loss, and data to be there in time.
         """
-        if config["task"] == "time":
+        if spec.task == "time":
             return self.start_s + TIMING_S
-        trainer, batch = config["trainer"], config["data"]["batch_size"]
+        trainer, batch = spec.trainer, spec.data.batch_size
         batches, steps = count_steps(trainer, train // batch)
-        per_image, per_evaluated = self._time(spec, min(batch, train), hardware)
+        per_image, per_evaluated = self._time(resolved, min(batch, train), hardware)
         # The test counts as one more validation.
         evaluations = (steps / batches + 1) * val
         images = steps * min(batch, train)
         return self.start_s + (images * per_image + evaluations * per_evaluated) / hardware.world_size
 
-    def _time(self, spec: Spec, batch: int, hardware: Hardware) -> tuple[float, float]:
+    def _time(self, resolved: Resolved, batch: int, hardware: Hardware) -> tuple[float, float]:
         """Seconds an image: of a training step, and of a forward pass."""
-        key = json.dumps([spec.network, spec.image_size, batch, hardware.accelerator], sort_keys=True, default=str)
+        key = json.dumps(
+            [resolved.network, resolved.image_size, batch, hardware.accelerator], sort_keys=True, default=str
+        )
         if key not in self._known:
             device = hardware.device
-            net = zoo.build(**{**spec.network, "pretrained": False}).to(device, memory_format=torch.channels_last)
+            net = zoo.build(**{**resolved.network, "pretrained": False}).to(device, memory_format=torch.channels_last)
             step = TrainingStep(net)
 
             def batch_of(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-                images = torch.randn(n, spec.in_chans, spec.image_size, spec.image_size, device=device)
+                images = torch.randn(n, resolved.in_chans, resolved.image_size, resolved.image_size, device=device)
                 images = images.contiguous(memory_format=torch.channels_last)
                 return images, torch.zeros(n, dtype=torch.long, device=device)
 

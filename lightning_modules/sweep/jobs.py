@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.identity import cell_id
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.results.result import EPOCHS, LOCK, read_result
 from lightning_modules.results.result import FILE as RESULT
 from zoo.report.lock_state import is_locked
@@ -26,7 +27,7 @@ class Job:
     Attributes:
         number: Its place in the sweep.
         overrides: What it was given on the command line.
-        config: The resolved configuration.
+        spec: Its cell.
         folder: Where its files go.
         words: What follows the program for this very configuration, in any working directory.
         reproduce: The command that a person types to run it by itself.
@@ -43,7 +44,7 @@ class Job:
 
     number: int
     overrides: list[str]
-    config: dict[str, Any]
+    spec: CellSpec
     folder: Path
     words: list[str] = field(default_factory=list)
     reproduce: str = ""
@@ -59,7 +60,7 @@ class Job:
 
     @cached_property
     def id(self) -> str:
-        return cell_id(self.config)
+        return cell_id(self.spec)
 
     @property
     def name(self) -> str:

@@ -192,4 +192,4 @@ class LocalEngine:
 
 def _is_timed(job: Job) -> bool:
     """Whether it measures speeds: what ran beside it would be in its figures."""
-    return job.config.get("task") == "time"
+    return job.spec.task == "time"

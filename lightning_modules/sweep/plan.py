@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.identity import recipe
+from lightning_modules.config.schema import SweepOptions
 from lightning_modules.results.files import write_whole
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.pool import Pool
@@ -24,11 +25,11 @@ LIMITS = {"max_params": "cost/params", "max_macs": "cost/macs"}
 KEPT = ("same_as", "excluded", "cell", "cost", "estimate_s")
 
 
-def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None, threads: int, pool: Pool) -> None:
+def make_plan(jobs: Sequence[Job], sweep: SweepOptions, node_gpus: int | None, threads: int, pool: Pool) -> None:
     """Fills in what each job is: its cell, its cost, whether it runs.
 
     Args:
-        jobs: All of the sweep's, with their configurations.
+        jobs: All of the sweep's.
         sweep: The sweep group of the configuration.
         node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine.
         threads: That each job gets, for the estimate of its time.
@@ -37,9 +38,11 @@ def make_plan(jobs: Sequence[Job], sweep: dict[str, Any], node_gpus: int | None,
     Raises:
         ConvzooError: A wrong value in any of them: nothing has started yet.
     """
-    limits = {key: parse_amount(str(sweep[name])) for name, key in LIMITS.items() if sweep[name] is not None}
+    limits = {
+        key: parse_amount(str(getattr(sweep, name))) for name, key in LIMITS.items() if getattr(sweep, name) is not None
+    }
     seen: dict[str, int] = {}
-    for job, answer in zip(jobs, _describe(jobs, node_gpus, sweep["plan"], threads, pool), strict=True):
+    for job, answer in zip(jobs, _describe(jobs, node_gpus, sweep.plan, threads, pool), strict=True):
         same = answer.pop("same", None)
         for key, value in answer.items():
             setattr(job, key, value)
@@ -63,7 +66,7 @@ def _describe(
     """What `lightning_modules.sweep.planner` says, from a process that has torch."""
     from tqdm import tqdm
 
-    question = {"configs": [job.config for job in jobs], "node_gpus": node_gpus, "measure": measure}
+    question = {"configs": [job.spec.plain() for job in jobs], "node_gpus": node_gpus, "measure": measure}
     words = [sys.executable, "-m", "lightning_modules.sweep.planner"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     reading, writing = os.pipe()
@@ -100,7 +103,7 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
             "overrides": job.overrides,
             "command": job.reproduce,
             "folder": job.folder.name,
-            "recipe": recipe(job.config),
+            "recipe": recipe(job.spec),
             **{key: getattr(job, key) for key in KEPT},
         }
         for job in jobs

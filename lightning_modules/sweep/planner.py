@@ -10,10 +10,11 @@ import json
 import sys
 from typing import Any
 
-from lightning_modules.config.cell_spec import Spec, find_spec
 from lightning_modules.config.check import check
 from lightning_modules.config.identity import leaves
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
+from lightning_modules.resolve import Resolved, resolve
 from lightning_modules.sweep.estimate import Stopwatch
 from lightning_modules.unfit import check_network
 from zoo.cache import digest
@@ -41,7 +42,7 @@ class Planner:
         self._reuse = Reuse()
         self._images: dict[str, tuple[int, int]] = {}
 
-    def describe(self, config: dict[str, Any]) -> dict[str, Any]:
+    def describe(self, spec: CellSpec) -> dict[str, Any]:
         """What a cell is: see `lightning_modules.sweep.jobs.Job`, with ``same`` equal for the same network and recipe.
 
         ``excluded`` where the combination makes no sense though each choice exists, and where the network does not take
@@ -50,54 +51,54 @@ class Planner:
         Raises:
             ConvzooError: A wrong value.
         """
-        check(config)
-        hardware = resolve_hardware(config["hardware"], config["trainer"], self.node_gpus)
+        check(spec)
+        hardware = resolve_hardware(spec.hardware, spec.trainer, self.node_gpus)
         shape = {
             "processes": hardware.world_size,
             "nodes": hardware.num_nodes,
             "gpus": hardware.devices if hardware.device.type == "cuda" else 0,
         }
         try:
-            spec = find_spec(config, hardware.name)
-            sizes = self._data_sizes(config, spec)
-            network = self._find_network(spec, config["data"]["batch_size"])
+            resolved = resolve(spec, hardware.name)
+            sizes = self._data_sizes(spec, resolved)
+            network = self._find_network(resolved, spec.data.batch_size)
         except UnfitError as error:
-            cell = {k: config[k]["name"] for k in CHOICES if k != "scale"} | {"seed": config["seed"]}
+            cell = {k: getattr(spec, k).name for k in CHOICES if k != "scale"} | {"seed": spec.seed}
             return {**shape, "cell": cell, "excluded": str(error)}
         return {
             **shape,
-            "cell": spec.choices,
+            "cell": resolved.choices,
             "cost": network["cost"],
-            "same": self._same(config, spec, network["fingerprint"]),
-            "estimate_s": self.stopwatch and sizes and self.stopwatch.estimate(config, spec, hardware, *sizes),
+            "same": self._same(spec, resolved, network["fingerprint"]),
+            "estimate_s": self.stopwatch and sizes and self.stopwatch.estimate(spec, resolved, hardware, *sizes),
         }
 
-    def _data_sizes(self, config: dict[str, Any], spec: Spec) -> tuple[int, int] | None:
+    def _data_sizes(self, spec: CellSpec, resolved: Resolved) -> tuple[int, int] | None:
         """Images for training and validation; None where the data is elsewhere.
 
         Reads each data set, once: what is missing or wrong is told before the first job starts.
         """
-        key = digest({k: v for k, v in config["data"].items() if k not in ("image_size", "batch_size", "augment")})
+        key = digest({k: v for k, v in spec.data.plain().items() if k not in ("image_size", "batch_size", "augment")})
         if self.here and key not in self._images:
-            self._images[key] = spec.data.size("train"), spec.data.size("val")
+            self._images[key] = resolved.data.size("train"), resolved.data.size("val")
         return self._images.get(key)
 
-    def _find_network(self, spec: Spec, batch_size: int) -> dict[str, Any]:
-        key = digest([spec.network, spec.image_size, min(2, batch_size)])
+    def _find_network(self, resolved: Resolved, batch_size: int) -> dict[str, Any]:
+        key = digest([resolved.network, resolved.image_size, min(2, batch_size)])
         if key not in self._networks:
-            with self._reuse.network(**{**spec.network, "pretrained": False}) as net:
-                check_network(net, spec, batch_size)
+            with self._reuse.network(**{**resolved.network, "pretrained": False}) as net:
+                check_network(net, resolved, batch_size)
                 found = fingerprint(net)
-                cost = self._reuse.cost(net, spec.image_size, spec.in_chans)
+                cost = self._reuse.cost(net, resolved.image_size, resolved.in_chans)
             self._networks[key] = {"fingerprint": found, "cost": cost.metrics}
         return self._networks[key]
 
     @staticmethod
-    def _same(config: dict[str, Any], spec: Spec, network: str) -> str:
-        rest = {k: v for k, v in leaves(config) if k.partition(".")[0] not in (*CHOICES, "logger", "sweep")}
+    def _same(spec: CellSpec, resolved: Resolved, network: str) -> str:
+        rest = {k: v for k, v in leaves(spec.plain()) if k.partition(".")[0] not in (*CHOICES, "logger", "sweep")}
         # Weights that come from elsewhere depend on the names, not on the structure alone.
-        given = config["init"]["name"] != "random" or spec.network["pretrained"]
-        return digest([network, spec.image_size, rest, spec.network if given else None])
+        given = spec.init.name != "random" or resolved.network["pretrained"]
+        return digest([network, resolved.image_size, rest, resolved.network if given else None])
 
 
 def main() -> int:
@@ -106,9 +107,9 @@ def main() -> int:
     # What libraries print must not stand between the answers.
     out, sys.stdout = sys.stdout, sys.stderr
     describer = Planner(job["node_gpus"], job["measure"])
-    for config in job["configs"]:
+    for settings in job["configs"]:
         try:
-            answer = describer.describe(config)
+            answer = describer.describe(CellSpec.of(settings))
         except ConvzooError as error:
             answer = {"error": str(error)}
         out.write(json.dumps(answer) + "\n")

@@ -84,13 +84,13 @@ def weight_of(job: Job) -> float:
     """How much work a job is, next to others: its estimated time, else its images times its activations."""
     if job.estimate_s:
         return job.estimate_s
-    epochs = max(1, job.config["trainer"]["max_epochs"])
+    epochs = max(1, job.spec.trainer.max_epochs)
     return epochs * (job.cost["cost/activations"] + job.cost["cost/macs"] / 50 if job.cost else 1)
 
 
 def _share(job: Job) -> float:
     epochs = job.epochs()
-    total = job.config["trainer"]["max_epochs"]
+    total = job.spec.trainer.max_epochs
     return min(1.0, (epochs[-1]["epoch"] + 1) / total) if epochs and total > 0 else 0.0
 
 

@@ -34,7 +34,7 @@ GPU_SHARE = 0.8
 
 def tensor_bytes(job: Job) -> int:
     """About what the tensors of one of a job's processes take while it trains, in float32."""
-    cost, images = job.cost or {}, job.config["data"]["batch_size"] / job.processes
+    cost, images = job.cost or {}, job.spec.data.batch_size / job.processes
     activations = ACTIVATION_BYTES * images * cost.get("cost/activations", 0)
     return int(PARAMETER_BYTES * cost.get("cost/params", 0) + activations)
 

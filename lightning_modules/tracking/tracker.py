@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger
 
+from lightning_modules.config.schema import CellSpec, LoggerOptions
 from lightning_modules.tracking.csv import CsvRows
 from lightning_modules.tracking.wandb_environment import find_folder, find_id, find_mode, find_places
 from lightning_modules.tracking.wandb_file import count_rows, run_files
@@ -35,10 +36,10 @@ class Tracking:
 
     def __init__(
         self,
-        settings: dict[str, Any],
+        settings: LoggerOptions,
         folder: Path,
         cell: dict[str, Any],
-        config: dict[str, Any],
+        spec: CellSpec,
         plan: str,
         goes_on: bool = False,
     ) -> None:
@@ -48,11 +49,11 @@ class Tracking:
             settings: The logger group of the configuration.
             folder: The run's folder; offline runs are written below it.
             cell: The choices, flat; they become columns in W&B.
-            config: The whole resolved configuration; it becomes one key.
+            spec: The cell; all of it becomes one key.
             plan: The execution plan, a column too.
             goes_on: The run goes on from the checkpoint of an earlier start.
         """
-        name = settings["name"]
+        name = settings.name
         self._run: WandbRun | None = None
         self._mode = None
         self.logger: Logger | bool = False
@@ -65,12 +66,12 @@ class Tracking:
                 arguments = {
                     **find_places(settings, run_name(cell)),
                     "id": _this_run_id(find_id(run_id(cell, folder)), place, goes_on),
-                    "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": config},
+                    "config": {**cell, "plan": plan, "cell": _cell_name(cell), "settings": spec.plain()},
                     "dir": place,
                 }
                 online = self._mode == "online"
                 try:
-                    self._run = WandbRun(arguments, online, why, settings["timeout_s"], goes_on)
+                    self._run = WandbRun(arguments, online, why, settings.timeout_s, goes_on)
                     self.logger = RowLogger(self._run)
                 except Exception as error:
                     print(f"W&B: it cannot be started ({plain(error)}), so this run goes on without it", flush=True)
@@ -137,9 +138,9 @@ class RowLogger(Logger):
         """They are in the run's config already."""
 
 
-def _wandb_mode(settings: dict[str, Any]) -> tuple[str, str]:
+def _wandb_mode(settings: LoggerOptions) -> tuple[str, str]:
     """online, offline or disabled; and why it is offline, in words."""
-    asked = find_mode(settings["mode"])
+    asked = find_mode(settings.mode)
     return asked or ("online" if has_key() else "offline"), "as asked" if asked else "no API key"
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.schema import LoggerOptions
 from zoo.errors import choose
 
 PROJECT = "convzoo"
@@ -76,7 +77,7 @@ def find_id(usual: str) -> str:
     return usual if "CONVZOO_SWEEP" in os.environ else variable("RUN_ID") or usual
 
 
-def find_places(settings: dict[str, Any], name: str) -> dict[str, Any]:
+def find_places(settings: LoggerOptions, name: str) -> dict[str, Any]:
     """Where a run stands in W&B: its project, entity, group, name, kind and tags, as `wandb.init` calls them.
 
     Args:
@@ -85,11 +86,11 @@ def find_places(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """
     resume = variable("RESUME")
     return {
-        "project": settings["project"] or variable("PROJECT") or PROJECT,
-        "entity": settings["entity"],
-        "group": settings["group"] or variable("RUN_GROUP") or os.environ.get("CONVZOO_SWEEP") or variable("SWEEP_ID"),
+        "project": settings.project or variable("PROJECT") or PROJECT,
+        "entity": settings.entity,
+        "group": settings.group or variable("RUN_GROUP") or os.environ.get("CONVZOO_SWEEP") or variable("SWEEP_ID"),
         "name": variable("NAME") or name,
         "job_type": variable("JOB_TYPE") or "train",
-        "tags": settings["tags"],
+        "tags": settings.tags,
         "resume": resume if resume in RESUMES else "allow",
     }

@@ -1,0 +1,83 @@
+"""Rules for values of the configuration: a check, and the text that says what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+Rule = tuple[Callable[[Any], bool], str]
+
+MANY = 10**12
+"""Of anything that is counted: more is a slip, and too much for what a run computes with."""
+
+
+def whole(low: int, high: int = MANY) -> Rule:
+    return lambda v: type(v) is int and low <= v <= high, _range("a whole number from", low, high)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
+    text = _range(f"a number {'above' if above else 'from'}", low, high)
+    return lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v <= high and v < 1e30, text
+
+
+def _range(what: str, low: float, high: float) -> str:
+    return f"{what} {low:g}" + (f" to {high:,}" if high < math.inf else "")
+
+
+def or_null(rule: Rule) -> Rule:
+    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+def one_of(values: tuple[str, ...]) -> Rule:
+    return lambda v: v in values, ", ".join(values)
+
+
+def seconds_of(time: str | None) -> float | None:
+    """Seconds of ``[[DD:]HH:]MM:SS``; None for null.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if time is None:
+        return None
+    if not re.fullmatch(r"\d+(:\d\d){1,3}", time, re.ASCII):
+        raise ValueError(time)
+    parts = [int(part) for part in reversed(time.split(":"))]
+    return float(sum(part * unit for part, unit in zip(parts, (1, 60, 3600, 86400), strict=False)))
+
+
+def is_time(value: Any) -> bool:
+    try:
+        return value is None or seconds_of(value) > 0
+    except (ValueError, TypeError):
+        return False
+
+
+SWITCH: Rule = (lambda v: type(v) is bool, "true or false")
+
+TEXT: Rule = (lambda v: type(v) is str and bool(v.strip()), "a text")
+ANY_TEXT: Rule = (lambda v: type(v) in (str, int), "a text")
+NAME: Rule = (
+    lambda v: type(v) in (str, int) and 0 < len(str(v).strip()) <= 128 and str(v).isprintable(),
+    "a text of one line and at most 128 characters",
+)
+TIME: Rule = (
+    lambda v: type(v) is str and re.fullmatch(r"\d+:\d{1,2}:\d{1,2}:\d{1,2}", v, re.ASCII) is not None,
+    "a time as DAYS:HOURS:MINUTES:SECONDS, 00:12:00:00",
+)
+SHARES: Rule = (
+    lambda v: type(v) is list and bool(v) and all(type(x) in (int, float) and abs(x) < 1e6 for x in v),
+    "a list of numbers, one a channel",
+)
+RANGE: Rule = (
+    lambda v: type(v) is list and len(v) == 2 and all(type(x) in (int, float) for x in v) and 0 < v[0] <= v[1] <= 1,
+    "[LOW,HIGH] with 0 < LOW ≤ HIGH ≤ 1",
+)
+LIMIT: Rule = (
+    lambda v: (type(v) is int and 0 <= v <= MANY) or (type(v) is float and 0 <= v <= 1),
+    "a whole number of batches, or a share from 0.0 to 1.0",
+)
+ANYTHING: Rule = (lambda v: True, "")
+"""For what Lightning checks itself, and says clearly."""
