@@ -134,7 +134,7 @@ def test_a_quota_counts_as_cores(monkeypatch):
 
 def test_what_is_timed_runs_alone():
     timed = job()
-    timed.config["task"] = "time"
+    timed.spec = timed.spec.having(task="time")
     engine = LocalEngine(4, "auto", 0, "s", Pool(False))
     assert engine.at_once([timed] * 3) == 1 and engine.at_once([job()] * 3) == 3
     engine._running = [_Running(job(), None, [], 1)]

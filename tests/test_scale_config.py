@@ -161,6 +161,6 @@ def test_a_match_is_a_choice_of_scale(overrides, name, depth):
     net = on_meta("resnet18", conv="separable", width=0.5, depth=depth, num_classes=10, in_chans=1, stem="small")
     config["model"]["match"] = f"params:{zoo.cost(net, 32, 1).params}"
     settled, found = meet_budget(CellSpec.of(config))
-    assert found.miss == 0 and settled["scale"]["name"] == name
+    assert found.miss == 0 and settled.scale.name == name
     assert (find_scale(settled).depth, find_scale(settled).width) == (depth, found.value)
     assert image_sizes(settled) == image_sizes(CellSpec.of(config))

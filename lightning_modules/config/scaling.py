@@ -22,7 +22,7 @@ def check_scaling(spec: CellSpec) -> None:
     backbone, scale, model = find_network(spec).backbone, find_scale(spec), spec.model
     if spec.scale.name != "none" and model.phi is not None:
         raise ConvzooError(
-            f"model.phi={model['phi']} and scale={spec.scale.name} both scale the network. Leave out one "
+            f"model.phi={model.phi} and scale={spec.scale.name} both scale the network. Leave out one "
             "(scale=compound scales the image too)."
         )
     image_sizes(spec)
@@ -39,7 +39,7 @@ def check_scaling(spec: CellSpec) -> None:
 
 
 def _check_match(model: ModelOptions, scaled_by: str, scale: Scale) -> None:
-    what = f"model.match={model['match']} looks for a {model['match_over']}"
+    what = f"model.match={model.match} looks for a {model.match_over}"
     if model.match_over == "phi" and (scaled_by != "none" or model.phi is not None):
         raise ConvzooError(f"{what}, which scales depth, width and image. Leave out model.phi and scale.")
     if scale.width != 1:
