@@ -26,6 +26,7 @@ from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import cell_id, recipe
 from lightning_modules.config.rules import seconds_of
 from lightning_modules.config.schema import CellSpec
+from lightning_modules.config.values import quoted
 from lightning_modules.hardware.ddp import launch_ranks
 from lightning_modules.hardware.devices import Hardware, check_ranks, global_rank, inside_a_rank, resolve_hardware
 from lightning_modules.hardware.requeue import requeued
@@ -34,7 +35,6 @@ from lightning_modules.results.files import remove_unfinished, why_not, write_wh
 from lightning_modules.results.finished_run import finished_before
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
-from lightning_modules.sweep.jobs import quoted
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking.tracker import Tracking
 from zoo.errors import ConvzooError

@@ -19,7 +19,6 @@ from lightning_modules import BadSteps, run_cell
 from lightning_modules.callbacks import bad_steps
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
-from lightning_modules.loop import use_lean_loop
 from lightning_modules.rng import set_torch_states
 from zoo import ConvzooError
 
@@ -104,13 +103,11 @@ def images(bad: int, value: float, batches: int = 8):
     return TensorDataset(pixels.view(-1, 4), torch.randint(0, 2, (batches * 4,), generator=generator))
 
 
-def fit(folder, where="forward", action="stop", lean=True, kind=BadSteps, optimizer="fused", bad=BAD, **settings):
+def fit(folder, where="forward", action="stop", kind=BadSteps, optimizer="fused", bad=BAD, **settings):
     L.seed_everything(3, verbose=False)
     value = float("nan") if where == "batch" else MARK
     watch, steps = Watch(), kind(folder, action, at_most=settings.pop("at_most", 20))
     trainer = L.Trainer(callbacks=[steps, watch], max_epochs=2, enable_checkpointing=False, **QUIET, **settings)
-    if lean:
-        use_lean_loop(trainer)
     module, error = Module(where, optimizer), None
     try:
         trainer.fit(module, DataLoader(images(bad, value), batch_size=4))
@@ -142,7 +139,6 @@ LAYERS = {
     ("where", "settings"),
     [
         *((where, {}) for where in LAYERS),
-        ("backward", {"lean": False}),
         ("loss", {"precision": "bf16-mixed"}),
         ("forward", {"gradient_clip_val": 0.1}),
     ],
@@ -164,24 +160,18 @@ def test_the_run_stops_with_the_step_the_layer_and_the_batch(where, kind, settin
 
 
 @pytest.mark.parametrize(
-    ("where", "optimizer", "lean"),
-    [
-        *((where, "fused", True) for where in LAYERS),
-        ("batch", "plain", True),
-        ("batch", "sgd", True),
-        ("loss", "sgd", False),
-        ("backward", "fused", False),
-    ],
+    ("where", "optimizer"),
+    [*((where, "fused") for where in LAYERS), ("batch", "plain"), ("batch", "sgd"), ("loss", "sgd")],
 )
-def test_a_skipped_step_changes_nothing(where, optimizer, lean, tmp_path):
-    module, states, steps, error = fit(tmp_path, where, "skip", lean, optimizer=optimizer)
+def test_a_skipped_step_changes_nothing(where, optimizer, tmp_path):
+    module, states, steps, error = fit(tmp_path, where, "skip", optimizer=optimizer)
     assert error is None and steps.metrics == {"train/skipped_steps": 2}  # once an epoch
     for bad in (BAD, BAD + 8):
         assert equal(states[bad - 2], states[bad - 1]) and not equal(states[bad - 1], states[bad])
     assert all(v.isfinite().all() for v in module.state_dict().values())
     assert torch.load(tmp_path / "bad_batch.pt", weights_only=True)["step"] == BAD
     if optimizer != "plain":
-        again = fit(tmp_path, where, "skip", lean, Later, optimizer)
+        again = fit(tmp_path, where, "skip", Later, optimizer)
         assert again[3] is None and again[2].metrics == steps.metrics
         assert all(map(equal, states, again[1]))
 
@@ -243,7 +233,6 @@ class Small(L.LightningModule):
 
 def train(module, callbacks, batches=6, checkpoints=False, **settings):
     trainer = L.Trainer(callbacks=callbacks, max_epochs=1, enable_checkpointing=checkpoints, **QUIET, **settings)
-    use_lean_loop(trainer)
     trainer.fit(module, DataLoader(torch.ones(batches, 3, 40), batch_size=None))
 
 
@@ -368,8 +357,7 @@ def test_whatever_optimizer_there_is(make, many, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["whole", "in place", "part"])
-@pytest.mark.parametrize("lean", [True, False])
-def test_a_compiled_module_is_looked_into(how, lean, tmp_path):
+def test_a_compiled_module_is_looked_into(how, tmp_path):
     torch.compiler.reset()
     module = Module("forward")
     if how == "whole":
@@ -381,8 +369,6 @@ def test_a_compiled_module_is_looked_into(how, lean, tmp_path):
         module.net = Behind(module.net)
         given = module
     trainer = L.Trainer(callbacks=[BadSteps(tmp_path)], max_epochs=1, enable_checkpointing=False, **QUIET)
-    if lean:
-        use_lean_loop(trainer)
     with pytest.raises(ConvzooError, match=rf"step {BAD} .*the output of net\.3 \(Layer\)"):
         trainer.fit(given, DataLoader(images(BAD, MARK), batch_size=4))
 
@@ -500,7 +486,6 @@ def test_all_ranks_decide_the_same(tmp_path):
         trainer = L.Trainer(
             callbacks=[steps, watch], max_epochs=1, enable_checkpointing=False, strategy="ddp_fork", devices=2, **QUIET
         )
-        use_lean_loop(trainer)
         module = Ranks("forward")
         trainer.fit(module, DataLoader(images(0, 0), batch_size=4))
         return module

@@ -19,7 +19,6 @@ from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware.micro_batch import MicroBatch
 from lightning_modules.hardware.out_of_memory import is_out_of_memory
-from lightning_modules.loop import use_lean_loop
 from zoo import ConvzooError
 
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you ...")
@@ -223,7 +222,6 @@ def test_ranks_and_accumulation_see_no_difference(settings, tmp_path):
             default_root_dir=tmp_path,
             **settings,
         )
-        use_lean_loop(trainer)
         trainer.fit(module, DataLoader(data, batch_size=5))
         found.append(module.state_dict())
     assert all(torch.allclose(value, found[1][name]) for name, value in found[0].items())
@@ -245,7 +243,6 @@ def test_without_it_the_message_says_what_to_lower(tmp_path, monkeypatch):
 
 REAL = """
 import resource, torch
-from lightning_modules.loop import use_lean_loop
 from lightning_modules.hardware.micro_batch import MicroBatch
 torch.set_num_threads(1)
 net = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(8)])

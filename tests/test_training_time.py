@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_modules import SpeedLogger
 from lightning_modules.callbacks import stopwatch
-from lightning_modules.loop import use_lean_loop
 
 FETCH, TRAIN, PAUSE = 2.0, 6.0, 1000.0
 BATCH = 4
@@ -140,7 +139,7 @@ class SlowLogger(CSVLogger):
         super().save()
 
 
-def fit(clock, tmp_path, module=None, data=None, lean=False, around=(), batches=10, epochs=2, **settings):
+def fit(clock, tmp_path, module=None, data=None, around=(), batches=10, epochs=2, **settings):
     speed = SpeedLogger()
     before, after = around or ((), ())
     settings = {"logger": False, "enable_checkpointing": False, **settings}
@@ -153,8 +152,6 @@ def fit(clock, tmp_path, module=None, data=None, lean=False, around=(), batches=
         default_root_dir=tmp_path,
         **settings,
     )
-    if lean:
-        use_lean_loop(trainer)
     held_back = DataLoader(TensorDataset(torch.randn(2, 3, 8, 8)))
     data = DataLoader(Data(clock, batches), BATCH) if data is None else data
     trainer.fit(module or Module(clock), data, held_back)
@@ -162,7 +159,6 @@ def fit(clock, tmp_path, module=None, data=None, lean=False, around=(), batches=
     return speed
 
 
-@pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -178,10 +174,10 @@ def fit(clock, tmp_path, module=None, data=None, lean=False, around=(), batches=
     ids=str,
 )
 @pytest.mark.parametrize("place", ["before", "after", "both"])
-def test_nothing_but_training_counts(settings, lean, place, clock, tmp_path) -> None:
+def test_nothing_but_training_counts(settings, place, clock, tmp_path) -> None:
     slow = Slow(clock)
     around = {"before": ([slow], []), "after": ([], [slow]), "both": ([slow], [slow])}[place]
-    speed = fit(clock, tmp_path, lean=lean, around=around, **settings)
+    speed = fit(clock, tmp_path, around=around, **settings)
     if settings.get("accumulate_grad_batches"):
         # Every other batch has no optimizer step: the median of 5 and 8 seconds.
         assert BATCH / 8 <= speed.rate.median <= BATCH / 5
@@ -190,15 +186,13 @@ def test_nothing_but_training_counts(settings, lean, place, clock, tmp_path) -> 
         assert speed.data_wait == pytest.approx(WAIT)
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_nor_do_loggers_checkpoints_and_the_module_s_own_hooks(lean, clock, tmp_path) -> None:
+def test_nor_do_loggers_checkpoints_and_the_module_s_own_hooks(clock, tmp_path) -> None:
     save = L.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
     rates = L.callbacks.LearningRateMonitor("step")
     speed = fit(
         clock,
         tmp_path,
         Restless(clock),
-        lean=lean,
         around=([save, rates, Slow(clock)], []),
         logger=SlowLogger(clock, tmp_path),
         log_every_n_steps=1,

@@ -129,6 +129,6 @@ def _sets(override: str, *keys: str) -> bool:
 
 def _value(place: str) -> str:
     """A place as Hydra reads it in a list."""
-    from lightning_modules.sweep.jobs import quoted
+    from lightning_modules.config.values import quoted
 
     return place if re.fullmatch(r"[\w./:-]+", place, re.ASCII) else quoted(place)

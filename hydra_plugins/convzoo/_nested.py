@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hydra_plugins.convzoo._cli import known_keys
-from lightning_modules.sweep.jobs import quoted
+from lightning_modules.config.values import quoted
 from zoo.errors import ConvzooError
 
 PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_][\w./-]*", re.IGNORECASE)

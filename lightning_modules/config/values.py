@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -46,3 +47,8 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}" (a text)' if LOOKS_OTHERWISE.fullmatch(value.strip()) else value
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(folder: str | os.PathLike[str]) -> str:
+    """A folder as Hydra reads it in an override, whatever is in its name."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"

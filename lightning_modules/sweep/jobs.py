@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_modules.config.identity import cell_id
 from lightning_modules.config.schema import CellSpec
+from lightning_modules.config.values import quoted
 from lightning_modules.results.result import EPOCHS, LOCK, read_result
 from lightning_modules.results.result import FILE as RESULT
 from zoo.report.lock_state import is_locked
@@ -130,11 +131,6 @@ def forget_failure(folder: Path, id: str) -> None:
 def not_completed(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that should have completed and have not."""
     return [job for job in jobs if job.runs and job.status() != "completed"]
-
-
-def quoted(folder: str | os.PathLike[str]) -> str:
-    """A folder as Hydra reads it in an override, whatever is in its name."""
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def command(job: Job) -> list[str]:
