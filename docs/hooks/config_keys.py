@@ -41,7 +41,7 @@ value that you must give, `null` one that convzoo finds itself.
 
 def groups() -> list[str]:
     """Configuration groups, in the order of config.yaml."""
-    listed = [list(entry)[0] for entry in OmegaConf.load(CONF / "config.yaml").defaults if not isinstance(entry, str)]
+    listed = [next(iter(entry)) for entry in OmegaConf.load(CONF / "config.yaml").defaults if not isinstance(entry, str)]
     found = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
     return sorted(found, key=lambda group: (listed.index(group) if group in listed else len(listed), group))
 
@@ -86,7 +86,7 @@ def _group_section(group: str, default: str | None) -> str:
     anywhere = {key: text for found in reversed(notes.values()) for key, text in found.items()}
     for path in files:
         for key, value in values(group, path.stem).items():
-            if key != "name" or value != path.stem and group != "conv":
+            if key != "name" or value == "???" or len(files) == 1:
                 keys.setdefault(key, {})[path.stem] = (value, notes[path.stem].get(key, ""))
     lines = [f"## `{group}`\n"]
     described = {path.stem: " ".join(header(path).split()) for path in files}
