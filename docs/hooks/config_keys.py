@@ -41,7 +41,9 @@ value that you must give, `null` one that convzoo finds itself.
 
 def groups() -> list[str]:
     """Configuration groups, in the order of config.yaml."""
-    listed = [next(iter(entry)) for entry in OmegaConf.load(CONF / "config.yaml").defaults if not isinstance(entry, str)]
+    listed = [
+        next(iter(entry)) for entry in OmegaConf.load(CONF / "config.yaml").defaults if not isinstance(entry, str)
+    ]
     found = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
     return sorted(found, key=lambda group: (listed.index(group) if group in listed else len(listed), group))
 

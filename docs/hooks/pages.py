@@ -25,7 +25,9 @@ def on_files(files, config):
         "reference/lightning_modules.md": public_api.page("lightning_modules"),
     }
     for path in sorted((ROOT / "examples").glob("*.ipynb")):
-        pages[f"examples/{path.stem}.md"] = notebook.markdown(json.loads(path.read_text()))
+        # Links to docs/ in the repository become links inside the site.
+        text = notebook.markdown(json.loads(path.read_text())).replace("](../docs/", "](../")
+        pages[f"examples/{path.stem}.md"] = text
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files

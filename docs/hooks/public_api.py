@@ -39,7 +39,8 @@ def page(package: str) -> str:
 
 
 def _entry(package: str, name: str, value: object) -> str:
-    heading = f"### `{package}.{name}` {{ #{package}.{name} }}\n"
+    public = f"{package}.{name}"
     if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return f"{heading}\nOne of {', '.join(f'`{key}`' for key in value)}.\n"
-    return f"{heading}\n::: {value.__module__}.{value.__qualname__}\n    options:\n      show_root_heading: false\n"
+        return f"### `{public}` {{ #{public} }}\n\nOne of {', '.join(f'`{key}`' for key in value)}.\n"
+    options = f"    options:\n      heading: {public}\n      toc_label: {public}\n"
+    return f"[](){{ #{public} }}\n\n::: {value.__module__}.{value.__qualname__}\n{options}"
