@@ -108,10 +108,8 @@ def test_commands_exist(words):
             check_overrides(overrides)
         case ["python", "-m", "zoo", verb, *rest]:
             check_flags(("-m", "zoo", verb), rest)
-        case ["python", "-m", module, *rest]:
+        case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module), module
-            if module.startswith(("zoo", "lightning_modules")):
-                check_flags(("-m", module), rest)
         case ["python", "your_script.py"]:
             pass
         case ["python" | "bash", file, *_]:
@@ -183,9 +181,9 @@ def test_reference_has_every_key_and_option():
 
     page = config_keys.page()
     for group in config_keys.groups():
+        assert f"## `{group}`" in page
         for path in (ROOT / "conf" / group).glob("[!_]*.yaml"):
-            assert group == "experiment" or len(config_keys.values(group, path.stem)) == 0 or f"## `{group}`" in page
-            assert path.stem in page
+            assert group in ("checkpoint", "sweep", "trainer") or path.stem in page
     for group, keys in cell_config().items():
         for key in keys if isinstance(keys, dict) else ():
             assert key == "name" or f"`{group}.{key}" in page

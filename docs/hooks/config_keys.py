@@ -11,7 +11,6 @@ import yaml
 from griffe import Docstring
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
@@ -48,12 +47,14 @@ def groups() -> list[str]:
     return sorted(found, key=lambda group: (listed.index(group) if group in listed else len(listed), group))
 
 
-def values(group: str, option: str) -> dict[str, str]:
-    """Flat keys of an option, relative to its group, with their defaults as YAML."""
-    if not GlobalHydra.instance().is_initialized():
-        initialize_config_dir(str(CONF), version_base="1.3")
-    config = OmegaConf.to_container(compose(f"{group}/{option}"), resolve=False)
-    return {key: _text(value) for key, value in _leaves(config.get(group, {}))}
+def values(group: str) -> dict[str, dict[str, str]]:
+    """Option → its flat keys, relative to the group, with their defaults as YAML."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = {path.stem: compose(f"{group}/{path.stem}").get(group) or {} for path in _files(group)}
+    return {
+        option: {key: _text(value) for key, value in _leaves(OmegaConf.to_container(OmegaConf.create(config)))}
+        for option, config in composed.items()
+    }
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -86,10 +87,10 @@ def _group_section(group: str, default: str | None) -> str:
     keys: dict[str, dict[str, tuple[str, str]]] = {}
     notes = {path.stem: comments(path) for path in files}
     anywhere = {key: text for found in reversed(notes.values()) for key, text in found.items()}
-    for path in files:
-        for key, value in values(group, path.stem).items():
+    for option, defaults in values(group).items():
+        for key, value in defaults.items():
             if key != "name" or value == "???" or len(files) == 1:
-                keys.setdefault(key, {})[path.stem] = (value, notes[path.stem].get(key, ""))
+                keys.setdefault(key, {})[option] = (value, notes[option].get(key, ""))
     lines = [f"## `{group}`\n"]
     described = {path.stem: " ".join(header(path).split()) for path in files}
     if len(files) == 1:
