@@ -139,6 +139,8 @@ def check_overrides(given: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     words = [word for word in given if word != "-m"]
+    if any(word.startswith("-") for word in words):
+        return  # a reader's own folder of configurations
     parsed = OverridesParser.create().parse_overrides(words)
     values = [
         [f"{o.input_line.split('=')[0]}={value}" for value in o.sweep_string_iterator()]
