@@ -4,7 +4,7 @@ VENV := .venv
 ARGS ?= model=effnet conv=separable act=swish
 READY := $(VENV)/.ready
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 train: $(READY)
 	$(VENV)/bin/python train.py $(ARGS)
@@ -16,10 +16,14 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# The site, in site/. Broken links and missing pages are errors; nothing is downloaded.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build site
