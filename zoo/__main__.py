@@ -1,4 +1,4 @@
-"""``python -m zoo``: what can be asked without training."""
+"""``python -m zoo``: reports, cost tables, golden costs and exports, all without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
 
 COMMANDS = "convzoo.commands"
-"""Entry points of further verbs: modules with `HELP`, `add_options` and `run`."""
+"""Entry point group for additional verbs: modules with `HELP`, `add_options` and `run`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         code = given.run(given) or 0
-        if sys.stdout is not None:  # closed by whoever started this
+        if sys.stdout is not None:  # the parent process may have closed it
             sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has gone (`… | head`); Python would complain once more when it closes the stream.
+        # The reader closed the pipe (`… | head`). Without this, Python reports the error again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ConvzooError, OSError) as error:

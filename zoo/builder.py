@@ -36,29 +36,30 @@ def build(
 ) -> nn.Module:
     """Builds a network, rewrites its convolutions, then its activations.
 
-    With everything ``native`` it is timm's network, bit for bit: the same state_dict keys and logits.
+    With every choice ``native`` the result is timm's network, bit for bit: the same state_dict keys and logits.
 
     Args:
-        backbone: Any name that timm knows (``resnet18``, ``efficientnet_b0``, ``mobilenetv1_100`` …).
+        backbone: Any timm model name (``resnet18``, ``efficientnet_b0``, ``mobilenetv1_100`` …).
         conv: Conv kind, see `zoo.rewrite`.
         act: Activation, see `zoo.swap_activations`.
-        num_classes: Width of the classifier; 0 for none.
-        in_chans: Channels of the image.
-        pretrained: Start from timm's weights (downloaded); rewritten convolutions start at random all the same.
-        conv_options: ``between``, ``groups``, ``group_size`` of `zoo.rewrite`.
-        stem: ``imagenet`` as published, or ``small`` for images of 64 pixels and below (stride 1, no max-pool).
-        width: Times the channels of every layer (ResNet, MobileNet, EfficientNet; see `zoo.backbones.scaled_builders`).
-        depth: Times the blocks of every stage; a sequence of factors gives each stage its own.
-        phi: Both at once, depth 1.2^φ and width 1.1^φ: ``efficientnet_b0`` with ``phi=1`` is B2.
-        ranks: The structure of a converted network (`zoo.ConversionReport.ranks`): these convolutions get the form
-            ``conv`` at ranks of their own, and no other is rewritten. None: every one, at the kind's own rank.
+        num_classes: Number of classes; 0 for no classifier.
+        in_chans: Number of image channels.
+        pretrained: Load timm's weights (downloaded). Rewritten convolutions are initialised at random nevertheless.
+        conv_options: Keyword arguments of `zoo.rewrite`: ``between``, ``groups``, ``group_size``.
+        stem: ``imagenet`` (as published), or ``small`` for images up to 64 pixels (stride 1, no max-pool).
+        width: Multiplier for the channels of every layer (ResNet, MobileNet and EfficientNet; see
+            `zoo.backbones.scaled_builders`).
+        depth: Multiplier for the blocks of every stage; a sequence gives one factor per stage.
+        phi: Compound coefficient, sets both: depth 1.2^φ, width 1.1^φ. ``efficientnet_b0`` with ``phi=1`` is B2.
+        ranks: The structure of a converted network (`zoo.ConversionReport.ranks`): the convolutions named here get the
+            form ``conv`` at these ranks, and no other is rewritten. None rewrites all, at the kind's own rank.
         **timm_kwargs: Passed to `timm.create_model`.
 
     Returns:
-        A network from (N, in_chans, H, W) to (N, num_classes).
+        A network that maps (N, in_chans, H, W) to (N, num_classes).
 
     Raises:
-        ConvzooError: A name that does not exist, or a network that cannot be rewritten.
+        ConvzooError: A name does not exist, or the network cannot be rewritten.
     """
     net = build_native(
         backbone, num_classes, in_chans, pretrained, stem=stem, width=width, depth=depth, phi=phi, **timm_kwargs
@@ -79,7 +80,7 @@ def build_native(
     phi: float | None = None,
     **timm_kwargs: Any,
 ) -> nn.Module:
-    """The network of `build` before its convolutions and activations are rewritten."""
+    """Builds the network of `build`, before its convolutions and activations are rewritten."""
     choose("stem", stem, ("small", "imagenet"))
     settings = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **timm_kwargs}
     if phi is not None:
@@ -101,7 +102,7 @@ def apply_choices(
     conv_options: dict[str, Any] | None = None,
     ranks: Mapping[str, int] | None = None,
 ) -> None:
-    """Rewrites a native network's convolutions, then its activations, in place: the second half of `build`."""
+    """Rewrites a native network's convolutions, then its activations, in place; the second half of `build`."""
     if ranks is None:
         rewrite(net, conv, **(conv_options or {}))
     else:

@@ -1,4 +1,4 @@
-"""The user's cache folder: what convzoo may make again at any time."""
+"""Manages the user's cache folder, which holds only what convzoo can compute again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 
 def cache_folder(name: str) -> Path | None:
-    """A folder of convzoo's in ``$XDG_CACHE_HOME``, else ``~/.cache``; None where it cannot be used.
+    """Returns convzoo's folder ``name`` in ``$XDG_CACHE_HOME``, else ``~/.cache``; None if it is not usable.
 
-    What lies there is believed, and compiled kernels are run: a folder of somebody else's is not used, and nobody else
-    may write to ours.
+    Cached files are trusted, and cached kernels are executed. So a folder that another user owns is rejected, and
+    write access is taken from all other users.
 
     Args:
-        name: What is kept there.
+        name: Subfolder, one per kind of content.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME")
@@ -29,18 +29,18 @@ def cache_folder(name: str) -> Path | None:
         if not is_ours(folder):
             folder.chmod(0o700)
         return folder if os.access(folder, os.W_OK) else None
-    except (OSError, RuntimeError):  # no home
+    except (OSError, RuntimeError):  # Path.home() finds no home directory
         return None
 
 
 def is_ours(path: Path, or_shared: bool = False) -> bool:
-    """Whether a file or a folder is this user's, and (but for ``or_shared``) nobody else's to write."""
+    """Returns whether this user owns a path and (unless ``or_shared``) no other user may write to it."""
     found = path.stat()
     return found.st_uid == os.geteuid() and (or_shared or not found.st_mode & 0o022)
 
 
 def recall(kind: str, name: str) -> dict[str, Any]:
-    """What `remember` kept; empty where there is nothing, or nothing that can be read."""
+    """Returns what `remember` stored; empty if nothing is stored or it is unreadable."""
     folder = cache_folder(kind)
     with contextlib.suppress(OSError, ValueError):
         known = json.loads((folder / f"{name}.json").read_text()) if folder else None
@@ -50,7 +50,7 @@ def recall(kind: str, name: str) -> dict[str, Any]:
 
 
 def remember(kind: str, name: str, known: dict[str, Any]) -> None:
-    """Keeps it for later processes, whole or not at all: jobs write side by side. Where it cannot, it does nothing."""
+    """Stores a dictionary for later processes, atomically, since jobs write concurrently. Write errors are ignored."""
     folder = cache_folder(kind)
     if folder is None:
         return
@@ -62,9 +62,9 @@ def remember(kind: str, name: str, known: dict[str, Any]) -> None:
             os.replace(temporary, folder / f"{name}.json")
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)  # where it has not become the file
+                os.unlink(temporary)  # still there only if the write or the rename failed
 
 
 def digest(value: Any) -> str:
-    """A hash of a plain value, the same in every process."""
+    """Returns a hash of a plain value, the same in every process."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

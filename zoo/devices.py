@@ -1,4 +1,4 @@
-"""What devices are called, and what a processor can do."""
+"""Names devices, and lists the instruction sets of the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
+    """Returns the vendor's name of a CUDA device or of the CPU; for any other device its PyTorch name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -20,13 +20,13 @@ def device_name(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The processor's name and the instructions that it knows, as text."""
+    """Returns the CPU's name and its instruction set flags, as text."""
     known = sorted({line for line in _cpu_info() if line.startswith(("model name", "flags", "Features"))})
     return "\n".join(known) or f"{platform.machine()} {platform.processor()}"
 
 
 @functools.cache
 def _cpu_info() -> tuple[str, ...]:
-    """What Linux says of its processors, line by line; nothing elsewhere."""
+    """Returns the lines of Linux's ``/proc/cpuinfo``; empty on other systems."""
     info = Path("/proc/cpuinfo")
     return tuple(info.read_text().splitlines()) if info.exists() else ()

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the one way to check a choice or an optional package."""
+"""Defines the exceptions for user errors, and checks choices and optional packages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from zoo.text import clean
 
 
 class ConvzooError(ValueError):
-    """A mistake of the user's. Its text is complete: what was wrong, what is allowed, what to type instead.
+    """A user error. The message is complete: what is wrong, what is allowed, and what to type instead.
 
-    It quotes what was given, so it is cleaned: no name can work the terminal that shows it.
+    Messages quote user input, so they are sanitised: a name cannot send control sequences to the terminal.
     """
 
     def __init__(self, text: str) -> None:
@@ -21,26 +21,28 @@ class ConvzooError(ValueError):
 
 
 class UnfitError(ConvzooError):
-    """A combination that makes no sense though each of its choices exists: a conv kind that cannot be had in a network,
-    a budget that no width meets. A sweep leaves it out and goes on."""
+    """A combination of valid choices that cannot work.
+
+    For example a conv kind that a network cannot take, or a budget that no width meets. A sweep skips such a cell.
+    """
 
 
 def closest(value: object, allowed: Iterable[object]) -> str | None:
-    """The allowed value that looks most like ``value``, or None."""
+    """Returns the allowed value that is spelled most like ``value``, or None."""
     matches = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def choose(what: str, value: object, allowed: Iterable[object]) -> str:
-    """Returns ``str(value)`` when it is one of ``allowed``.
+    """Returns ``str(value)`` if it is one of ``allowed``.
 
     Args:
-        what: What is being chosen, as the user types it (``conv``, ``model.variant``).
-        value: What the user gave.
-        allowed: Every value that would do.
+        what: Name of the choice, as the user types it (``conv``, ``model.variant``).
+        value: The user's value.
+        allowed: All allowed values.
 
     Raises:
-        ConvzooError: ``value`` is not allowed; the text names the allowed values and the closest one.
+        ConvzooError: ``value`` is not allowed; the message lists the allowed values and the closest one.
     """
     allowed = [str(a) for a in allowed]
     if str(value) in allowed:
@@ -54,7 +56,7 @@ def need_packages(extra: str, *packages: str) -> None:
     """Checks that optional packages are installed.
 
     Raises:
-        ConvzooError: Some are not; the text says what to install.
+        ConvzooError: A package is missing; the message says what to install.
     """
     if missing := [p for p in packages if importlib.util.find_spec(p) is None]:
         raise ConvzooError(
@@ -64,7 +66,7 @@ def need_packages(extra: str, *packages: str) -> None:
 
 
 def plain_words(error: Exception) -> str:
-    """What went wrong with a file, or a mistake of the user's, as one text for the person who typed the command."""
+    """Formats a file error or a user error as one message for the command line."""
     if not isinstance(error, OSError):
         return clean(error)
     try:

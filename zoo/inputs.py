@@ -1,4 +1,4 @@
-"""What a network takes: an input that is given, or images of sizes and channels that are tried in turn."""
+"""Finds inputs that a network accepts: the given ones, or images of likely sizes and channels, tried in turn."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 Size = int | tuple[int, int]
 
 SIZES = (224, 32, 28, 64, 96, 299)
-"""Images that networks are made for, tried in turn where nothing says the size."""
+"""Common image sizes, tried in turn if the size is not known."""
 
 LARGER = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
-"""Images that are tried, the smallest first, to say which would do in the place of one that does not."""
+"""Image sizes that are tried in ascending order, to suggest one in place of a size that fails."""
 
 OURS = ("zoo", "lightning_modules")
 
@@ -32,9 +32,9 @@ class Run:
     """A network and an input, ready to run.
 
     Attributes:
-        net: A copy of the network's modules: to be watched.
-        args, kwargs: What its forward is called with.
-        real: Whether it computes, or runs on the meta device.
+        net: A copy of the network's modules, free to be observed.
+        args, kwargs: Arguments of its forward.
+        real: Whether it computes with real tensors, instead of running on the meta device.
     """
 
     net: nn.Module
@@ -43,7 +43,7 @@ class Run:
     real: bool = False
 
     def __call__(self, watch: AbstractContextManager[Any] | None = None, training: bool = False) -> Any:
-        """Runs it under ``watch``, and returns its output."""
+        """Runs the network under ``watch`` and returns its output."""
         watch = watch or nullcontext()
         return run_watched(self.net, self.args, self.kwargs, watch, real=self.real, training=training)
 
@@ -56,20 +56,22 @@ def try_inputs(
     inputs: Any = None,
     batch: int = 2,
 ) -> T:
-    """What ``attempt`` returns for the first input that the network takes.
+    """Returns the result of ``attempt`` for the first input that the network accepts.
 
-    First on the meta device. What needs values (``if x.max() > 1``, ``.item()``, NumPy, a tensor that is no buffer) is
-    run again with real tensors, where the network is.
+    Inputs are tried on the meta device first. If all fail there, they are tried again with real tensors on the
+    network's device, for networks that need values (``if x.max() > 1``, ``.item()``, NumPy, a tensor that is not a
+    buffer).
 
     Args:
-        attempt: Gets a `Run`, calls it, and begins afresh each time.
-        image_size: H = W, or (H, W); None to find out.
-        in_chans: Channels; None to find out, and to give a network of several inputs the image for each.
-        inputs: What the forward is called with instead: a tensor, a tuple of arguments, or a dict of named ones.
-        batch: Images of the inputs that are tried.
+        attempt: Receives a `Run` and calls it. It starts afresh on every call.
+        image_size: H = W, or (H, W); None to try likely sizes.
+        in_chans: Number of channels; None to try likely ones, and to pass the image to every input of a network that
+            has several.
+        inputs: Arguments to call the forward with instead: a tensor, a tuple of arguments, or a dict of named ones.
+        batch: Batch size of the inputs that are tried.
 
     Raises:
-        UnfitError: It ran with none, and what the network itself said.
+        UnfitError: No input works; the message quotes the network's own error.
     """
     first: Exception | None = None
     for real in (False, True):
@@ -77,7 +79,7 @@ def try_inputs(
         for args, kwargs in _candidates(net, image_size, in_chans, inputs, batch, real):
             try:
                 return attempt(Run(structure(net), args, kwargs, real))
-            except Exception as error:  # Whatever a network of somebody's does with an input.
+            except Exception as error:  # Arbitrary networks may raise anything.
                 if isinstance(error, ConvzooError) or is_ours(error):
                     raise
                 errors.append(error)
@@ -86,9 +88,10 @@ def try_inputs(
 
 
 def is_ours(error: Exception) -> bool:
-    """Whether what ended a network's forward pass is a bug of this package, not the network's own error.
+    """Returns whether an error in a forward pass is a bug of this package, not the network's own error.
 
-    torch's operators raise a RuntimeError whoever calls them; anything else that comes from a line of ours is ours.
+    A RuntimeError does not count, since torch's operators raise it for any caller. Any other error raised by code of
+    this package does.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     room = frame.f_globals.get("__name__", "").partition(".")[0]
@@ -96,20 +99,20 @@ def is_ours(error: Exception) -> bool:
 
 
 def call_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and named arguments of a forward pass, from what a person gives as ``inputs``."""
+    """Splits a user's ``inputs`` into the positional and the named arguments of a forward pass."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def name_of(net: nn.Module) -> str:
-    """What a network is called: timm's name of it, or its class."""
+    """Returns timm's name of a network, or the name of its class."""
     known = (getattr(net, "pretrained_cfg", None) or {}).get("architecture")
     return str(known or type(net).__name__)
 
 
 def one_line(error: BaseException) -> str:
-    """The type of an exception and the first line of its text."""
+    """Returns the type of an exception and the first line of its message."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -128,13 +131,13 @@ def _candidates(
     for shape in input_shapes(net, image_size, in_chans, batch):
         image = torch.empty(shape, dtype=dtype, device="meta")
         if real:
-            # A generator of its own, so that nobody's seed feels it; images are between 0 and 1.
+            # A separate generator leaves the global random state alone. Image values are between 0 and 1.
             image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         yield (image,) * times, {}
 
 
 def _required(net: nn.Module) -> int:
-    """How many arguments a forward pass has to be given."""
+    """Returns the number of required positional arguments of a network's forward."""
     try:
         parameters = inspect.signature(net.forward).parameters.values()
     except (TypeError, ValueError):
@@ -146,7 +149,7 @@ def _required(net: nn.Module) -> int:
 def input_shapes(
     net: nn.Module, image_size: Size | None, in_chans: int | None = None, batch: int = 2
 ) -> Iterator[tuple[int, ...]]:
-    """Inputs that a network may take: images, or rows for its first linear layer where it has no convolution."""
+    """Yields input shapes that a network may accept: images, or rows for its first linear layer if it has no conv."""
     layers = list(net.modules())
     convs = [m.in_channels for m in layers if isinstance(getattr(m, "in_channels", None), int)]
     linear = next((m.in_features for m in layers if isinstance(m, nn.Linear)), None)
@@ -155,8 +158,8 @@ def input_shapes(
         return
     recorded = (getattr(net, "pretrained_cfg", None) or {}).get("input_size")
     sizes = [image_size] if image_size is not None else [*([recorded[1:]] if recorded else []), *SIZES]
-    # A stem may rearrange the pixels, so that its convolution sees more channels than the image has; and what is
-    # registered first may run last.
+    # A stem may rearrange pixels, so that its convolution sees more channels than the image has; and the convolution
+    # that is registered first may run last.
     own = getattr(net, "in_chans", None)
     likely = dict.fromkeys([*([own] if isinstance(own, int) else []), *convs[:1], 3, 1, *sorted(set(convs))[:3]])
     for channels in likely if in_chans is None else [in_chans]:
@@ -198,11 +201,11 @@ def _explain(
 
 
 def _takes(net: nn.Module, attempt: Callable[[Run], Any], size: Size, in_chans: int | None, batch: int) -> bool:
-    """Whether an attempt succeeds with such images on the meta device."""
+    """Returns whether an attempt succeeds with such images on the meta device."""
     for args, kwargs in _candidates(net, size, in_chans, None, batch):
         try:
             attempt(Run(structure(net), args, kwargs))
-        except Exception:  # It does not, for whatever reason.
+        except Exception:  # any error means no
             continue
         return True
     return False

@@ -1,7 +1,7 @@
-"""Where a network's modules stand, and how others come to stand there: at every name, or nowhere.
+"""Finds a network's modules under all of their names, and replaces them under every name or not at all.
 
-One module may have several names (``b = a``; an attribute and a ModuleList), and one tensor several modules
-(``b.weight = a.weight``). Replaced under one name only, the tie would be gone without a word.
+One module may have several names (``b = a``; an attribute and a ModuleList), and several modules may share one tensor
+(``b.weight = a.weight``). A replacement under one name only would silently break the tie.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ RUN_HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-"""What a module calls when it runs."""
+"""Attributes with the hooks that a module calls when it runs."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What is to stand elsewhere than before.
+    """A planned replacement of modules.
 
     Attributes:
-        name: Of the module that is replaced, or in which some are.
-        changes: What is put where, relative to ``name`` ("": in its own place).
-        made: Among what is put there, the module that is new.
+        name: Name of the module that is replaced, or whose submodules are.
+        changes: Name relative to ``name`` ("" for the module itself) → the module to put there.
+        made: The newly made module, which is one of ``changes`` or inside one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Edit:
 
 
 def places_of(net: nn.Module) -> dict[nn.Module, list[str]]:
-    """Every module of a network with all of its names, in the order of the network."""
+    """Maps every module of a network to all of its names, in the order of the network."""
     places: dict[nn.Module, list[str]] = {}
     for name, module in net.named_modules(remove_duplicate=False):
         places.setdefault(module, []).append(name)
@@ -53,13 +53,16 @@ def places_of(net: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def copy_of(net: nn.Module) -> nn.Module:
-    """A copy that shares nothing. torch copies no tensor with a gradient, as `nn.utils.weight_norm` leaves one."""
+    """Copies a network; the copy shares nothing.
+
+    Tensors that were computed with a gradient (by `nn.utils.weight_norm`) are detached, since torch cannot copy them.
+    """
     computed = (t for m in net.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf)
     return copy.deepcopy(net, {id(t): t.detach().clone() for t in computed})
 
 
 def put(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Module]:
-    """Puts modules in the places of others, at all names of each. Returns what stood where."""
+    """Replaces modules under all of their names. Returns the old modules by name."""
     places = places_of(net)
     stood = {name: old for old in new for name in places[old]}
     for name, old in stood.items():
@@ -68,16 +71,16 @@ def put(net: nn.Module, new: Mapping[nn.Module, nn.Module]) -> dict[str, nn.Modu
 
 
 def carry_out(net: nn.Module, edits: Sequence[Edit], what: str) -> None:
-    """Makes all of the edits, at every name, or none.
+    """Applies all edits, under every name, or none.
 
-    The new modules take over what the old ones were besides their weights: whether these are trained, their memory
-    format, and the hooks on a module that is replaced as a whole.
+    New modules inherit whether the old weights were trainable, their memory format, and the hooks of a module that is
+    replaced as a whole.
 
     Args:
-        what: What is being done, for the message (``conv=separable``).
+        what: Name of the change for error messages (``conv=separable``).
 
     Raises:
-        UnfitError: Something would come apart. The network is as it was.
+        UnfitError: An edit would break a tie, lose a hook, or replace the network itself. The network is unchanged.
     """
     places = places_of(net)
     new, gone = {}, {}
@@ -105,14 +108,14 @@ def carry_out(net: nn.Module, edits: Sequence[Edit], what: str) -> None:
 
 
 def check_alone(net: nn.Module, gone: Iterable[nn.Module], replaced: Iterable[nn.Module], what: str) -> None:
-    """Checks that a network will have nothing left of some modules, nor of their weights, when others are replaced.
+    """Checks that a network keeps no reference to some modules, nor to their weights, once others are replaced.
 
     Args:
-        gone: The modules that will not be needed any more.
-        replaced: Modules that contain all of these.
+        gone: The modules that are no longer needed.
+        replaced: The modules to be replaced, which contain all of ``gone``.
 
     Raises:
-        UnfitError: It would; all the names are in the text.
+        UnfitError: A reference would remain; the message lists the names.
     """
     gone, places = set(gone), places_of(net)
     roofs = {name for module in replaced for name in places[module]}
@@ -138,7 +141,7 @@ def check_alone(net: nn.Module, gone: Iterable[nn.Module], replaced: Iterable[nn
 
 
 def hidden_places(net: nn.Module, modules: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """(where, which) of references to modules that PyTorch does not know of: in lists, methods, plain attributes."""
+    """Returns (name, module) of references that PyTorch does not register: in lists, methods, plain attributes."""
     wanted = set(modules)
     return [
         (_join(names[0] or type(net).__name__, attribute), module)
@@ -161,7 +164,7 @@ def _modules_in(value: Any, depth: int = 4) -> Iterator[nn.Module]:
 
 
 def take_after(new: nn.Module, old: Iterable[nn.Module]) -> None:
-    """Makes the weights of a new module trainable or frozen, and laid out, as those that it stands for were."""
+    """Gives a new module's weights the trainability and the memory format of the weights that it replaces."""
     kernels = [m for m in old if isinstance(w := getattr(m, "weight", None), torch.Tensor) and w.ndim == 4]
     if not kernels:
         return
@@ -176,7 +179,7 @@ def take_after(new: nn.Module, old: Iterable[nn.Module]) -> None:
 
 
 def carry_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Gives a new module the hooks of the old one. They share them, so that a handle still removes its own."""
+    """Gives a new module the hooks of the old one. Both share the dictionaries, so that handles still remove hooks."""
     for hooks in RUN_HOOKS:
         if getattr(old, hooks):
             setattr(new, hooks, getattr(old, hooks))
@@ -189,7 +192,7 @@ def _is_channels_last(weight: torch.Tensor) -> bool:
 
 
 def _owners(places: Mapping[nn.Module, Sequence[str]]) -> dict[Any, list[str]]:
-    """The names of each parameter: several, where modules share it."""
+    """Maps each parameter to its names: several if modules share it."""
     owners: dict[Any, list[str]] = {}
     for module, names in places.items():
         for name, parameter in module.named_parameters(recurse=False):
@@ -198,10 +201,10 @@ def _owners(places: Mapping[nn.Module, Sequence[str]]) -> dict[Any, list[str]]:
 
 
 def _key(parameter: torch.Tensor) -> Any:
-    """Equal for the same values in memory: two parameters may be views of one tensor."""
+    """Returns equal keys for parameters that share memory, since two may be views of one tensor."""
     try:
         return (parameter.device, parameter.data_ptr(), parameter.numel()) if parameter.data_ptr() else id(parameter)
-    except (RuntimeError, ValueError, NotImplementedError):  # tensors that hold nothing yet, or that are distributed
+    except (RuntimeError, ValueError, NotImplementedError):  # uninitialised (lazy) or distributed tensors
         return id(parameter)
 
 

@@ -1,4 +1,4 @@
-"""How the command line shows tables: numbers as people read them, columns of text, a console that cuts nothing off."""
+"""Renders tables for the command line: short numbers, Markdown or aligned columns, and no truncation in files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 MORE = "+ ?"
-"""Behind MACs that are not all: something was not counted."""
+"""Suffix of a MAC count that is incomplete, because some operation was not counted."""
 
 
 def short(value: float) -> str:
-    """A count with three digits: 5.29 M, 12.4 G."""
+    """Formats a count with three digits: 5.29 M, 12.4 G."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {unit}" if value < 999.5 * factor else f"{value / factor:.0f} {unit}"
@@ -21,7 +21,7 @@ def short(value: float) -> str:
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]], texts: Collection[str]) -> str:
-    """A Markdown table; columns that are not in ``texts`` are numbers, to the right."""
+    """Renders a Markdown table. Columns that are not in ``texts`` are numbers and right-aligned."""
     rule = [":---" if name in texts else "---:" for name in header]
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body]) + "\n"
 
@@ -29,7 +29,7 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]], texts: Collec
 def terminal(
     header: Sequence[str], body: Sequence[Sequence[str]], texts: Collection[str], title: str | None = None
 ) -> Table:
-    """The same for the terminal. Brackets are text, not rich's mark-up."""
+    """Renders the same table for the terminal. Brackets are text, not rich's markup."""
     table = Table(title=title and Text(title), title_justify="left")
     for name in header:
         table.add_column(Text(name), justify="left" if name in texts else "right", no_wrap=True)
@@ -39,6 +39,6 @@ def terminal(
 
 
 def console(width: int) -> Console:
-    """The terminal. A file or a pipe is no 80-column terminal: nothing there should be cut off."""
+    """Returns the console; for a file or a pipe ``width`` columns wide, so that nothing is cut off at 80."""
     found = Console()
     return found if found.is_terminal else Console(width=width)

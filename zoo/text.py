@@ -1,4 +1,4 @@
-"""Texts from elsewhere (names, errors, files), made fit for a terminal, a file and a page. Needs no torch."""
+"""Sanitises foreign text (names, errors, files) for terminals, files and web pages. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import sys
 from typing import Any
 
 LONGEST = 4000
-"""Characters of a text that are kept."""
+"""Characters of a text that are kept by default."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-# Control characters but tab and newline, what turns the direction of writing, and halves of a pair of surrogates.
+# Control characters except tab and newline, line separators, bidirectional controls, and lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def clean(value: Any, limit: int = LONGEST) -> str:
-    """A value as a text that a terminal, a file and a page can take: no control characters, not endless."""
+    """Converts a value to text that is safe to print: without control characters, and of limited length."""
     try:
         text = value if isinstance(value, str) else str(value)
     except (RecursionError, ValueError):
@@ -30,16 +30,16 @@ def clean(value: Any, limit: int = LONGEST) -> str:
 
 
 def typed(path: Any) -> str:
-    """A path as it is typed in a shell: in quotation marks where a blank or the like is in it, and no flag."""
+    """Returns a path as it is typed in a shell: quoted if needed, and never mistaken for a flag."""
     text = clean(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def use_utf8() -> None:
-    """Starts this command again in Python's UTF-8 mode, where the locale is ASCII or anything else that is not UTF-8.
+    """Restarts this command in Python's UTF-8 mode if the locale is ASCII or any other encoding than UTF-8.
 
-    Python does so by itself where the locale is C, unless it is told not to. Names of classes and folders, and the
-    comments of configurations, could not be read otherwise, and no table be printed.
+    Python does this itself for the C locale, unless that is disabled. In any other encoding, names of classes and
+    folders and comments in configurations could not be read, and tables could not be printed.
     """
     if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
