@@ -1,1 +1,1 @@
-"""Activations: the kinds, how to swap a network's, and how to find those that are no modules."""
+"""Activations: the kinds, swapping those of a network, and detecting those that are not modules."""

@@ -1,4 +1,4 @@
-"""The activation axis: which activations there are, and how to swap a network's."""
+"""Defines the activation axis: lists the available activations and swaps those of a network."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from zoo.places import carry_hooks, check_alone, put
 
 
 class SwishBeta(nn.Module):
-    """Swish with its trainable β: x·sigmoid(βx), one β per module, 1 at first.
+    """Swish with a trainable β: x·sigmoid(βx), one β per module, initially 1.
 
-    With β = 1 it is SiLU, with β = 0 half the identity, and towards β = ∞ ReLU. Source: Ramachandran et al. 2017,
-    which calls this Swish, and Swish-1 what is fixed at β = 1.
+    β = 1 gives SiLU, β = 0 half the identity, and β → ∞ ReLU. Source: Ramachandran et al. 2017, which calls this
+    Swish, and the variant with β fixed at 1 Swish-1.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Not a scalar: FSDP takes none. timm's weight decay leaves out all of one dimension and below.
+        # Not a scalar, which FSDP rejects. timm's weight decay skips parameters of at most one dimension.
         self.beta = nn.Parameter(torch.ones(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape, the same out."""
-        # Under autocast x may be of lower precision, and should stay so.
+        """Applies the activation elementwise, to any shape."""
+        # Under autocast x may have lower precision, which the output should keep.
         return x * torch.sigmoid(self.beta.to(x.dtype) * x)
 
 
@@ -46,11 +46,11 @@ ACTS = {
     "elu": nn.ELU,
     "selu": nn.SELU,
 }
-"""Activation → module. ``native`` is not here: it leaves a network alone. Swish (Ramachandran et al. 2017) with β = 1
-is SiLU (Elfwing et al. 2017). PReLU has one slope per module, 0.25 at first: the channel-shared variant of He et al.
-2015, which adds a parameter a layer and fits any number of channels. Weight decay leaves out slopes and β."""
+"""Activation → module. ``native`` is absent: it changes nothing. Swish (Ramachandran et al. 2017) with β = 1 is SiLU
+(Elfwing et al. 2017). PReLU has one slope per module, initially 0.25: the channel-shared variant of He et al. 2015,
+which adds one parameter per layer and fits any number of channels. Weight decay skips slopes and β."""
 
-# Sigmoid, hard-sigmoid and tanh are missing on purpose: in a ConvNet they are gates (squeeze-excite), not activations.
+# Sigmoid, hard-sigmoid and tanh are omitted on purpose: in a ConvNet they are gates (squeeze-excite), not activations.
 _NAMES = (
     "ReLU ReLU6 SiLU Swish Hardswish HardSwish GELU GELUTanh QuickGELU Mish HardMish "
     "LeakyReLU PReLU RReLU ELU SELU CELU StarReLU SquaredReLU"
@@ -65,23 +65,23 @@ SWAPPED = (
 def swap_activations(
     net: nn.Module, act: str, image_size: int | tuple[int, int] | None = None, inputs: Any = None
 ) -> int:
-    """Gives every activation of a network the form ``act``, in place; gates are left alone.
+    """Replaces every activation of a network by ``act``, in place; gates stay as they are.
 
-    All of them or none: a run on the meta device shows whether the network computes an activation elsewhere than in a
-    module of its own (``F.relu`` in a ``forward``), see `zoo.acts.functional`.
+    All are replaced or none: a run on the meta device detects activations that the network computes outside of
+    modules (``F.relu`` in a ``forward``), see `zoo.acts.functional`.
 
     Args:
         net: Any network whose activations are modules.
-        act: ``native`` (leaves everything alone) or a key of `ACTS`.
-        image_size: H = W, or (H, W), of images that the network takes; None to find one that it takes.
-        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
+        act: ``native`` (changes nothing) or a key of `ACTS`.
+        image_size: H = W, or (H, W), of images that the network accepts; None to try likely sizes.
+        inputs: Inputs of a network that takes no image: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
         The number of modules swapped. A module used in several places is swapped once and stays shared.
 
     Raises:
-        ConvzooError: An unknown activation; a network without an activation module, or with activations that are no
-            modules. The network is as it was.
+        ConvzooError: The activation is unknown, or the network has no activation module or has activations that are
+            not modules. The network is unchanged.
     """
     act = choose("act", act, ["native", *ACTS])
     if act == "native":
@@ -91,7 +91,7 @@ def swap_activations(
 
 
 def replace_activations(net: nn.Module, act: str) -> int:
-    """`swap_activations` for a network that has been checked: for several activations in turn."""
+    """Does what `swap_activations` does but skips its check, for swapping a checked network several times."""
     found = activations(net)
     if not found:
         raise UnfitError(f"{type(net).__name__} has no activation to swap. Use act=native.")
@@ -105,7 +105,7 @@ def replace_activations(net: nn.Module, act: str) -> int:
 
 
 def _home(net: nn.Module, name: str) -> nn.Module:
-    """The smallest part around a module that has a layer with a kernel or a matrix in it."""
+    """Returns the smallest part around a module that has a parameter of two or more dimensions (kernel or matrix)."""
     while name:
         name = name.rpartition(".")[0]
         part = net.get_submodule(name)
@@ -115,20 +115,20 @@ def _home(net: nn.Module, name: str) -> nn.Module:
 
 
 def activations(net: nn.Module) -> dict[str, nn.Module]:
-    """Every place in a network where an activation module stands; a shared one under each of its names."""
+    """Maps names to activation modules of a network; a shared module appears under each of its names."""
     found: dict[str, nn.Module] = {}
     for name, module in net.named_modules(remove_duplicate=False):
-        # StarReLU is made of a ReLU, which is no activation of its own.
+        # StarReLU contains a ReLU, which is not a separate activation.
         if name and type(module) in SWAPPED and not (found and name.startswith(f"{next(reversed(found))}.")):
             found[name] = module
     return found
 
 
 def _make(act: str, old: nn.Module, home: nn.Module) -> nn.Module:
-    # Only ReLU and the ELUs gain from working in place: SiLU, Hardswish, Mish and ReLU6 clone their input for it.
+    # Only these gain from working in place: SiLU, Hardswish, Mish and ReLU6 clone their input for it.
     inplace = getattr(old, "inplace", False) and act in ("relu", "leaky_relu", "elu", "selu")
     new = ACTS[act](inplace=True) if inplace else ACTS[act]()
-    # One that had parameters hands on whether they are trained; in a part that is frozen, new ones are frozen too.
+    # New parameters are trainable if the old activation's were or, if it had none, if the part around it is.
     guides = [p for p in (list(old.parameters()) or home.parameters()) if p.is_floating_point()]
     if guides:
         new.to(guides[0].device, guides[0].dtype).requires_grad_(any(p.requires_grad for p in guides))

@@ -1,8 +1,8 @@
-"""Which activations a network computes outside of its activation modules, where nothing could swap them.
+"""Detects activations that a network computes outside of modules, where they cannot be swapped.
 
-``F.relu(x)`` in a ``forward`` is no module. So the network is run on the meta device, in eval mode and in training
-mode (auxiliary heads), and every operation that is an activation has to come out of a module that can be swapped.
-Of what is written out by hand, x·sigmoid(x) is seen; a ``clamp(min=0)`` may mean anything, and is not.
+``F.relu(x)`` in a ``forward`` is not a module. So the network runs on the meta device, in eval mode and in training
+mode (for auxiliary heads), and every activation operation must come from a module that can be swapped. Of activations
+written out by hand, x·sigmoid(x) is detected; ``clamp(min=0)`` is not, since it may mean anything.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ OPS = {
     aten.celu: "celu",
     aten.threshold: "threshold",
 }
-"""Operation (its in-place form too) → what a person calls it. SELU is an ELU by then, ReLU6 a hard tanh."""
+"""Operation (in-place forms included) → common name. At this level SELU is an ELU, and ReLU6 a hard tanh."""
 OPS |= {getattr(aten, f"{op.__name__}_"): name for op, name in OPS.items() if hasattr(aten, f"{op.__name__}_")}
 
 GATES = (HardSigmoid,)
-"""Gates that are made of such an operation."""
+"""Gates that are built from such an operation."""
 
 MERGED = (
     *(kind for name, kind in vars(evo_norm).items() if name.startswith("EvoNorm2d")),
     filter_response_norm.FilterResponseNormTlu2d,
     inplace_abn.InplaceAbn,
 )
-"""Normalisations with an activation of their own in their formula."""
+"""Normalisations whose formula includes an activation."""
 
 
 def check_complete(
@@ -58,17 +58,17 @@ def check_complete(
     image_size: int | tuple[int, int] | None = None,
     inputs: Any = None,
 ) -> None:
-    """Checks that a network computes no activation outside of the modules that can be swapped. It is left as it is.
+    """Checks that a network computes no activation outside of the modules that can be swapped.
 
-    A network that runs with no input that could be guessed is taken as it is, with a warning.
+    The network is not changed. If it runs with none of the guessed inputs, it passes with a warning.
 
     Args:
-        swapped: The types of these modules.
-        image_size: H = W, or (H, W); None to find out.
-        inputs: What its forward is called with, where that is no image: as for `zoo.cost`.
+        swapped: The types of the modules that can be swapped.
+        image_size: H = W, or (H, W); None to try likely sizes.
+        inputs: Arguments of its forward if it takes no image, as for `zoo.cost`.
 
     Raises:
-        UnfitError: It computes some, and where; or it does not run with what was given.
+        UnfitError: It computes such activations (the message says where), or does not run with the given input.
     """
     places = [f"that of {name} ({type(m).__name__})" for name, m in net.named_modules() if isinstance(m, MERGED)]
     try:
@@ -89,13 +89,13 @@ def check_complete(
 
 
 def _strays(run: Run, swapped: Sequence[type[nn.Module]]) -> list[str]:
-    """Each activation outside of the ``swapped``, and its module."""
+    """Describes each activation outside of the ``swapped`` modules, with the module that computes it."""
     names = {module: name for name, module in run.net.named_modules()}
     running: list[nn.Module] = []
     strays: dict[str, None] = {}
 
     def enter(module: nn.Module, args: object) -> None:
-        # One that a forward makes for itself, nn.ReLU()(x), is no module of the network.
+        # A module made inside a forward, nn.ReLU()(x), is not part of the network.
         if module in names:
             running.append(module)
 
@@ -113,14 +113,14 @@ def _strays(run: Run, swapped: Sequence[type[nn.Module]]) -> list[str]:
         with watching(enter, leave), torch.no_grad():
             for training in (False, True):
                 run(_ActivationOps(found), training)
-    except Exception:  # What was seen before the run failed was seen all the same.
+    except Exception:  # Activations found before the failure count.
         if not strays:
             raise
     return list(strays)
 
 
 class _ActivationOps(TorchDispatchMode):
-    """Tells of every activation that runs below it, x·sigmoid(x) included."""
+    """Reports every activation operation that runs under it, x·sigmoid(x) included."""
 
     def __init__(self, found: Callable[[str], None]) -> None:
         super().__init__()

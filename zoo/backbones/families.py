@@ -1,4 +1,4 @@
-"""The zoo's families: how ``model=… model.variant=… model.phi=…`` names a network, and by what it is scaled.
+"""Defines the zoo's families: how ``model=… model.variant=… model.phi=…`` names a network, and its scale factors.
 
 Needs no torch.
 """
@@ -20,8 +20,8 @@ class Family:
 
     Attributes:
         variants: Variant → timm's name. The first one is the default.
-        resolutions: Variant → the image size it was published at; 224 where it is not named.
-        scalable: Whether ``model.phi`` may be given.
+        resolutions: Variant → the image size it was published at; 224 if absent.
+        scalable: Whether ``model.phi`` is allowed.
     """
 
     variants: dict[str, str]
@@ -54,12 +54,12 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Network:
-    """A named network: what `zoo.build` needs of a family's choices.
+    """A network resolved from a user's choices, as `zoo.build` needs it.
 
     Attributes:
         backbone: timm's name.
         phi: Compound scaling on top of it, or None.
-        image_size: The resolution it was published at (with ``phi``: 224·γ^φ, rounded); None where timm knows it.
+        image_size: The resolution it was published at (with ``phi``: 224·γ^φ, rounded); None if timm knows it.
     """
 
     backbone: str
@@ -68,16 +68,16 @@ class Network:
 
 
 def resolve(name: str, variant: str | int | None = None, phi: float | None = None) -> Network:
-    """Finds the network that a user's choices name.
+    """Resolves a family, a variant and a phi to a network.
 
     Args:
-        name: A family (``resnet``, ``effnet``, ``mobilenet``, ``xception``), else a timm name as it is.
+        name: A family (``resnet``, ``effnet``, ``mobilenet``, ``xception``), or a timm name, which is used as it is.
         variant: One of the family's variants; None for the default.
         phi: EfficientNet's compound coefficient, any real number, on top of B0. Not the n of Bn: B1 is about φ=0.5
             with its width unscaled, B2 is φ=1.
 
     Raises:
-        ConvzooError: A variant that does not exist, or a phi that makes no sense.
+        ConvzooError: The variant does not exist, or phi is invalid or does not apply.
     """
     if name not in FAMILIES:
         if variant is not None or phi is not None:
@@ -99,12 +99,12 @@ def resolve(name: str, variant: str | int | None = None, phi: float | None = Non
 
 @dataclass(frozen=True)
 class Scale:
-    """By what a network is scaled (Tan & Le 2019, section 3).
+    """The factors by which a network is scaled (Tan & Le 2019, section 3).
 
     Attributes:
-        depth: Times the blocks of every stage; or a factor for each stage.
-        width: Times the channels of every layer.
-        resolution: Times the height and the width of the image.
+        depth: Multiplier for the blocks of every stage, or one factor per stage.
+        width: Multiplier for the channels of every layer.
+        resolution: Multiplier for the height and the width of the image.
     """
 
     depth: float | Sequence[float] = 1.0
@@ -113,21 +113,21 @@ class Scale:
 
     @classmethod
     def compound(cls, phi: float, key: str = "phi") -> Scale:
-        """Depth 1.2^φ, width 1.1^φ, resolution 1.15^φ: about 2^φ times the MACs.
+        """Returns the compound scale of φ: depth 1.2^φ, width 1.1^φ, resolution 1.15^φ; about 2^φ times the MACs.
 
         Raises:
-            ConvzooError: A phi that makes no sense; ``key`` is what the user calls it.
+            ConvzooError: ``phi`` is invalid; the message calls it ``key``.
         """
         phi = check_phi(phi, key)
         return cls(ALPHA**phi, BETA**phi, GAMMA**phi)
 
     def image_size(self, base: int) -> int:
-        """Pixels a side of an image that has ``base`` before, to the nearest whole one."""
+        """Scales an image size of ``base`` pixels per side, rounded to the nearest integer."""
         return round(base * self.resolution)
 
 
 def check_phi(phi: object, key: str = "model.phi") -> float:
-    """Returns ``phi`` as a float when it can scale a network; raises ConvzooError otherwise."""
+    """Returns ``phi`` as a float; raises ConvzooError unless it is a number from -10 to 10."""
     if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not -10 <= phi <= 10:
         raise ConvzooError(
             f"{key}={phi} cannot scale a network. Allowed: a number from -10 to 10 (0: as it is; B2 is 1)."

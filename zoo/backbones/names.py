@@ -1,4 +1,4 @@
-"""The networks that names stand for, and the image that each was published with."""
+"""Resolves names and patterns to networks, and finds the image size that each was published with."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PUBLISHED_AT = {
 
 
 def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
-    """The networks that some names stand for, each once.
+    """Returns the networks that the given names stand for, each once.
 
     Args:
         names: A family (all its variants), ``family:variant``, a timm name, or a pattern of timm names (``regnety_*``).
 
     Raises:
-        ConvzooError: A name that stands for nothing.
+        ConvzooError: A name matches no network.
     """
     found: dict[str, Network] = {}
     for name in names:
@@ -45,6 +45,6 @@ def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
 
 
 def published_size(network: Network) -> int | tuple[int, int]:
-    """The image that a network was published with: H = W, or (H, W)."""
+    """Returns the image size that a network was published with: H = W, or (H, W)."""
     size = network.image_size or _PUBLISHED_AT.get(network.backbone)
     return size or timm.get_pretrained_cfg(network.backbone).input_size[1:]

@@ -1,12 +1,12 @@
-"""Networks of a depth and a width of one's own: ResNet, MobileNetV1 to V3 and EfficientNet. timm builds them.
+"""Builds ResNet, MobileNetV1 to V3 and EfficientNet at any depth and width, by means of timm.
 
-Depth multiplies the number of blocks of each stage, rounded up (Tan & Le 2019, section 3.3: no stage is left out).
-Width multiplies all channels, rounded to the nearest multiple of 8 that takes away no more than a tenth (that is the
-MobileNets' and timm's `make_divisible`). What stays is what timm keeps: MobileNetV2's head does not shrink below 1280
-channels, MobileNetV3's last layer (1024 or 1280) does not change, and its stem does not below 0.75.
+Depth multiplies the number of blocks of each stage, rounded up (Tan & Le 2019, section 3.3), so that no stage vanishes.
+Width multiplies all channels, rounded to the nearest multiple of 8 that is at most a tenth smaller (`make_divisible` of
+the MobileNets and timm). timm's exceptions hold: MobileNetV2's head does not shrink below 1280 channels, MobileNetV3's
+last layer (1024 or 1280) does not change, and neither does its stem at widths below 0.75.
 
-A ResNet's width acts on its stem and its four stages alike, with the same rounding; inside a bottleneck the
-factor 4 stays. (torchvision's and timm's ``wide_resnet50_2`` is something else: it widens the 3×3 alone.)
+A ResNet's width scales its stem and its four stages alike, with the same rounding; inside a bottleneck the factor 4
+stays. (``wide_resnet50_2`` of torchvision and timm is different: it widens only the 3×3.)
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from zoo.backbones.families import FAMILIES
 from zoo.errors import ConvzooError, UnfitError, closest
 
 Depth = float | Sequence[float]
-"""One factor for all stages, or one for each."""
+"""One factor for all stages, or one per stage."""
 
 
 @dataclass(frozen=True)
 class _MBConvNet:
-    """How timm makes a network of MBConv (or MobileNetV1) blocks, and the factors that it has already."""
+    """timm's function for a network of MBConv (or MobileNetV1) blocks, and the factors that it includes already."""
 
     make: Callable[..., nn.Module]
     stages: int
@@ -40,7 +40,7 @@ class _MBConvNet:
     width: float = 1.0
 
 
-# Depth and width of B0 to B7: Tan & Le's reference implementation, which timm follows.
+# Depth and width of B0 to B7, from Tan & Le's reference implementation, which timm follows.
 _EFFNETS = ((1.0, 1.0), (1.1, 1.0), (1.2, 1.1), (1.4, 1.2), (1.8, 1.4), (2.2, 1.6), (2.6, 1.8), (3.1, 2.0))
 _MBCONV = {
     "mobilenetv1_100": _MBConvNet(_gen_mobilenet_v1, 5),
@@ -53,11 +53,11 @@ _RESNETS = tuple(FAMILIES["resnet"].variants.values())
 _RESNET_CHANNELS = (64, 128, 256, 512)
 
 SCALABLE = (*_RESNETS, *_MBCONV)
-"""timm's names of the networks that have a depth and a width."""
+"""timm's names of the networks whose depth and width can be scaled."""
 
 
 def check_scalable(backbone: str) -> None:
-    """Raises UnfitError where a network's depth and width cannot be changed."""
+    """Raises UnfitError if a network's depth and width cannot be scaled."""
     if backbone not in SCALABLE:
         guess = closest(backbone, SCALABLE)
         raise UnfitError(
@@ -73,12 +73,12 @@ def build_scaled(backbone: str, depth: Depth, width: float, **settings: Any) -> 
 
     Args:
         backbone: timm's name of the network that the factors are relative to.
-        depth: Above 0; a number for each stage where the stages differ.
+        depth: Above 0; one number, or one per stage.
         width: Above 0.
-        **settings: ``num_classes``, ``in_chans`` and whatever else timm takes.
+        **settings: ``num_classes``, ``in_chans`` and other arguments of timm.
 
     Raises:
-        ConvzooError: A network without depth and width, or factors that make no sense.
+        ConvzooError: The network cannot be scaled, a factor is invalid, or ``pretrained`` is set.
     """
     check_scalable(backbone)
     if settings.pop("pretrained", False):
@@ -92,7 +92,7 @@ def build_scaled(backbone: str, depth: Depth, width: float, **settings: Any) -> 
 
 
 def check_factor(what: str, factor: object) -> float:
-    """Returns ``factor`` as a float where it can scale something; raises ConvzooError otherwise."""
+    """Returns ``factor`` as a float; raises ConvzooError unless it is above 0 and at most 32."""
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not (0 < factor <= 32):
         raise ConvzooError(
             f"{what}={factor} cannot scale a network. Allowed: a number above 0, up to 32; 1 is as it is."
@@ -118,10 +118,10 @@ def _resnet(backbone: str, depths: tuple[float, ...], width: float, settings: di
     channels = tuple(make_divisible(c * width) for c in _RESNET_CHANNELS)
     net = timm.create_model(
         backbone,
-        # 36 · 1.1 is 39.600…001 in floating point, and 10 · 1.1 would round up to 12.
+        # Without round(), 10 · 1.1 = 11.000…002 in floating point would become 12.
         layers=tuple(math.ceil(round(n * d, 6)) for n, d in zip(blocks, depths, strict=True)),
         channels=channels,
-        # timm fixes a plain stem at 64 channels. A deep one can be told its width; the plain 7×7 is then put back.
+        # timm fixes a plain stem at 64 channels. A deep stem takes a width; the plain 7×7 is restored below.
         stem_type="deep",
         stem_width=channels[0] // 2,
         **settings,

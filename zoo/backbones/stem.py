@@ -1,4 +1,4 @@
-"""The stem: which convolutions belong to it, and how to make it fit small images."""
+"""Finds the convolutions of a network's stem, and makes the stem fit small images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from zoo.inputs import Run, try_inputs
 from zoo.meta import watching
 
 SMALL_IMAGE = 64
-"""Images up to this many pixels a side get the small stem under ``stem="auto"``."""
+"""Images up to this many pixels per side get the small stem under ``stem="auto"``."""
 
 DEEP_STEMS = ("conv1", "stem", "patch_embed")
-"""Modules that are a stem of several convolutions, where the first convolution is one of theirs."""
+"""Names of modules that are a stem of several convolutions if the network's first convolution is inside."""
 
 STEMS = ("auto", "small", "imagenet")
 
 
 def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
-    """``small`` or ``imagenet``: what a choice among `STEMS` means for images of this size (H = W, or (H, W)).
+    """Returns the stem, ``small`` or ``imagenet``, that a choice means for this image size (H = W, or (H, W)).
 
     Raises:
-        ConvzooError: The choice is none of them.
+        ConvzooError: The choice is not one of `STEMS`.
     """
     if choose("stem", choice, STEMS) != "auto":
         return choice
@@ -31,9 +31,10 @@ def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
 
 
 def first_conv(net: nn.Module) -> str:
-    """The name of the convolution that the image reaches first: timm's record of it, else a run on the meta device.
+    """Returns the name of the convolution that the image reaches first.
 
-    The first one registered where the network runs with no image that could be guessed, and ``""`` without any.
+    It comes from timm's record, else from a run on the meta device. If the network runs with none of the guessed
+    images, it is the convolution that is registered first; without any convolution, ``""``.
     """
     recorded = (getattr(net, "pretrained_cfg", None) or {}).get("first_conv")
     name = next(iter(recorded), None) if isinstance(recorded, (tuple, list)) else recorded
@@ -62,11 +63,11 @@ def _reached_first(run: Run) -> str:
 
 
 class _ReachedError(Exception):
-    """Ends a run that has told what was asked: the convolution's name."""
+    """Ends a run once the first convolution is known; its message is the convolution's name."""
 
 
 def stem_convs(net: nn.Module) -> set[str]:
-    """Names of the stem's convolutions: the first one, and its neighbours in a deep stem (ResNet-D, ``stem.*``)."""
+    """Returns the names of the stem's convolutions: the first, and the others of a deep stem (ResNet-D, ``stem.*``)."""
     first = first_conv(net)
     path = first.split(".")[:-1]
     deep = next((".".join(path[: i + 1]) + "." for i, part in enumerate(path) if part in DEEP_STEMS), None)
@@ -80,11 +81,11 @@ def stem_convs(net: nn.Module) -> set[str]:
 def shrink_stem(net: nn.Module) -> None:
     """Turns an ImageNet stem into a small one, in place: stride 1, kernel at most 3×3, no max-pool.
 
-    This is the form the CIFAR literature uses (a 3×3 convolution of stride 1 in ResNet-18: 11,173,962 parameters
-    with 10 classes). A stem whose kernel is 3×3 already keeps its weights; a larger one is made anew.
+    This form is usual for CIFAR (a 3×3 convolution of stride 1 in ResNet-18: 11,173,962 parameters with 10 classes).
+    A 3×3 stem keeps its weights; a larger kernel is replaced by a 3×3 one with new weights.
 
     Raises:
-        UnfitError: The network has no stem of that kind (patchify stems, transformers).
+        UnfitError: The network has no such stem (patchify stems, transformers).
     """
     name = first_conv(net)
     conv = net.get_submodule(name) if name else None

@@ -1,4 +1,4 @@
-"""The conv kinds: how one logical k×k convolution is realised."""
+"""Conv kinds: the ways to realise one logical k×k convolution."""
 
 from zoo.convs.between import Between, bn_act, nothing
 from zoo.convs.blueprint import Blueprint
@@ -18,10 +18,10 @@ KINDS = {
     "separable_spatial": SeparableSpatial,
     "grouped": grouped,
 }
-"""Conv kind → what makes a module of it from a `ConvSpec`. ``native`` is not here: it leaves a network alone."""
+"""Conv kind → class or function that makes its module from a `ConvSpec`. ``native`` is absent: it changes nothing."""
 
 FACTORED = ("separable", "blueprint", "spatial", "separable_spatial")
-"""The kinds that have a place between two factors (``between``)."""
+"""The kinds that are made of factors and can have a module ``between`` two of them."""
 
 __all__ = [
     "FACTORED",

@@ -14,8 +14,8 @@ class Blueprint(Factored):
     is the sum of r of them. Source: Haase & Amthor 2020, section 3.1.
 
     Args:
-        spec: The logical convolution. Groups are given up.
-        rank: r, the blueprints per filter.
+        spec: The logical convolution. Its groups are ignored.
+        rank: r, the number of blueprints per filter.
     """
 
     def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:

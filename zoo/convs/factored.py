@@ -1,4 +1,4 @@
-"""What the kinds made of several convolutions have in common."""
+"""Defines the base class of the kinds that are made of several convolutions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from zoo.convs.spec import ConvSpec
 
 
 class Factored(nn.Module):
-    """One logical convolution, realised by several: whoever rewrites a network takes it for one.
+    """One logical convolution that is realised by several; surgery treats it as one.
 
     Args:
         spec: The logical convolution.
     """
 
-    # What rewriting asks for is no part of the forward pass: torch.jit.script could not compile it.
+    # Surgery reads this property, the forward pass does not; torch.jit.script cannot compile it.
     __jit_unused_properties__ = ("spec",)
 
     def __init__(self, spec: ConvSpec) -> None:
@@ -24,6 +24,6 @@ class Factored(nn.Module):
 
     @property
     def spec(self) -> ConvSpec:
-        """The logical convolution, where and in the precision that its weights are by now."""
+        """The logical convolution, with the current device and dtype of its weights."""
         weight = next(self.parameters())
         return self._spec.but(device=weight.device, dtype=weight.dtype)

@@ -8,28 +8,28 @@ from zoo.convs.spec import ConvSpec
 from zoo.errors import ConvzooError
 
 GROUP_SIZE = 16
-"""RegNetX-400MF's (Radosavovic et al. 2020, Table 10)."""
+"""Default input channels per group, from RegNetX-400MF (Radosavovic et al. 2020, Table 10)."""
 
 
 def grouped(spec: ConvSpec, groups: int | None = None, group_size: int | None = None) -> nn.Conv2d:
-    """A grouped k×k convolution: k²·C·C′/g parameters.
+    """Makes a grouped k×k convolution: k²·C·C′/g parameters.
 
     Source: Krizhevsky et al. 2012; Xie et al. 2017 (ResNeXt, ``groups``); Radosavovic et al. 2020 (RegNet,
     ``group_size``).
 
     Args:
         spec: The logical convolution.
-        groups: The number g of groups.
-        group_size: Input channels a group instead: g = C / group_size. 16 where nothing is given.
+        groups: g, the number of groups.
+        group_size: Input channels per group instead: g = C / group_size. The default is 16.
     """
     return spec.but(groups=possible_groups(spec, groups, group_size)).conv()
 
 
 def possible_groups(spec: ConvSpec, groups: int | None = None, group_size: int | None = None) -> int:
-    """The number of groups that a convolution gets: the largest common divisor of C and C′ that is not above the wish.
+    """Returns the number of groups: the largest common divisor of C and C′ that does not exceed the requested number.
 
     Raises:
-        ConvzooError: Both wishes are given, or one that is no positive number.
+        ConvzooError: Both ``groups`` and ``group_size`` are given, or a value is not a positive integer.
     """
     if groups is not None and group_size is not None:
         raise ConvzooError("conv=grouped takes either conv.groups=G or conv.group_size=CHANNELS, not both.")

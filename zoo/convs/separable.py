@@ -10,13 +10,13 @@ from zoo.convs.spec import ConvSpec
 class Separable(Factored):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 
-    Parameters: r·(k²·C + C·C′). With nothing between the two factors the pair is a k×k convolution of rank r = 1 per
-    channel. Source: Sifre 2014; Chollet 2017 (Xception, whose ablation finds no gain from an activation
-    between); Howard et al. 2017 (MobileNet, eq. 5).
+    Parameters: r·(k²·C + C·C′). With nothing between the two factors the pair is a k×k convolution of rank r (default
+    1) per channel. Source: Sifre 2014; Chollet 2017 (Xception, whose ablation finds no gain from an activation
+    between the factors); Howard et al. 2017 (MobileNet, eq. 5).
 
     Args:
-        spec: The logical convolution. Groups are given up.
-        rank: r, the depthwise filters per channel (TensorFlow's depth multiplier).
+        spec: The logical convolution. Its groups are ignored.
+        rank: r, the number of depthwise filters per channel (TensorFlow's depth multiplier).
     """
 
     def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:

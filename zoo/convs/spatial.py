@@ -16,7 +16,7 @@ class Spatial(Factored):
 
     Args:
         spec: The logical convolution.
-        rank: m/g, the channels in the middle of each group; None for the m above.
+        rank: m/g, the number of middle channels per group; None for the m above.
     """
 
     def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A logical convolution: what a conv kind realises, each in its own way."""
+"""Describes a logical convolution, which every conv kind realises in its own way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConvSpec:
 
     Attributes:
         padding: Per axis, or PyTorch's ``"same"`` / ``"valid"``.
-        tf_same: TensorFlow's padding, which depends on the input's size (timm's ``Conv2dSame``).
+        tf_same: TensorFlow's "same" padding, which depends on the input size (timm's ``Conv2dSame``).
     """
 
     in_channels: int
@@ -36,7 +36,7 @@ class ConvSpec:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvSpec:
-        """The specification of an existing convolution."""
+        """Returns the specification of an existing convolution."""
         return cls(
             conv.in_channels,
             conv.out_channels,
@@ -53,11 +53,11 @@ class ConvSpec:
         )
 
     def but(self, **changes: object) -> ConvSpec:
-        """A copy with some fields changed."""
+        """Returns a copy with some fields changed."""
         return replace(self, **changes)
 
     def axis(self, axis: int, **changes: object) -> ConvSpec:
-        """The part of this convolution that runs along one axis (0: k×1, 1: 1×k)."""
+        """Returns the part of this convolution along one axis (0: k×1, 1: 1×k)."""
 
         def along(pair: Pair, other: int) -> Pair:
             return (pair[0], other) if axis == 0 else (other, pair[1])
@@ -72,21 +72,21 @@ class ConvSpec:
         )
 
     def pointwise(self, **changes: object) -> ConvSpec:
-        """A 1×1 convolution with stride 1."""
+        """Returns a 1×1 convolution with stride 1 and one group."""
         return self.but(
             kernel_size=(1, 1), stride=(1, 1), dilation=(1, 1), padding=(0, 0), groups=1, tf_same=False, **changes
         )
 
     @property
     def params(self) -> int:
-        """Number of weights: k_h·k_w·C·C′/g, plus C′ with a bias."""
+        """Number of parameters: k_h·k_w·C·C′/g, plus C′ if there is a bias."""
         weights = math.prod(self.kernel_size) * self.in_channels * self.out_channels // self.groups
         return weights + self.out_channels * self.bias
 
     def conv(self) -> nn.Conv2d:
-        """Makes the convolution, initialised as the networks of the zoo are (He et al. 2015, fan-out).
+        """Makes the convolution, initialised like the networks of the zoo (He et al. 2015, fan-out).
 
-        ``std = sqrt(2·g / (k²·C′))``: unlike ``nn.init.kaiming_normal_(mode="fan_out")`` it counts the groups.
+        ``std = sqrt(2·g / (k²·C′))``, which unlike ``nn.init.kaiming_normal_(mode="fan_out")`` accounts for groups.
         """
         conv = (Conv2dSame if self.tf_same else nn.Conv2d)(
             self.in_channels,
