@@ -1,1 +1,1 @@
-"""From a trained dense network to a smaller one: low-rank factors in closed form, int8."""
+"""Compression of a trained dense network: low-rank factors in closed form, int8."""

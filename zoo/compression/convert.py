@@ -1,4 +1,4 @@
-"""From a trained dense network to a separable one: in place, in closed form, without data."""
+"""Converts a trained dense network to low-rank factors: in place, in closed form, without data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from zoo.surgery.sites import Site, SkippedConv, find_sites
 
 @dataclass(frozen=True)
 class Converted(Entry):
-    """What became of one convolution.
+    """The outcome for one convolution.
 
     Attributes:
-        rank, full_rank: Singular values kept of each of its matrices, and how many there are; None where it was kept.
-        energy: Share of the squared weights that the factors hold, from 0 to 1; None where it was kept.
+        rank, full_rank: Singular values kept of each of its matrices, and their number before; None if not converted.
+        energy: Share of the squared weights that the factors retain, from 0 to 1; None if not converted.
     """
 
     rank: int | None = None
@@ -33,23 +33,23 @@ class Converted(Entry):
 
 @dataclass(frozen=True)
 class ConversionReport(Report):
-    """What `convert` did with a network, convolution by convolution."""
+    """The outcome of `convert`, convolution by convolution."""
 
     entries: tuple[Converted, ...] = ()
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Name → rank of what was converted: what `zoo.build` needs to make a network of the same structure."""
+        """Name → rank of the converted convolutions; `zoo.build` needs it to make a network of the same structure."""
         return {e.name: e.rank for e in self.rewritten}
 
     @property
     def energy_min(self) -> float | None:
-        """Of the layer that lost most; None where nothing was converted."""
+        """Lowest energy of all converted layers; None if nothing was converted."""
         return min((e.energy for e in self.rewritten), default=None)
 
     @property
     def energy_mean(self) -> float | None:
-        """Over the converted layers, each counted once; None where nothing was converted."""
+        """Mean energy of the converted layers, each counted once; None if nothing was converted."""
         energies = [e.energy for e in self.rewritten]
         return sum(energies) / len(energies) if energies else None
 
@@ -67,20 +67,20 @@ class ConversionReport(Report):
 def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
     """Gives every logical convolution of a *trained* network the form ``conv``, in place, from its own weights.
 
-    Each kernel is replaced by the factors that come closest to it (`zoo.compression.low_rank`); at full rank the
-    network computes what it did. What `zoo.rewrite` keeps is kept. With the default rank the result has the structure
+    Each kernel is replaced by its closest factors (`zoo.compression.low_rank`); at full rank the network computes the
+    same as before. Convolutions that `zoo.rewrite` keeps are kept. With the default rank the result has the structure
     of ``zoo.build(..., conv)``: the same modules and state_dict keys. Re-estimate the BatchNorms
-    (`reestimate_batchnorm`) before judging its accuracy.
+    (`reestimate_batchnorm`) before measuring accuracy.
 
     Args:
-        net: Any network made of `nn.Conv2d`, with its weights.
-        conv: ``separable``, ``blueprint`` or ``spatial``; ``native`` leaves everything alone.
-        rank: Singular values to keep of each matrix (whole number), share of each layer's energy to keep (float in
-            (0, 1]), or None for the rank of the zoo's own cells, see `zoo.compression.low_rank.factorise`.
+        net: Any network made of `nn.Conv2d`, with its trained weights.
+        conv: ``separable``, ``blueprint`` or ``spatial``; ``native`` changes nothing.
+        rank: Singular values to keep of each matrix (int), share of each layer's energy to keep (float in (0, 1]), or
+            None for the rank of the zoo's own cells; see `zoo.compression.low_rank.factorise`.
 
     Raises:
-        ConvzooError: A kind without a closed form, a rank that makes no sense, a network without a convolution to act
-            on or with one that no closed form fits. The network is as it was.
+        ConvzooError: The kind has no closed form, the rank is invalid, or the network has no convolution to convert or
+            has one that no closed form fits. The network is unchanged.
     """
     conv = choose_form(conv)
     check_rank(rank)
@@ -98,7 +98,7 @@ def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
 
 
 def choose_form(conv: str) -> str:
-    """Returns the conv kind under its first name when `convert` knows it; raises ConvzooError otherwise."""
+    """Returns the conv kind, with aliases resolved; raises ConvzooError if `convert` does not support it."""
     conv = ALIASES.get(conv, conv)
     if conv in KINDS and conv not in FORMS:
         raise ConvzooError(
@@ -142,18 +142,18 @@ def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Convert
 
 
 def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
-    """Measures the running statistics of a network's BatchNorms anew, in place (`torch.optim.swa_utils.update_bn`).
+    """Re-estimates the running statistics of a network's BatchNorms, in place (`torch.optim.swa_utils.update_bn`).
 
-    A converted network's activations are distributed differently from those that its statistics were taken from. The
-    new ones are the plain average over the batches; weights and mode stay as they are.
+    Conversion changes the distribution of activations, so the old statistics no longer fit. The new ones are the plain
+    average over the batches; weights and mode do not change.
 
     Args:
         net: Any network. Without a BatchNorm nothing happens.
-        batches: Images (N, C, H, W) as the network is trained on, or tuples that begin with them; a few hundred images
-            in all do. They are moved to the network's device.
+        batches: Images (N, C, H, W) as in training, or tuples that begin with them; a few hundred images in total are
+            enough. They are moved to the network's device.
 
     Raises:
-        ConvzooError: There is no batch: that would leave the statistics empty.
+        ConvzooError: There is no batch, which would leave the statistics empty.
     """
     iterator = iter(batches)
     first = next(iterator, None)

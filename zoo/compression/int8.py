@@ -1,6 +1,6 @@
-"""Int8: post-training static quantisation of a trained network for x86 CPUs, by torchao's PT2E.
+"""Quantises a trained network to int8 for x86 CPUs: post-training and static, with torchao's PT2E.
 
-Weights are int8 with a scale per output channel, activations uint8 with a scale and a zero point per tensor, found on
+Weights are int8 with a scale per output channel, activations uint8 with a scale and a zero point per tensor, set from
 calibration images (Jacob et al. 2018; per-channel weights: Krishnamoorthi 2018, section 3.1). BatchNorm is folded into
 the convolution first. ReLU, ReLU6, SiLU and Hardswish are fused into the convolution before them; other activations
 run in float between two int8 convolutions.
@@ -24,21 +24,21 @@ from zoo.places import copy_of
 def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> torch.fx.GraphModule:
     """Quantises the convolutions and linear layers of a network to int8.
 
-    What comes back computes what int8 kernels would, but in float: it is for checking and for writing (`save`), and
-    slow. `lower` makes it fast.
+    The result simulates the int8 kernels in float. It is slow, and meant for checking and for saving (`save`); `lower`
+    makes it fast.
 
     Args:
-        net: A trained network that takes (N, C, H, W). It is left as it is.
-        calibration_batches: Images (N, C, H, W) as the network sees them, all of one height and width: some hundred
-            images from the training set fix the ranges of the activations.
+        net: A trained network that takes (N, C, H, W). It is not changed.
+        calibration_batches: Preprocessed images (N, C, H, W), all of one height and width. A few hundred images from
+            the training set determine the ranges of the activations.
 
     Returns:
-        A network that takes any batch of that height and width, on the CPU. `count_layers` says how many of its layers
-        are int8, and `float_layers` which are not.
+        A network on the CPU that takes batches of any size at that height and width. `count_layers` counts its int8
+        layers, and `float_layers` lists the layers that are not int8.
 
     Raises:
-        ConvzooError: torchao is missing, the machine is no x86, there is no calibration image, or the backend can
-            trace or quantise nothing of this network.
+        ConvzooError: torchao is missing, the CPU is not x86, there is no calibration image, or the network cannot be
+            traced or has nothing that the backend quantises.
     """
     _need_backend()
     from torchao.quantization.pt2e import allow_exported_model_train_eval
@@ -51,7 +51,7 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
         raise ConvzooError("int8 needs calibration images: give at least one batch (N, C, H, W).")
     net = copy_of(net).cpu().eval().to(memory_format=torch.channels_last)
     program = capture(net, first[:1].expand(2, *first.shape[1:]).contiguous(memory_format=torch.channels_last))
-    # Without VNNI two products of 8 bits overflow the 16 bits that they are added in: 7 bits for the activations then.
+    # Without VNNI the sum of two 8-bit products overflows its 16 bits, so the activations get 7 bits.
     config = x86.get_default_x86_inductor_quantization_config(reduce_range=not torch.cpu._is_vnni_supported())
     graph = program.module()
     _tell_calls_apart(graph)
@@ -62,7 +62,7 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
             for batch in batches:
                 prepared(batch)
         quantized = convert_pt2e(prepared)
-    except ValueError as error:  # its way to refuse a convolution
+    except ValueError as error:  # PT2E raises it for a convolution that it does not support
         raise ConvzooError(f"{type(net).__name__} cannot be quantised: {str(error).partition(chr(10))[0]}") from error
     if count_layers(quantized)[0] == 0:
         raise ConvzooError(
@@ -75,9 +75,9 @@ def quantize(net: nn.Module, calibration_batches: Iterable[torch.Tensor]) -> tor
 
 
 def _tell_calls_apart(graph: torch.fx.GraphModule) -> None:
-    """Gives each call of a module a name of its own: the backend takes those of one name for one.
+    """Gives each call of a module its own name, since the backend treats calls of one name as one.
 
-    One ReLU behind several convolutions, as in torchvision's networks, it would refuse.
+    Otherwise it would reject a ReLU that several convolutions share, as in torchvision's networks.
     """
     for node in graph.graph.nodes:
         if stack := node.meta.get("nn_module_stack"):
@@ -85,14 +85,16 @@ def _tell_calls_apart(graph: torch.fx.GraphModule) -> None:
 
 
 def count_layers(quantized: torch.fx.GraphModule) -> tuple[int, int]:
-    """(int8, all): the convolutions and linear layers of a network that `quantize` made."""
+    """Returns (int8, all): the numbers of convolutions and linear layers in a network that `quantize` made."""
     layers = list(_layers(quantized))
     return sum(map(_is_int8, layers)), len(layers)
 
 
 def float_layers(quantized: torch.fx.GraphModule) -> list[str]:
-    """Names of the convolutions and linear layers that the backend left in float: those behind TensorFlow's 'same'
-    padding, for example, which is an operator of its own."""
+    """Returns the names of the convolutions and linear layers that the backend left in float.
+
+    For example those after TensorFlow's 'same' padding, which is a separate operator.
+    """
     return [str(n.args[1].target).removesuffix(".weight") for n in _layers(quantized) if not _is_int8(n)]
 
 
@@ -105,48 +107,46 @@ def _is_int8(layer: torch.fx.Node) -> bool:
 
 
 def save(quantized: torch.fx.GraphModule, path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> None:
-    """Writes a quantised network, for `lower`.
+    """Writes a quantised network to a file that `lower` reads.
 
     Args:
-        image_shape: (C, H, W) of the images that it was calibrated on.
+        image_shape: (C, H, W) of the calibration images.
     """
     torch.export.save(capture(quantized, torch.zeros(2, *image_shape)), path)
 
 
 class Lowered(nn.Module):
-    """A quantised network on int8 kernels (oneDNN, through torch.compile). Each batch size is compiled once, when it
-    first comes: keep to a few. For inference only.
+    """A quantised network on int8 kernels (oneDNN, through torch.compile), for inference only.
 
-    Raises:
-        ConvzooError: There is no C++ compiler.
+    Each batch size is compiled at its first use, so use only a few.
     """
 
     def __init__(self, quantized: nn.Module) -> None:
         super().__init__()
-        # A bound method, not a child: a graph that was exported can not be put into another mode.
+        # A bound method, not a child module: an exported graph does not support train() and eval().
         self._run = torch.compile(quantized, dynamic=False).__call__
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → logits (N, num_classes)."""
-        # The int8 kernels are put in when weights are constants. As an option of torch.compile it is not seen in time.
+        # Inductor uses int8 kernels only if weights are constants. As an option of torch.compile, freezing comes too late.
         with torch._inductor.config.patch(freezing=True):
             return self._run(images)
 
 
 def lower(quantized: nn.Module | str | os.PathLike[str]) -> Lowered:
-    """Makes a quantised network fast.
+    """Makes a quantised network fast by running it on int8 kernels.
 
-    A file of a network is a program (``torch.export.load`` unpickles, and evaluates): load none of a stranger's.
+    A file holds a program, which ``torch.export.load`` unpickles and evaluates: load only files that you trust.
 
     Args:
-        quantized: What `quantize` made, or the file that it was written to.
+        quantized: A network from `quantize`, or a file from `save`.
 
     Raises:
-        ConvzooError: torchao or a C++ compiler is missing, the machine is no x86, or there is no such file.
+        ConvzooError: torchao or a C++ compiler is missing, the CPU is not x86, or the file does not exist.
     """
     _need_backend()
-    # This import registers the operators that a file names, and the patterns that int8 kernels replace.
+    # This import registers the operators in a saved file, and the patterns that int8 kernels replace.
     import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
     from torch._inductor.cpp_builder import get_cpp_compiler
 
@@ -168,7 +168,7 @@ def _need_backend() -> None:
 
 
 def _drop_unused(graph: torch.fx.GraphModule) -> None:
-    """Lets go of the float weights: the graph reads the int8 ones."""
+    """Deletes the float weights: the graph reads only the int8 ones."""
     used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
     for name, _ in [*graph.named_parameters(), *graph.named_buffers()]:
         if name not in used:

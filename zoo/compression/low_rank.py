@@ -1,19 +1,19 @@
-"""Closed forms: the two factors of a trained kernel that come closest to it.
+"""Factorises trained kernels in closed form: the two factors closest to each kernel.
 
-A kernel (C′, C/g, k, k) is read as one or several matrices. What a conv kind realises with rank r is exactly what such
-a matrix of rank r holds, so by Eckart & Young (1936) the truncated SVD gives the best factors there are, in the sum of
-squared weights, and all singular values together give the kernel itself.
+A kernel (C′, C/g, k, k) is read as one or several matrices. A conv kind of rank r realises exactly the kernels whose
+matrices have rank r. So by Eckart & Young (1936) the truncated SVD gives the best possible factors, in the sum of
+squared errors of the weights, and all singular values together reproduce the kernel.
 
 ============ ===================================== ==================================
 kind         matrices                              their factors
 ============ ===================================== ==================================
-spatial      one a group: (C/g·k) × (k·C′/g)       k×1 to r channels, then 1×k
-separable    one an input channel: C′ × k²         r depthwise filters, then 1×1
-blueprint    one an output filter: C × k²          1×1 to r channels, then depthwise
+spatial      one per group: (C/g·k) × (k·C′/g)     k×1 to r channels, then 1×k
+separable    one per input channel: C′ × k²        r depthwise filters, then 1×1
+blueprint    one per output filter: C × k²         1×1 to r channels, then depthwise
 ============ ===================================== ==================================
 
 Sources: Jaderberg et al. 2014 (spatial), Guo et al. 2018 "Network decoupling" (separable), Haase & Amthor 2020
-(blueprint). Singular values are shared out evenly between the two factors; a bias goes to the last one.
+(blueprint). Each factor gets the square root of the singular values; a bias goes to the last factor.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Form:
-    """How a kind reads a kernel as matrices (B, rows, columns), and their factors as weights.
+    """How a kind reads a kernel as matrices (B, rows, columns), and turns their factors into weights.
 
     Attributes:
         matrices: (kernel (C′, C/g, kh, kw), g) → (B, rows, columns).
         first, last: Names of the kind's two convolutions, in the order of the data.
-        weights: (left (B, rows, r), right (B, r, columns), spec) → the weights of ``first`` and ``last``, their axes in
-            order.
+        weights: (left (B, rows, r), right (B, r, columns), spec) → the weights of ``first`` and ``last``, up to a
+            reshape.
     """
 
     matrices: Callable[[torch.Tensor, int], torch.Tensor]
@@ -76,11 +76,11 @@ FORMS = {
         lambda left, right, spec: (left.transpose(1, 2), right),
     ),
 }
-"""The conv kinds that a trained kernel can be turned into without data."""
+"""The conv kinds to which a trained kernel can be converted without data."""
 
 
 def _dense(kernel: torch.Tensor, groups: int) -> torch.Tensor:
-    """A grouped kernel (C′, C/g, kh, kw) with the zeros that it leaves out: (C′, C, kh, kw)."""
+    """Expands a grouped kernel (C′, C/g, kh, kw) with its implicit zeros to a dense one (C′, C, kh, kw)."""
     out, inside = len(kernel) // groups, kernel.shape[1]
     dense = kernel.new_zeros(len(kernel), inside * groups, *kernel.shape[2:])
     for g in range(groups):
@@ -90,13 +90,13 @@ def _dense(kernel: torch.Tensor, groups: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Factors:
-    """A convolution, factorised.
+    """A factorised convolution.
 
     Attributes:
         module: The conv kind's module with its weights.
-        rank: Singular values kept of each matrix.
-        full_rank: As many as there are: with all of them the module computes what the convolution did.
-        energy: Sum of the squared singular values that were kept over that of all: 1 − (relative error)².
+        rank: Number of singular values kept of each matrix.
+        full_rank: Number of all singular values; with all of them the module computes the same as the convolution.
+        energy: Sum of the kept squared singular values over the sum of all: 1 − (relative error)².
     """
 
     module: nn.Module
@@ -106,23 +106,23 @@ class Factors:
 
 
 def factorise(conv: nn.Conv2d, kind: str, rank: Rank = None) -> Factors:
-    """Turns a trained convolution into the module of a conv kind that comes closest to it.
+    """Factorises a trained convolution into the closest module of a conv kind.
 
     Args:
-        conv: Any stride, padding, dilation and groups; timm's ``Conv2dSame`` too. It is left as it is.
+        conv: Any stride, padding, dilation and groups; timm's ``Conv2dSame`` too. It is not changed.
         kind: A key of `FORMS`.
-        rank: A whole number: singular values to keep of each matrix (at most all). A float in (0, 1]: as many as keep
-            that share of the layer's energy, the same number for each of its matrices. None: that of the zoo's own
-            cells, C and C′ the channels: min(C, C′)/g for ``spatial``, 1 otherwise.
+        rank: An int: singular values to keep of each matrix (at most all). A float in (0, 1]: as many as retain that
+            share of the layer's energy, the same number for each of its matrices. None: the rank of the zoo's own
+            cells, which is min(C, C′)/g for ``spatial`` (C and C′ are the channels) and 1 otherwise.
 
     Raises:
-        ConvzooError: A rank that makes no sense, or weights that are not there or not finite.
+        ConvzooError: The rank is invalid, or the weights are on the meta device or not finite.
     """
     check_rank(rank)
     spec, form = ConvSpec.of(conv), FORMS[kind]
     if conv.weight.is_meta or not conv.weight.isfinite().all():
         raise ConvzooError("a kernel on the meta device, or one with NaN or infinite weights, cannot be factorised.")
-    # In float64, so that at full rank nothing but the weights' own rounding is lost.
+    # float64, so that at full rank only the rounding of the weights themselves is lost.
     kernel = conv.weight.detach().to(torch.float64)
     left, values, right = torch.linalg.svd(form.matrices(kernel, spec.groups), full_matrices=False)
     kept = _kept(values, default_rank(spec, kind) if rank is None else rank)
@@ -143,12 +143,12 @@ def factorise(conv: nn.Conv2d, kind: str, rank: Rank = None) -> Factors:
 
 
 def default_rank(spec: ConvSpec, kind: str) -> int:
-    """The rank that the zoo's own cells have."""
+    """Returns the rank that the zoo's own cells have."""
     return min(spec.in_channels, spec.out_channels) // spec.groups if kind == "spatial" else 1
 
 
 def check_rank(rank: object) -> None:
-    """Raises ConvzooError unless ``rank`` is None, a whole number from 1, or a share of the energy in (0, 1]."""
+    """Raises ConvzooError unless ``rank`` is None, an int from 1, or a share of the energy as a float in (0, 1]."""
     whole = type(rank) is int and rank >= 1
     share = isinstance(rank, float) and 0 < rank <= 1
     if not (rank is None or whole or share):
@@ -159,13 +159,13 @@ def check_rank(rank: object) -> None:
 
 
 def _kept(values: torch.Tensor, rank: int | float) -> int:
-    """How many of the singular values (B, n) a rank stands for."""
+    """Returns how many of the singular values (B, n) a rank keeps."""
     n = values.shape[1]
     if isinstance(rank, int):
         return min(rank, n)
     squares = values.square().sum(0)
-    lost = squares.flip(0).cumsum(0).flip(0)  # lost[r]: what is lost where r are kept
-    # Singular values below n·ε are rounding: share=1.0 does not keep those.
+    lost = squares.flip(0).cumsum(0).flip(0)  # lost[r]: the energy lost if r are kept
+    # Singular values below n·ε are rounding noise, which rank=1.0 does not keep.
     noise = (n * torch.finfo(values.dtype).eps) ** 2
     allowed = (1 - rank + noise) * squares.sum().item()
     enough = (lost <= allowed).nonzero()

@@ -1,1 +1,1 @@
-"""A trained network outside of its run: read a checkpoint, export it."""
+"""Deployment of a trained network: reads a run's checkpoint and exports the network."""

@@ -1,4 +1,4 @@
-"""Reads what a run's checkpoint knows: the trained network, and the images that it was trained for."""
+"""Reads a run's checkpoint: the trained network, and the images that it was trained for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from zoo.meta import meta_init
 from zoo.text import clean
 
 ARGUMENTS = {*inspect.signature(build).parameters} - {"timm_kwargs"}
-"""What a checkpoint may ask `zoo.build` for: timm's own arguments name files and addresses."""
+"""Arguments of `zoo.build` that a checkpoint may set. timm's own are excluded: they name files and addresses."""
 
 LARGEST_IMAGE = 8192
-"""Pixels a side; what asks for more is a slip, or somebody's joke."""
+"""Largest accepted image size, in pixels per side. More is a mistake or an attack."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        network: Arguments of `zoo.build` that made the network.
+        network: Arguments of `zoo.build` that make the network.
         weights: Its state_dict.
-        data: The run's data group (name, image size, mean, std …); None where the checkpoint does not say.
-        seed: The run's.
+        data: The run's data group (name, image size, mean, std …); None if the checkpoint has none.
+        seed: The run's seed.
     """
 
     path: Path
@@ -49,10 +49,10 @@ class Checkpoint:
         """The trained network, in eval mode, on the CPU.
 
         Raises:
-            ConvzooError: The weights are not those of the network that the checkpoint names.
+            ConvzooError: The weights do not fit the network that the checkpoint names.
         """
         try:
-            # First without weights: a name and two numbers can ask for more memory than there is.
+            # Build without weights first: a name and two numbers can ask for more memory than the machine has.
             with torch.random.fork_rng(devices=[]), meta_init():
                 planned = build(**self.network)
             if sum(p.numel() for p in planned.parameters()) > self.path.stat().st_size:
@@ -67,20 +67,20 @@ class Checkpoint:
 
     @property
     def in_chans(self) -> int:
-        """Channels of the images."""
+        """Number of image channels."""
         return self.network.get("in_chans", 3)
 
     @property
     def image_size(self) -> int | None:
-        """Height and width of the images, where the checkpoint says so."""
+        """Height and width of the images; None if the checkpoint does not say."""
         return self.data["image_size"] if self.data else None
 
 
 def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a ``.ckpt`` that a run of convzoo wrote, with ``weights_only=True``: nothing in it is executed.
+    """Reads a ``.ckpt`` of a convzoo run with ``weights_only=True``: nothing in it is executed.
 
     Raises:
-        ConvzooError: There is no such file, it is damaged, or it is no checkpoint of convzoo's.
+        ConvzooError: The file does not exist, is damaged, or is not a checkpoint of convzoo's.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -96,12 +96,12 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         raise
     except OSError as error:
         raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
-    except Exception:  # What is no checkpoint of ours raises anything: KeyError, TypeError.
+    except Exception:  # A foreign file may raise anything: KeyError, TypeError.
         raise _foreign(path) from None
     if strange := sorted(map(str, set(network) - ARGUMENTS)):
         raise _foreign(path, f"it asks for {', '.join(strange)}")
     name = network.get("backbone")
-    # timm fetches what has a colon in its name, from wherever it says.
+    # timm downloads a network whose name has a colon, from any address in that name.
     if not isinstance(name, str) or ":" in name or not timm.is_model(name):
         raise _foreign(path, f"timm {timm.__version__} has no network {clean(name, 80)}")
     if size is not None and not (type(size) is int and 1 <= size <= LARGEST_IMAGE):
@@ -113,11 +113,11 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
     """Rebuilds the trained network of a run from its checkpoint, in eval mode. Needs neither Lightning nor Hydra.
 
     Args:
-        checkpoint: A ``.ckpt`` that convzoo wrote. Nothing in it is executed.
-        device: Where to put the network.
+        checkpoint: A ``.ckpt`` of a convzoo run. Nothing in it is executed.
+        device: Device to put the network on.
 
     Raises:
-        ConvzooError: There is no such file, or it is no checkpoint of convzoo's.
+        ConvzooError: The file does not exist, is damaged, or is not a checkpoint of convzoo's.
     """
     return read_checkpoint(checkpoint).net.to(device)
 

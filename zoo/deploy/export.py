@@ -1,4 +1,4 @@
-"""Takes a network out of Python's hands: ONNX, or a program of torch.export's. Neither is done before it is checked."""
+"""Exports a network to ONNX or torch.export, with verification."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCES = {"onnx": 1e-4, "torch": 1e-6}
-"""Format → how far a logit may be from the eager network's, as a share of the largest one. torch.export keeps the
-operators, so the same kernels run; ONNX Runtime has kernels of its own, which add in another order."""
+"""Format → allowed difference of a logit from the eager network's, as a share of the largest logit. torch.export keeps
+the operators, so the same kernels run; ONNX Runtime has its own kernels, which add in another order."""
 CHECKED_BATCHES = (1, 3)
-"""Batch sizes that are checked. Neither is the one that is traced, so that a batch that is not dynamic would show."""
+"""Batch sizes that are checked. They differ from the traced one, to detect a batch dimension that is not dynamic."""
 TRACED_BATCH = 2
 
 
@@ -33,15 +33,15 @@ def export(
     format: str = "onnx",
     in_chans: int | None = None,
 ) -> Path:
-    """Writes a network as a file that needs neither convzoo nor timm; any batch size, float32, eval mode.
+    """Writes a network to a file that needs neither convzoo nor timm: any batch size, float32, eval mode.
 
     The file is loaded again and compared with the eager network on random images before it gets its name.
 
     Args:
-        net: A network that takes (N, C, H, W) and gives one tensor, or the checkpoint of a run. It is left as it is.
-        path: Where to write; None for the checkpoint's name with ``.onnx`` or ``.pt2``.
-        image_size: H = W, or (H, W). A checkpoint knows its own.
-        in_chans: Channels of the image; None to find out. A checkpoint knows its own.
+        net: A network that maps (N, C, H, W) to one tensor, or the checkpoint of a run. It is not changed.
+        path: File to write; None for the checkpoint's name with ``.onnx`` or ``.pt2``.
+        image_size: H = W, or (H, W). A checkpoint contains its own.
+        in_chans: Number of image channels; None to try likely ones. A checkpoint contains its own.
         format: ``onnx`` (input ``images``, output ``logits``), or ``torch``: `torch.export.load` reads it.
 
     Returns:
@@ -49,7 +49,7 @@ def export(
 
     Raises:
         ConvzooError: An optional package is missing, the network cannot be exported, or the outputs differ by more
-            than `TOLERANCES` allows. No file is left then.
+            than `TOLERANCES` allows. No file is left behind.
     """
     choose("format", format, SUFFIXES)
     if format == "onnx":
@@ -70,10 +70,10 @@ def export(
 
 
 def _image_shape(net: nn.Module, image_size: int | tuple[int, int], in_chans: int | None) -> tuple[int, ...]:
-    """(C, H, W) of an image that the network takes.
+    """Returns (C, H, W) of an image that the network accepts.
 
     Raises:
-        UnfitError: It takes none of that size.
+        UnfitError: It accepts no image of that size.
     """
 
     def attempt(run: Run) -> tuple[int, ...]:
@@ -85,11 +85,11 @@ def _image_shape(net: nn.Module, image_size: int | tuple[int, int], in_chans: in
 
 
 def capture(net: nn.Module, images: torch.Tensor) -> torch.export.ExportedProgram:
-    """The network as a graph of ATen operators, for any batch size.
+    """Traces a network into a graph of ATen operators, for any batch size.
 
     Args:
-        net: In eval mode.
-        images: (N, C, H, W) with N ≥ 2: a batch of one would be taken for a constant.
+        net: A network in eval mode.
+        images: (N, C, H, W) with N ≥ 2, since a batch size of one would become a constant.
 
     Raises:
         ConvzooError: torch.export cannot trace the network.
@@ -102,7 +102,7 @@ def capture(net: nn.Module, images: torch.Tensor) -> torch.export.ExportedProgra
 
 
 def save_program(program: torch.export.ExportedProgram, path: str | os.PathLike[str]) -> None:
-    """Writes a ``.pt2``, which `torch.export.load` reads."""
+    """Writes a ``.pt2`` file, which `torch.export.load` reads."""
     torch.export.save(program, path)
 
 
@@ -124,7 +124,7 @@ def _read(path: Path, format: str) -> Forward:
 
 
 def _checked(net: nn.Module, images: torch.Tensor, path: Path, format: str, write: Callable[[Path], None]) -> Path:
-    """Writes to a folder of its own, reads what was written, compares, and only then gives the file its name."""
+    """Writes to a temporary folder, reads the file back, compares, and only then gives the file its name."""
     if not path.parent.is_dir():
         raise ConvzooError(f"{path.parent} is not a folder: {path.name} cannot be written there.")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
@@ -148,9 +148,10 @@ def _checked(net: nn.Module, images: torch.Tensor, path: Path, format: str, writ
 
 
 def max_difference(net: Forward, other: Forward, image_shape: tuple[int, int, int]) -> float:
-    """The largest difference of two networks' logits on random images, as a share of the largest logit.
+    """Returns the largest difference of two networks' logits on random images, as a share of the largest logit.
 
-    Both see standard-normal batches of `CHECKED_BATCHES` sizes; NaN where a logit is not finite.
+    Both receive standard-normal batches of the sizes in `CHECKED_BATCHES`. The result is NaN if a logit is not finite
+    or the shapes differ.
     """
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for n in CHECKED_BATCHES:

@@ -1,4 +1,4 @@
-"""Reads a checkpoint that carries checksums, and finds out where it was cut or changed."""
+"""Verifies the checksums of a checkpoint and reads it; detects truncated and modified files."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from zoo.errors import ConvzooError
 
 
 class DamagedError(ConvzooError):
-    """A checkpoint whose bytes are not those that were written."""
+    """A checkpoint whose bytes differ from those that were written."""
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Reads a ``.ckpt`` once its checksums are right: a CRC-32 for each tensor and for what names them.
+    """Reads a ``.ckpt`` after verifying its checksums: a CRC-32 for each tensor and for the index that names them.
 
-    A file of ``torch.save`` is a zip archive, which has these anyway; PyTorch writes them and does not look at them
-    when it reads. ``unzip -t`` checks them too.
+    ``torch.save`` writes a zip archive, which includes these checksums, but PyTorch does not verify them when it reads.
+    ``unzip -t`` verifies them too.
 
     Returns:
-        Its content, on the CPU; nothing in it is executed (``weights_only=True``).
+        The content, on the CPU; nothing in it is executed (``weights_only=True``).
 
     Raises:
-        DamagedError: It was cut or changed, or is no checkpoint.
-        OSError, MemoryError: It cannot be read now, which says nothing about its content.
+        DamagedError: The file was truncated or modified, or is not a checkpoint.
+        OSError, MemoryError: The file cannot be read now, which says nothing about its content.
     """
     file = path.open("rb")
     try:
@@ -39,8 +39,8 @@ def read_checked(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged, or not a checkpoint of convzoo's ({error}).") from None
     except MemoryError:
         raise
-    except Exception as error:  # whatever bytes that are no checkpoint make zipfile and torch raise
-        # zipfile seeks to before the start of a file that was cut.
+    except Exception as error:  # zipfile and torch may raise anything on bytes that are no checkpoint
+        # EINVAL: in a truncated file zipfile seeks to before the start.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         if isinstance(error, RuntimeError) and "allocate memory" in str(error):
@@ -61,7 +61,7 @@ def _read(file: BinaryIO, path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses a file that becomes larger when it is read."""
+    """Rejects a file that expands when it is read."""
     members = archive.infolist()
     if any(m.compress_type != zipfile.ZIP_STORED for m in members):
         raise DamagedError(f"{path} is not a checkpoint of convzoo's: it is compressed.")

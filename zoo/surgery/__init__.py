@@ -1,1 +1,1 @@
-"""Changes to a network in place: rewrite its convolutions, fold its BatchNorms."""
+"""Network surgery in place: rewrites convolutions and folds BatchNorms."""

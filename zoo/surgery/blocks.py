@@ -1,13 +1,13 @@
-"""Blocks whose depthwise convolution is half of a logical one.
+"""Matches blocks whose depthwise and pointwise convolutions together realise one logical convolution.
 
-A depthwise convolution seldom stands alone: with the pointwise convolution before or behind it, it realises one logical
-k×k convolution. Which two belong together is known per block:
+A depthwise convolution rarely stands alone: with the pointwise convolution before or after it, it realises one logical
+k×k convolution. Which two belong together depends on the type of block:
 
 - MBConv (``InvertedResidual``, MobileNetV2/V3, EfficientNet; ``LinearBottleneck``, ReXNet; the middle of
   ``UniversalInvertedResidual``, MobileNetV4): from the block's input to the expanded channels, as in Fused-MBConv,
-  which is timm's ``EdgeResidual``. ``DepthwiseSeparableConv`` with a linear output is the same block with expansion 1.
-- A separable pair (``DepthwiseSeparableConv`` with an activation at its end: MobileNetV1; ``SeparableConv2d``:
-  Xception, NASNet; a UIB without a middle): from the pair's input to its output.
+  which is timm's ``EdgeResidual``. ``DepthwiseSeparableConv`` with a linear output is the same block at expansion 1.
+- A separable pair (``DepthwiseSeparableConv`` that ends in an activation: MobileNetV1; ``SeparableConv2d``: Xception,
+  NASNet; a ``UniversalInvertedResidual`` without a middle): from the pair's input to its output.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from torch import nn
 from zoo.convs import ConvSpec
 
 Changes = Callable[[nn.Module], dict[str, nn.Module]]
-"""From the module that realises the logical convolution to what stands where in the block ("": the block itself)."""
+"""From the module that realises the logical convolution to modules by name in the block ("": the block itself)."""
 
 
 class Half(NamedTuple):
     """The logical convolution that a block realises in two halves.
 
     Attributes:
-        parts: Names, within the block, of what the two halves are made of.
-        forms: The conv kinds that the two halves are together.
+        parts: Names, within the block, of the modules that make up the two halves.
+        forms: The conv kinds that the two halves together are.
     """
 
     spec: ConvSpec
@@ -49,12 +49,12 @@ class Half(NamedTuple):
 
 
 MBCONV = frozenset({"separable", "blueprint"})
-"""1×1 to the expanded channels, then depthwise: a blueprint convolution; the field calls the block separable."""
+"""1×1 to the expanded channels, then depthwise: a blueprint convolution, though the field calls it separable."""
 PAIR = frozenset({"separable"})
 
 
 def match_block(block: nn.Module) -> Half | None:
-    """The logical convolution of a block, where it is one of the known kind and of the plain form."""
+    """Returns the logical convolution of a block of a known type in its plain form; None for any other."""
     kind = type(block)
     if kind is InvertedResidual:
         return _inverted_residual(block)
@@ -70,7 +70,7 @@ def match_block(block: nn.Module) -> Half | None:
 
 
 def is_depthwise(conv: object) -> bool:
-    """Whether a module is a plain depthwise convolution."""
+    """Returns whether a module is a plain depthwise convolution."""
     return type(conv) in (nn.Conv2d, Conv2dSame) and 1 < conv.groups == conv.in_channels
 
 
@@ -100,7 +100,7 @@ def _depthwise_separable(block: DepthwiseSeparableConv) -> Half | None:
         return Half(spec, fuse, ("conv_dw", "bn1"), PAIR)
     spec = _logical(block.conv_dw, out_channels=block.conv_pw.out_channels)
     if not isinstance(block.se, nn.Identity):
-        # LCNet's squeeze-excite stands between the halves: it goes before the convolution, where its width fits.
+        # LCNet has squeeze-excite between the halves. It moves before the convolution, where its width fits.
         gone = {name: nn.Identity() for name in ("bn1", "se", "conv_pw")}
         changes = lambda conv: {"conv_dw": nn.Sequential(block.se, conv), **gone}  # noqa: E731
         return Half(spec, changes, ("conv_dw", "bn1", "conv_pw"), PAIR)
@@ -108,7 +108,7 @@ def _depthwise_separable(block: DepthwiseSeparableConv) -> Half | None:
 
 
 def _fused(block: nn.Module, conv: nn.Module, bn1: nn.Module, project: nn.Module, bn2: nn.Module) -> EdgeResidual:
-    """Fused-MBConv: the block with ``conv`` for its expansion and depthwise convolutions."""
+    """Makes a Fused-MBConv: the block with ``conv`` in place of its expansion and depthwise convolutions."""
     fused = _empty(EdgeResidual, block.training)
     fused.conv_exp, fused.bn1, fused.aa, fused.se = conv, bn1, block.aa, block.se
     fused.conv_pwl, fused.bn2, fused.drop_path = project, bn2, block.drop_path
@@ -117,7 +117,7 @@ def _fused(block: nn.Module, conv: nn.Module, bn1: nn.Module, project: nn.Module
 
 
 def _empty(kind: type[nn.Module], training: bool) -> nn.Module:
-    """A block with the plain attributes that timm gives it, and no modules yet: those would all be replaced."""
+    """Makes a block with the plain attributes that timm sets but no modules, since all would be replaced."""
     block = nn.Module.__new__(kind)
     nn.Module.__init__(block)
     vars(block).update(_attributes(kind), training=training)
@@ -132,7 +132,7 @@ def _attributes(kind: type[nn.Module]) -> dict[str, object]:
 
 
 def _plain(block: DepthwiseSeparableConv, conv: nn.Module) -> ConvBnAct:
-    """The block with ``conv`` for its two convolutions and what stands between them."""
+    """Makes the block with ``conv`` in place of its two convolutions and everything between them."""
     plain = _empty(ConvBnAct, block.training)
     plain.conv, plain.bn1, plain.aa, plain.drop_path = conv, block.bn2, block.aa, block.drop_path
     plain.has_skip = block.has_skip
@@ -162,7 +162,7 @@ def _linear_bottleneck(block: LinearBottleneck) -> Half | None:
 
 
 PAIRS = (("conv_dw", "conv_pw"), ("conv1", "pointwise"), ("depthwise_conv2d", "pointwise_conv2d"))
-"""What timm's separable convolutions call their halves."""
+"""Names of the two halves in timm's separable convolutions."""
 
 
 def _separable_pair(block: nn.Module) -> Half | None:

@@ -1,9 +1,9 @@
-"""Convolutions that are several in training and one in the end: re-parameterised blocks, and adapters beside a layer.
+"""Detects convolutions that merge into one after training: re-parameterised blocks, and adapters beside a layer.
 
-What makes them so is no name but what they compute: from one input several linear paths lead to one sum, so that all of
-them are one convolution. In a re-parameterised block (RepVGG, MobileOne, ACNet) paths have a BatchNorm of their own; an
-adapter (LoRA) is a path through few channels, or a trained one beside a frozen one. Two paths that are neither, as in
-an attention over several dilations, stay two at inference too, and are convolutions like any other.
+They are recognised by what they compute, not by name: several linear paths lead from one input to one sum, so that
+together they are one convolution. In a re-parameterised block (RepVGG, MobileOne, ACNet) the paths have BatchNorms of
+their own; an adapter (LoRA) is a path through few channels, or a trained path beside a frozen one. Two paths that are
+neither, as in attention over several dilations, stay separate at inference and are treated as ordinary convolutions.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PLAIN = (
     *(efficientnet.EfficientNet, mobilenetv3.MobileNetV3, blocks.ConvBnAct, blocks.DepthwiseSeparableConv),
     *(blocks.InvertedResidual, blocks.EdgeResidual, blocks.UniversalInvertedResidual, Factored),
 )
-"""What is known to have no such paths of its own, and need not be tried: it is what most networks are made of."""
+"""Types without such paths of their own. They are not tried, which saves time, since most networks consist of them."""
 
 LAYERS = (_ConvNd, _BatchNorm)
 
 SIZE = 32
-"""H = W of what a block is tried with."""
+"""H = W of the feature map that a block is tried with."""
 
 _SUMS = (aten.add, aten.add_, aten.sub, aten.sub_)
 _SCALES = (aten.mul, aten.mul_, aten.div, aten.div_, aten.neg)
@@ -47,11 +47,11 @@ _SAME = (
 
 @dataclass(frozen=True)
 class _Path:
-    """A linear way from one tensor to another.
+    """A linear path from one tensor to another.
 
     Attributes:
-        source: The tensor that it begins at.
-        layers: The modules on it.
+        source: Number of the tensor where it starts.
+        layers: The modules along it.
     """
 
     source: int
@@ -59,10 +59,10 @@ class _Path:
 
 
 def one_in_the_end(net: nn.Module) -> dict[nn.Module, str]:
-    """The modules whose convolutions are one in the end, and what each of them is.
+    """Returns the modules whose convolutions merge into one, and what each of them is.
 
-    They are tried on the meta device, the largest first. One that does not run with a feature map (N, C, H, W) is left
-    to its parts.
+    Modules are tried on the meta device, the largest first. If one does not run with a feature map (N, C, H, W), its
+    children are tried instead.
     """
     found: dict[nn.Module, str] = {}
     waiting = [net]
@@ -80,7 +80,7 @@ def one_in_the_end(net: nn.Module) -> dict[nn.Module, str]:
 
 
 def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | None:
-    """None where it does not run."""
+    """Runs a module and returns what it contains; None if it does not run."""
     copy = structure(module)
     originals = dict(zip(copy.modules(), module.modules(), strict=True))
     widths = (m.in_channels if isinstance(m, _ConvNd) else m.num_features for m in layers)
@@ -89,7 +89,7 @@ def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | N
         try:
             with watching(paths.enter, paths.leave), torch.random.fork_rng(devices=[]), torch.no_grad():
                 run_on_meta(copy, (2, channels, SIZE, SIZE), paths)
-        except Exception:  # whatever somebody's module does with an input that was guessed
+        except Exception:  # arbitrary modules may raise anything on a guessed input
             continue
         return {originals[m]: why for m, why in _judge(paths) if m in originals}
     return None
@@ -114,7 +114,7 @@ def _is_spatial(layer: nn.Module) -> bool:
 
 
 def _narrows(convs: list[_ConvNd]) -> bool:
-    """Whether a path goes through fewer channels than it begins and ends with."""
+    """Returns whether a path passes through fewer channels than it starts and ends with."""
     ends = min(max(c.in_channels for c in convs), max(c.out_channels for c in convs))
     return len(convs) > 1 and min(c.out_channels for c in convs) < ends
 
@@ -124,7 +124,7 @@ def _is_trained(convs: list[_ConvNd]) -> bool:
 
 
 class _Paths(TorchDispatchMode):
-    """Follows linear paths, and notes where two with layers of their own meet in a sum."""
+    """Follows linear paths, and records sums of two paths that each have layers of their own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _Paths(TorchDispatchMode):
         self._running: list[nn.Module] = []
         self._paths: dict[int, _Path] = {}
         self._stacks: dict[int, list[_Path]] = {}
-        self._kept: list[object] = []  # the id of a tensor that is gone may be given to another
+        self._kept: list[object] = []  # keeps tensors alive, since Python reuses the id of a freed one
         self._sources = 0
 
     def enter(self, module: nn.Module, args: tuple[object, ...]) -> None:
@@ -157,7 +157,7 @@ class _Paths(TorchDispatchMode):
             self._paths[id(tensor)] = path
 
     def _meet(self, paths: list[_Path]) -> _Path | None:
-        """The sum of some paths, where they have one beginning."""
+        """Returns the sum of paths that start at one tensor; None if they start at several."""
         total = paths[0]
         for path in paths[1:]:
             if path.source != total.source:

@@ -1,4 +1,4 @@
-"""Modules that compute with other weights than those that they hold, and how one can tell."""
+"""Detects modules that compute with other weights than those that they hold."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _UNDO = {
 
 
 def why_computed(module: nn.Module) -> str | None:
-    """What changes a module's weights or its output on the way, and how to make it plain; None where nothing does.
+    """Returns what computes a module's weights or output, and how to undo it; None for a plain module.
 
-    Whatever takes a weight's place is seen: a parametrization, a hook of ``weight_norm`` or ``spectral_norm``, a
-    pruning mask, a property or a plain tensor where the parameter was, a ``forward`` in the place of the class's.
+    Anything that replaces a weight is detected: a parametrization, a hook of ``weight_norm`` or ``spectral_norm``, a
+    pruning mask, a property or a plain tensor in place of the parameter, and a ``forward`` set on the instance.
     """
     if parametrize.is_parametrized(module):
         of = {

@@ -1,4 +1,4 @@
-"""Folds BatchNorm into the convolution before it: for inference the same network with fewer operations."""
+"""Folds BatchNorm into the preceding convolution: the same function at inference, with fewer operations."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from zoo.surgery.computed_weights import why_computed
 aten = torch.ops.aten
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-"""Exactly these types: others compute with another weight than the one they hold (weight standardisation, say)."""
+"""Exactly these types: others may compute with another weight than they hold (as in weight standardisation)."""
 BATCHNORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""How far an output may be from what it was, over its largest value. Lower precisions are checked in float32."""
+"""Allowed deviation of an output, relative to its largest value. Lower precisions are checked in float32."""
 
 
 def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None, inputs: Any = None) -> int:
-    """Folds every BatchNorm that reads a convolution's output, and alone reads it, into that convolution; in place.
+    """Folds every BatchNorm that is the only reader of a convolution's output into that convolution, in place.
 
-    The network computes the same in eval mode, to rounding, which is checked on a random image; it can no longer be
-    trained as before, and is put into eval mode. A BatchNorm with an activation of its own (timm's) leaves that behind,
-    any other an identity. Which BatchNorm follows which convolution is seen from a run on the meta device; what the
-    network returns, keeps or gives to a hook counts as read. The convolutions are new modules: another network that
-    has the old ones (what a feature extractor was made of) stays as it is.
+    In eval mode the network computes the same, up to rounding, which is verified on a random image. It is put into eval
+    mode and can no longer be trained as before. A BatchNorm with a built-in activation (timm's) is replaced by that
+    activation, any other by an identity. A run on the meta device shows which BatchNorm follows which convolution; an
+    output that the network returns, stores or passes to a hook counts as read. The convolutions are new modules, so
+    that another network with the old ones (the one that a feature extractor was made of) does not change.
 
     Args:
         net: A network that takes (N, C, H, W).
-        image_size: H = W, or (H, W), that it takes; None to find out.
-        inputs: What it takes instead: a tensor, a tuple of arguments, or a dict of named ones.
+        image_size: H = W, or (H, W), that it accepts; None to try likely sizes.
+        inputs: Inputs of a network that takes no image: a tensor, a tuple of arguments, or a dict of named ones.
 
     Returns:
-        How many were folded.
+        The number of BatchNorms that were folded.
 
     Raises:
-        ConvzooError: The network did not run with these, or with anything that could be guessed; or it would compute
-            something else when folded. It is as it was.
+        ConvzooError: The network runs neither with the given nor with any guessed input, or would compute something
+            else when folded. It is unchanged.
     """
     was = [(module, type(module), module.training) for module in net.modules()]
     try:
         kernels.restore(net)
         net.eval()
         pairs, run = try_inputs(net, lambda run: (_watched(run), run), image_size, inputs=inputs)
-        # Some keep a BatchNorm in training mode by a ``train`` of their own.
+        # Some networks override ``train`` to keep a BatchNorm in training mode.
         pairs = [(conv, norm) for conv, norm in pairs if not net.get_submodule(norm).training]
         _fold_checked(net, pairs, run)
     except BaseException:
@@ -90,7 +90,7 @@ def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], run: Run) ->
 
 
 def _fold(net: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, nn.Module]:
-    """Returns what stood where."""
+    """Folds the pairs, and returns the old modules by name."""
     new: dict[nn.Module, nn.Module] = {}
     for conv, norm in ((net.get_submodule(c), net.get_submodule(n)) for c, n in pairs):
         new[conv] = folded = structure(conv)
@@ -99,13 +99,13 @@ def _fold(net: nn.Module, pairs: Iterable[tuple[str, str]]) -> dict[str, nn.Modu
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
         folded.bias.requires_grad_(conv.weight.requires_grad)
-        # Dropout, a third thing in timm's, does nothing in eval mode.
+        # timm's BatchNormAct2d may also hold dropout, which does nothing in eval mode.
         new[norm] = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
     return put(net, new)
 
 
 def _outputs(net: nn.Module, run: Run) -> list[torch.Tensor]:
-    """What a network returns for the inputs of a run, random ones where these hold nothing."""
+    """Returns a network's outputs for the inputs of a run; meta tensors are replaced by random ones."""
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
 
@@ -115,13 +115,13 @@ def _outputs(net: nn.Module, run: Run) -> list[torch.Tensor]:
 
     args, kwargs = tree_map_only(torch.Tensor, real, (run.args, run.kwargs))
     devices = [like.device] if like.is_cuda else []
-    # TensorFloat-32 would be further off than what is looked for.
+    # TensorFloat-32 would deviate by more than the tolerance.
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
     with torch.random.fork_rng(devices=devices), torch.no_grad(), exact:
         torch.manual_seed(0)
         try:
             return [t.clone() for t in _tensors(net(*args, **kwargs))]
-        except Exception as error:  # Whatever a network of somebody's does with an input that was made up.
+        except Exception as error:  # Arbitrary networks may raise anything on random inputs.
             raise ConvzooError(
                 f"{type(net).__name__} could not be run on random inputs to check the fold ({one_line(error)})."
             ) from error
@@ -143,7 +143,7 @@ def _check_equal(net: nn.Module, before: list[torch.Tensor], after: list[torch.T
 
 
 def _tensors(value: Any, depth: int = 6) -> list[torch.Tensor]:
-    """The tensors in whatever a network returns: dicts, lists, dataclasses, objects."""
+    """Returns the tensors inside any value that a network returns: dicts, lists, dataclasses, objects."""
     if isinstance(value, torch.Tensor):
         return [value]
     if depth == 0 or isinstance(value, (str, bytes, nn.Module, type)):
@@ -159,7 +159,7 @@ def _tensors(value: Any, depth: int = 6) -> list[torch.Tensor]:
 
 
 def _watched(run: Run) -> list[tuple[str, str]]:
-    """Names of a convolution and the BatchNorm to fold into it."""
+    """Returns the names of each convolution and of the BatchNorm to fold into it."""
     places = places_of(run.net)
     running: list[nn.Module] = []
     calls: Counter[nn.Module] = Counter()
@@ -195,7 +195,7 @@ def _watched(run: Run) -> list[tuple[str, str]]:
 
 @dataclass
 class _Made:
-    """A convolution's output, and who reads it: a BatchNorm, or None for anything else."""
+    """A convolution's output and its readers: BatchNorms, and None for anything else."""
 
     by: nn.Module
     tensor: weakref.ref[torch.Tensor]
@@ -203,7 +203,7 @@ class _Made:
 
 
 class _Flow(TorchDispatchMode):
-    """Which convolution's output is read by which BatchNorm, and by nothing else."""
+    """Records which convolution's output is read by one BatchNorm and by nothing else."""
 
     def __init__(self, running: list[nn.Module]) -> None:
         super().__init__()
@@ -212,15 +212,18 @@ class _Flow(TorchDispatchMode):
         self._known: dict[int, _Made] = {}
 
     def read(self, tensors: Iterable[object], by: nn.Module | None = None) -> None:
-        """Notes that some values are read, by a BatchNorm or (None) by anything else."""
+        """Records that values are read, by a BatchNorm or (None) by anything else."""
         for tensor in tensors:
             made = self._known.get(id(tensor))
-            # The id of one that is gone may have been given to another.
+            # Python reuses the id of a freed tensor.
             if made is not None and made.tensor() is tensor:
                 made.readers.append(by)
 
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Once it has run: what is there still is kept by somebody (an attribute, a list, a hook), so it is read."""
+        """Returns (convolution, BatchNorm) pairs. To be called after the run.
+
+        An output that is still alive then is stored somewhere (an attribute, a list, a hook), so it counts as read.
+        """
         if any(made.tensor() is not None for made in self._made):
             gc.collect()
         alone = [m for m in self._made if m.tensor() is None and len(m.readers) == 1]

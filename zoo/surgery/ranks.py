@@ -1,4 +1,4 @@
-"""Rebuild the structure that a conversion left behind, for its weights to be loaded into."""
+"""Rebuilds the structure of a converted network, so that its weights can be loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from zoo.surgery.sites import Site, find_sites
 def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
     """Gives the convolutions named in ``ranks`` the form ``conv`` at these ranks, in place. New weights are random.
 
-    It makes the structure that `convert` left behind, for its weights to be loaded into. A convolution inside an
-    MBConv block (of the dense network that ``conv="standard"`` makes) stands for the block's logical one.
+    The result has the structure that `convert` made, so that its weights can be loaded. A convolution inside an MBConv
+    block (of the dense network that ``conv="standard"`` makes) stands for the block's logical convolution.
 
     Raises:
-        ConvzooError: A name that is none of the network's convolutions.
+        ConvzooError: A name is not one of the network's convolutions.
     """
     conv = choose("conv", ALIASES.get(conv, conv), FACTORED)
     sites = [site for site in find_sites(net) if isinstance(site, Site)]

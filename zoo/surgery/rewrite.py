@@ -1,4 +1,4 @@
-"""Rewrites a network's convolutions in place, and says what it did with each."""
+"""Rewrites a network's convolutions in place, and reports the outcome for each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BETWEEN = ("none", "bn_act")
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one convolution (or block).
+    """The outcome for one convolution (or block).
 
     Attributes:
-        became: The conv kind it was rewritten to; None where it was kept.
-        reason: Why it was kept; None where it was rewritten.
+        became: The conv kind it was rewritten to; None if it was kept.
+        reason: Why it was kept; None if it was rewritten.
         params_before, params_after: Parameters of the module at ``name``.
     """
 
@@ -39,22 +39,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    """What `rewrite` did with a network, convolution by convolution."""
+    """The outcome of `rewrite`, convolution by convolution."""
 
     conv: str
     entries: tuple[Entry, ...] = ()
 
     @property
     def rewritten(self) -> tuple[Entry, ...]:
+        """Entries that were rewritten."""
         return tuple(e for e in self.entries if e.became)
 
     @property
     def kept(self) -> tuple[Entry, ...]:
+        """Entries that were kept, each with its reason."""
         return tuple(e for e in self.entries if not e.became)
 
     @property
     def raised(self) -> tuple[Entry, ...]:
-        """Rewritten, and larger than before (a grouped convolution made separable, say)."""
+        """Rewritten entries with more parameters than before (for example a grouped convolution made separable)."""
         return tuple(e for e in self.rewritten if e.params_after > e.params_before)
 
     def __str__(self) -> str:
@@ -70,20 +72,19 @@ def rewrite(
 ) -> Report:
     """Gives every logical convolution of a network the form ``conv``, in place. New weights are random.
 
-    Never rewritten: the stem, patchify convolutions, heads, 1×1. A convolution that has the form already is kept with
-    its weights, so rewriting twice changes nothing.
+    The stem, patchify convolutions, heads and 1×1 convolutions are never rewritten. A convolution that already has the
+    form keeps its weights, so a second rewrite changes nothing.
 
     Args:
-        net: Any network made of `nn.Conv2d`, timm's or one's own.
-        conv: ``native`` (leaves everything alone), ``depthwise_separable`` (= ``separable``) or a key of
-            `zoo.convs.KINDS`.
+        net: Any network made of `nn.Conv2d`, timm's or your own.
+        conv: ``native`` (changes nothing), ``depthwise_separable`` (= ``separable``) or a key of `zoo.convs.KINDS`.
         between: ``none``, or ``bn_act``: BatchNorm and an activation between the factors of a factored kind.
-        groups, group_size: One of them goes with ``grouped``. Where a convolution's channels cannot be split so, it
-            gets the largest number of groups below that they can be split into.
+        groups, group_size: Options of ``grouped``; at most one may be given. A convolution whose channels cannot be
+            split like that gets the largest possible number of groups below.
 
     Raises:
-        ConvzooError: An unknown kind; a network without a convolution that the kind could act on; a convolution of a
-            type that cannot be rewritten. The network is as it was.
+        ConvzooError: The kind or an option is invalid, the network has no convolution that the kind can replace, or
+            has one of a type that cannot be rewritten. The network is unchanged.
     """
     conv = choose("conv", ALIASES.get(conv, conv), ["native", *KINDS])
     choose("conv.between", between, BETWEEN)
@@ -113,7 +114,7 @@ def rewrite(
 
 
 def _own_activation(net: nn.Module) -> type[nn.Module]:
-    """The activation that the network uses most."""
+    """Returns the activation that the network uses most; ReLU if it has none."""
     used = Counter(type(module) for module in activations(net).values())
     return used.most_common(1)[0][0] if used else nn.ReLU
 
@@ -121,7 +122,7 @@ def _own_activation(net: nn.Module) -> type[nn.Module]:
 def _rewrite_one(
     site: Site | SkippedConv, conv: str, kind: Callable[[ConvSpec], nn.Module]
 ) -> tuple[Entry, Edit | None]:
-    """What becomes of one convolution, and what there is to do for it."""
+    """Returns the report entry of one convolution, and the edit that carries it out (None if it is kept)."""
     before = params_of(site.module)
     was = type(site.module).__name__
     if isinstance(site, SkippedConv):
@@ -142,5 +143,5 @@ def _rewrite_one(
 
 
 def params_of(module: nn.Module) -> int:
-    """Parameters of a module and of all that is in it."""
+    """Returns the number of parameters of a module, submodules included."""
     return sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Where a network's logical k×k convolutions are, and which of its convolutions are none."""
+"""Finds a network's logical k×k convolutions, and says why the others are skipped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Site:
     """One logical convolution C→C′ of a network.
 
     Attributes:
-        name: The module it is: one convolution, or a block of which it is the larger part.
-        spec: What it does; the groups are those of the network.
-        forms: The conv kinds that it has already.
-        changes: From the module that realises it to what stands where, relative to ``name``.
+        name: Name of its module: a single convolution, or the block whose larger part it is.
+        spec: The logical convolution; its groups are those of the network.
+        forms: The conv kinds that it already is.
+        changes: From the module that realises it to the modules to put in place, by name relative to ``name``.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True)
 class SkippedConv:
-    """A convolution that no kind acts on, and why."""
+    """A convolution that no kind replaces, and the reason."""
 
     name: str
     module: nn.Module
@@ -48,10 +48,10 @@ class SkippedConv:
 
 
 def find_sites(net: nn.Module) -> list[Site | SkippedConv]:
-    """Walks a network in the order of its modules.
+    """Finds the logical and the skipped convolutions of a network, in the order of its modules.
 
     Raises:
-        UnfitError: Something that cannot be rewritten faithfully: convolutions whose weights are computed (weight
+        UnfitError: A part cannot be rewritten faithfully: convolutions whose weights are computed (weight
             standardisation, norms, masks), mixed kernel sizes, re-parameterised blocks, adapters.
     """
     stem, together = stem_convs(net), one_in_the_end(net)
@@ -98,7 +98,7 @@ def find_sites(net: nn.Module) -> list[Site | SkippedConv]:
 
 
 def _unfit_parts(name: str, parts: Iterable[str], module: nn.Module) -> Iterator[str]:
-    """The convolutions in some parts of a module that would be lost with all that is computed for them."""
+    """Yields the convolutions in some parts of a module whose computed weights a rewrite would lose, and why."""
     for part in parts:
         for inner, conv in module.get_submodule(part).named_modules(prefix=f"{name}.{part}".lstrip(".")):
             if _is_convolution(conv) and (why := why_computed(conv) or _why_no_kind(conv)):
@@ -106,7 +106,7 @@ def _unfit_parts(name: str, parts: Iterable[str], module: nn.Module) -> Iterator
 
 
 def _factored(name: str, module: Factored) -> Site:
-    """What stands there from an earlier rewriting."""
+    """Returns the site of a module that an earlier rewrite made."""
     forms = frozenset(kind for kind in FACTORED if type(module) is KINDS[kind])
     return Site(name, module, module.spec, forms, lambda conv: {"": conv})
 
@@ -114,7 +114,7 @@ def _factored(name: str, module: Factored) -> Site:
 def _is_convolution(module: nn.Module) -> bool:
     if not isinstance(getattr(module, "kernel_size", None), tuple):
         return False
-    # One with a parametrization may have no parameter of its own.
+    # A parametrized convolution may have no parameter of its own.
     return isinstance(module, _ConvNd) or next(module.parameters(recurse=False), None) is not None
 
 
@@ -125,7 +125,7 @@ def _reason_by_name(name: str, stem: set[str]) -> str | None:
 
 
 def _reason_to_keep(conv: nn.Module) -> str | None:
-    """Why a convolution is never rewritten, wherever it stands; None where it may be."""
+    """Returns why a convolution is never rewritten, wherever it stands; None if it may be."""
     if isinstance(conv, (nn.Conv1d, nn.Conv3d, _ConvTransposeNd)):
         return "not a 2-D convolution" if not isinstance(conv, nn.ConvTranspose2d) else "transposed"
     if conv.kernel_size == conv.stride and conv.padding in (0, (0, 0), "valid"):
@@ -134,14 +134,14 @@ def _reason_to_keep(conv: nn.Module) -> str | None:
 
 
 def _why_no_kind(conv: nn.Module) -> str | None:
-    """Why no kind stands for a convolution of this type; None where one does."""
+    """Returns why no kind can replace a convolution of this type; None if one can."""
     if type(conv) in (nn.Conv2d, Conv2dSame):
         return None
     return f"type {type(conv).__name__}, which may compute its weights (only nn.Conv2d and Conv2dSame are rewritten)"
 
 
 def _forms(conv: nn.Conv2d) -> frozenset[str]:
-    """The kinds that a single convolution is an instance of."""
+    """Returns the kinds that a single convolution is an instance of."""
     forms = set()
     if conv.groups == 1:
         forms.add("standard")
