@@ -15,7 +15,7 @@ def cache_folder(name: str) -> Path | None:
     """Returns convzoo's folder ``name`` in ``$XDG_CACHE_HOME``, else ``~/.cache``; None if it is not usable.
 
     Cached files are trusted, and cached kernels are executed. So a folder that another user owns is rejected, and
-    write access is taken from all other users.
+    write access by other users is removed.
 
     Args:
         name: Subfolder, one per kind of content.

@@ -23,7 +23,7 @@ class ConvzooError(ValueError):
 class UnfitError(ConvzooError):
     """A combination of valid choices that cannot work.
 
-    For example a conv kind that a network cannot take, or a budget that no width meets. A sweep skips such a cell.
+    Examples are a conv kind that a network cannot take and a budget that no width meets. A sweep skips such a cell.
     """
 
 

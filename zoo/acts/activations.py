@@ -91,7 +91,7 @@ def swap_activations(
 
 
 def replace_activations(net: nn.Module, act: str) -> int:
-    """Does what `swap_activations` does but skips its check, for swapping a checked network several times."""
+    """Swaps like `swap_activations` but without its check, for several swaps of a checked network."""
     found = activations(net)
     if not found:
         raise UnfitError(f"{type(net).__name__} has no activation to swap. Use act=native.")

@@ -22,7 +22,7 @@ class Converted(Entry):
     """The outcome for one convolution.
 
     Attributes:
-        rank, full_rank: Singular values kept of each of its matrices, and their number before; None if not converted.
+        rank, full_rank: Singular values kept of each of its matrices, and how many each has; None if not converted.
         energy: Share of the squared weights that the factors retain, from 0 to 1; None if not converted.
     """
 

@@ -93,7 +93,7 @@ def count_layers(quantized: torch.fx.GraphModule) -> tuple[int, int]:
 def float_layers(quantized: torch.fx.GraphModule) -> list[str]:
     """Returns the names of the convolutions and linear layers that the backend left in float.
 
-    For example those after TensorFlow's 'same' padding, which is a separate operator.
+    Layers after TensorFlow's 'same' padding are among them, since that padding is a separate operator.
     """
     return [str(n.args[1].target).removesuffix(".weight") for n in _layers(quantized) if not _is_int8(n)]
 
@@ -129,7 +129,7 @@ class Lowered(nn.Module):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → logits (N, num_classes)."""
-        # Inductor uses int8 kernels only if weights are constants. As an option of torch.compile, freezing comes too late.
+        # Inductor needs constant weights for int8 kernels. As an option of torch.compile, freezing comes too late.
         with torch._inductor.config.patch(freezing=True):
             return self._run(images)
 

@@ -1,8 +1,8 @@
 """Factorises trained kernels in closed form: the two factors closest to each kernel.
 
 A kernel (C′, C/g, k, k) is read as one or several matrices. A conv kind of rank r realises exactly the kernels whose
-matrices have rank r. So by Eckart & Young (1936) the truncated SVD gives the best possible factors, in the sum of
-squared errors of the weights, and all singular values together reproduce the kernel.
+matrices have rank r or less. So by Eckart & Young (1936) the truncated SVD gives the best possible factors, in the sum
+of squared errors of the weights, and all singular values together reproduce the kernel.
 
 ============ ===================================== ==================================
 kind         matrices                              their factors

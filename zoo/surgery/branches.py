@@ -80,7 +80,7 @@ def one_in_the_end(net: nn.Module) -> dict[nn.Module, str]:
 
 
 def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | None:
-    """Runs a module and returns what it contains; None if it does not run."""
+    """Tries one module on the meta device and returns its merging parts; None if it does not run."""
     copy = structure(module)
     originals = dict(zip(copy.modules(), module.modules(), strict=True))
     widths = (m.in_channels if isinstance(m, _ConvNd) else m.num_features for m in layers)
