@@ -95,8 +95,8 @@ def match(
         **build_arguments: Passed to `zoo.build` (``act``, ``num_classes``, ``stem``, ``depth`` …).
 
     Raises:
-        ConvzooError: No budget or two; a budget that no width from 0.05 to 16 or no φ from -10 to 10 meets; a network
-            without a width.
+        ConvzooError: No budget or two; a budget that no width from 0.05 to 16, or no φ from -10 to 10, can meet; a
+            network without a width.
     """
     choose("over", over, OVERS)
     check_matchable(backbone)

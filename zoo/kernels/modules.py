@@ -1,4 +1,7 @@
-"""Swaps modules of a network for faster ones in place, and back; fast BatchNorm and squeeze-and-excitation."""
+"""Swaps modules of a network for faster ones in place, and back.
+
+Here are BatchNorm and squeeze-and-excitation; convs.py has the convolutions.
+"""
 
 from __future__ import annotations
 
