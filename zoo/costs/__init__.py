@@ -1,1 +1,1 @@
-"""What a network costs, counted without running it; matching a budget; the table; the golden costs."""
+"""Cost of a network (parameters, MACs, activations), budget matching, the cost table, and the golden costs."""

@@ -1,4 +1,4 @@
-"""Budgets as people type them; which cells one leaves, and in what order. Needs no torch."""
+"""Parses budgets such as ``macs:600M``, and selects and sorts the cells within one. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ SORT_KEYS = ("model", "conv", "act", *SIZES)
 def select(
     cells: Iterable[CellCost], limits: dict[str, int | None], sort: str | None = None, reverse: bool = False
 ) -> list[CellCost]:
-    """The cells within a budget, in order. What does not exist comes last, whatever the budget.
+    """Returns the cells within a budget, sorted. Refused cells are always kept, at the end.
 
     Args:
-        limits: Upper limits of some of ``params``, ``macs``, ``activations``, ``train_macs``.
-        sort: One of `SORT_KEYS`, the smallest first; None keeps the order.
-        reverse: The largest first.
+        cells: Rows of the cost table.
+        limits: Upper limits for some of ``params``, ``macs``, ``activations``, ``train_macs``; None: no limit.
+        sort: One of `SORT_KEYS`, smallest first; None keeps the order.
+        reverse: Sort the largest first.
 
     Raises:
-        ConvzooError: Another key.
+        ConvzooError: An unknown limit or sort key.
     """
     for key in limits:
         choose("limit", key, SIZES)
@@ -39,10 +40,10 @@ def select(
 
 
 def parse_amount(text: str) -> int:
-    """A count as people write it: ``10M``, ``1.5G`` (or ``1.5B``), ``600k``, ``2e6``, ``11689512``.
+    """Parses a count such as ``10M``, ``1.5G`` (or ``1.5B``), ``600k``, ``2e6``, ``11689512``.
 
     Raises:
-        ConvzooError: It is no positive number.
+        ConvzooError: The text is not a positive number.
     """
     match = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?)\s*([kmgb]?)", text.strip(), re.IGNORECASE)
     value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}[match[2].lower()] if match else 0
@@ -52,16 +53,17 @@ def parse_amount(text: str) -> int:
 
 
 def parse_budget(text: str, key: str) -> tuple[str, int | None]:
-    """Reads a budget to match: ``macs:600M``, ``params:5M``, or ``native``.
+    """Parses a budget to match: ``macs:600M``, ``params:5M``, or ``native``.
 
     Args:
-        key: What the user calls it (``model.match``, ``--match``).
+        text: The budget.
+        key: Name of the option in error messages (``model.match``, ``--match``).
 
     Returns:
-        ``macs`` or ``params``, and how many; None for ``native``: as many MACs as the network with conv=native has.
+        ``macs`` or ``params``, and the amount; None for ``native``, the MACs of the network with conv=native.
 
     Raises:
-        ConvzooError: A text that is none of them.
+        ConvzooError: Any other text.
     """
     if text == "native":
         return "macs", None

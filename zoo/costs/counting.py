@@ -1,4 +1,4 @@
-"""What a network costs, counted without running it: parameters, MACs, activations, memory; as a whole and per layer."""
+"""Counts the cost of a network on the meta device, in total and per layer: parameters, MACs, activations, memory."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Cost:
 
     Attributes:
         params: All parameters.
-        params_trainable: Those that require a gradient.
+        params_trainable: Parameters that require a gradient.
         macs: Multiply-adds of the forward pass: convolutions, linear layers and matrix products. One MAC is two FLOPs.
-        train_macs: Multiply-adds of forward and backward pass: about 3 × ``macs``. The gradient with respect to the
+        train_macs: Multiply-adds of the forward and backward pass: about 3 × ``macs``. The gradient with respect to the
             image is not needed, so the first convolution costs twice its forward MACs; frozen weights cost no gradient.
         activations: Output elements of all convolutions and linear layers (Radosavovic et al. 2020, "activations").
-        image_size: (H, W) that MACs and activations hold for; None for inputs that are no images.
-        uncounted: Operators of unknown kind, which are not in the counts, with the number of calls: ``mylib::scan ×2``.
-            `register_macs` teaches the zoo what they cost.
+        image_size: (H, W) for which MACs and activations hold; None for inputs that are not images.
+        uncounted: Unknown operators, which are not included in the counts, with their number of calls:
+            ``mylib::scan ×2``. `register_macs` sets the cost of an operator.
     """
 
     params: int
@@ -47,39 +47,40 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Two per MAC."""
+        """FLOPs of the forward pass: two per MAC."""
         return 2 * self.macs
 
     @property
     def metrics(self) -> dict[str, int]:
-        """Under the names of a run's metrics; ``cost/uncounted`` (calls) only where something was not counted."""
+        """The counts under a run's metric names; ``cost/uncounted`` (calls) only if some operators were not counted."""
         counts = {f"cost/{key}": getattr(self, key) for key in ("params", "macs", "activations")}
         calls = sum(int(text.rpartition("×")[2]) for text in self.uncounted)
         return counts | ({"cost/uncounted": calls} if calls else {})
 
     def weight_bytes(self, dtype: str = "fp32") -> int:
-        """Memory of all parameters in bytes, without buffers (BatchNorm's statistics) and quantisation scales.
+        """Returns the memory of all parameters in bytes, without buffers (BatchNorm statistics) or quantisation scales.
 
         Args:
             dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
 
         Raises:
-            ConvzooError: Another dtype.
+            ConvzooError: Any other dtype.
         """
         return self.params * WEIGHT_BYTES[choose("dtype", dtype, WEIGHT_BYTES)]
 
 
 @dataclass
 class LayerCost:
-    """The share of one module in a network's `Cost`, without that of the modules inside it.
+    """One module's own share of a network's `Cost`, excluding its submodules.
 
     Attributes:
         name: The module's name in the network, ``""`` for the network itself.
-        kind: What it is, such as ``Conv2d 3×3 g=32 s=2``.
-        output_shape: Of one image, without the batch dimension; None where it did not run or gives out no tensor.
-        params, params_trainable, macs, train_macs, activations: As in `Cost`. A module that runs several times has the
-            sum; a parameter that several modules share counts for the first one.
-        uncounted: As in `Cost`, of this module's own.
+        kind: Class and settings, such as ``Conv2d 3×3 g=32 s=2``.
+        output_shape: For one image, without the batch dimension; None if the module did not run or does not return a
+            tensor.
+        params, params_trainable, macs, train_macs, activations: As in `Cost`, summed over all calls of the module. A
+            shared parameter is counted in the first module that has it.
+        uncounted: As in `Cost`, for this module only.
     """
 
     name: str
@@ -101,22 +102,22 @@ def cost(
     *,
     repeats: Repeats | None = None,
 ) -> Cost:
-    """Counts a network's cost on the meta device: exact, and it neither computes nor needs memory.
+    """Counts a network's cost on the meta device: exactly, without computing or allocating tensors.
 
-    A network that needs values (``if x.max() > 1``, ``.item()``, a detector that chooses boxes) is run with real
-    tensors instead, on one image of random numbers. What is of unknown kind, and so not counted, is in ``uncounted``
+    A network whose control flow depends on values (``if x.max() > 1``, ``.item()``, a detector that selects boxes) runs
+    with real tensors instead, on one random image. Unknown operators are not counted; they are listed in ``uncounted``
     and in a warning.
 
     Args:
-        net: Any network that takes (N, in_chans, H, W). It is left as it is, its weights and mode included.
+        net: Any network that takes (N, in_chans, H, W). It is not changed; weights and mode stay the same.
         image_size: H = W, or (H, W).
         in_chans: Channels of the image.
-        inputs: What the network takes instead of such an image: a tensor, a tuple of arguments, or a dict of named
-            ones. The counts are of all that is in them; give a batch of one.
-        repeats: Counts of modules that came before, for a weightless network that may be changed by the run.
+        inputs: Inputs of a network that does not take such an image: a tensor, a tuple of arguments, or a dict of
+            keyword arguments. The counts cover the whole batch, so pass a batch of one.
+        repeats: Counts of modules from earlier calls. Only for a network without weights that the run may change.
 
     Raises:
-        UnfitError: It could not be run; the text has the network's own words, and sizes that would do.
+        UnfitError: The network could not be run; the message has the network's own error and sizes that work.
     """
     layers = _count_layers(net, image_size, in_chans, inputs, repeats)
     counted = Cost(
@@ -140,16 +141,16 @@ def cost(
 def layer_costs(
     net: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3, inputs: Any = None
 ) -> list[LayerCost]:
-    """Counts a network's cost module by module. The sums over the list are exactly those of `cost`.
+    """Counts a network's cost per module. The sums over the list equal the result of `cost` exactly.
 
     Args:
         net, image_size, in_chans, inputs: As for `cost`.
 
     Returns:
-        The modules that have parameters of their own or compute products, in the order in which the network has them.
+        The modules with parameters, MACs or unknown operators of their own, in the network's order.
 
     Raises:
-        UnfitError: As `cost` does.
+        UnfitError: As for `cost`.
     """
     return _count_layers(net, image_size, in_chans, inputs)
 
@@ -162,7 +163,7 @@ def _count_layers(
     repeats: Repeats | None = None,
 ) -> list[LayerCost]:
     size = _pair(image_size)
-    # Autograd says which operands need a gradient, so it has to be on, whatever mode the caller is in.
+    # `requires_grad` of the operands decides about train_macs, so autograd must be on, whatever the caller's mode.
     with torch.inference_mode(False), torch.enable_grad():
         layers = None if repeats is None else _count_repeats(net, size, in_chans, repeats)
         if layers is None:
@@ -171,18 +172,20 @@ def _count_layers(
 
 
 def _count_repeats(net: nn.Module, size: tuple[int, int], in_chans: int, repeats: Repeats) -> list[LayerCost] | None:
-    """Counts the network itself instead of a copy; None where it does not run so, for whatever reason."""
+    """Counts the network itself instead of a copy; returns None if that fails for any reason."""
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     image = torch.empty((1, in_chans, *size), dtype=dtype, device="meta")
     try:
         return _count(Run(net, (image,)), repeats)
-    except Exception:  # The slower way says what is wrong.
+    except Exception:  # The slower way, which runs next, raises a clear error.
         return None
 
 
 def _count(run: Run, repeats: Repeats | None = None) -> list[LayerCost]:
-    """Adds every product of a run to the innermost module that it happens in; with ``repeats``, what a module counted
-    before to that module as a whole."""
+    """Attributes every product of a run to the innermost running module.
+
+    With ``repeats``, replayed counts are attributed to the replayed module as a whole.
+    """
     layers = {module: LayerCost(name, _kind(module)) for name, module in run.net.named_modules()}
     _add_params(layers)
     running: list[LayerCost] = []
@@ -238,7 +241,7 @@ def _size_of(inputs: Any) -> tuple[int, int] | None:
 
 
 def _kind(module: nn.Module) -> str:
-    """``Conv2d 3×3 g=32 s=2``; for all but convolutions the name of the class."""
+    """Describes a convolution, such as ``Conv2d 3×3 g=32 s=2``; for any other module returns the class name."""
     kind = type(module).__name__
     if not isinstance(module, nn.modules.conv._ConvNd):
         return kind

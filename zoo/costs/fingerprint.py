@@ -1,4 +1,4 @@
-"""Tells whether two networks are the same one, whatever names they were asked for by."""
+"""Fingerprints of networks: equal networks get equal hashes, whatever names they were built by."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from torch import nn
 
 _SYNONYMS = {"Swish": "SiLU", "HardSwish": "Hardswish"}
-"""timm's copies of torch's activations, without the ``Me`` of those that save memory."""
+"""timm's copies of torch's activations → torch's names. Without the suffix ``Me`` of the memory-efficient versions."""
 
 
 def fingerprint(net: nn.Module) -> str:
-    """A hash of a network's modules: their names, types, settings and the shapes of their weights.
+    """Returns a hash of a network's modules: names, types, settings and shapes of weights.
 
-    Equal for two networks that compute the same function of the same weights. Whether an activation works in place is
-    left out, and timm's own copies of torch's activations count as those.
+    Equal for two networks that compute the same function of the same weights. ``inplace`` of activations is ignored,
+    and timm's copies of torch's activations are treated as torch's.
     """
     lines = []
     for name, module in net.named_modules(remove_duplicate=False):

@@ -1,6 +1,6 @@
-"""Which operations have no MACs by convention: elementwise ones, reductions, normalisation, pooling, copies, choices.
+"""Operations without MACs by convention: elementwise, reductions, normalisation, pooling, copies, indexing.
 
-What is neither here nor in `zoo.costs.mac_counter` is of unknown kind, and is named where a network is counted.
+An operation that is neither here nor in `zoo.costs.mac_counter` is unknown, and reported as such by `zoo.cost`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 TAGS = ("pointwise", "reduction", "nondeterministic_seeded", "inplace_view", "view_copy", "data_dependent_output")
-"""torch's own marks of operations that multiply no matrices. An older torch has fewer of them."""
+"""torch's tags of operations that multiply no matrices. Older versions of torch have fewer of them."""
 
 FAMILIES = {
     "normalisation": r"\w*(batch|layer|group|instance|rms)_norm\w* native_norm weight_norm_interface renorm",
@@ -36,20 +36,20 @@ FAMILIES = {
     "lists of tensors": r"foreach_(?!mm)\w+",
     "questions": r"is_\w+ equal allclose local_scalar_dense (functional_)?assert\w* sym_\w+",
 }
-"""Names of ATen operations, as patterns, without a leading and a trailing underscore."""
+"""Regular expressions for names of ATen operations, without leading and trailing underscores."""
 
 _ATEN = re.compile("|".join(" ".join(FAMILIES.values()).split()))
 
 _VISION = {"nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"}
-"""torchvision's, which choose and average."""
+"""Operations of torchvision, which select and average."""
 
 _ROOMS = {"quantized_decomposed", "_c10d_functional", "c10d", "c10d_functional", "profiler", "debugprims"}
-"""Namespaces without products: (de)quantisation, what ranks tell each other, and records."""
+"""Namespaces without products: (de)quantisation, communication between ranks, and profiling."""
 
 
 @functools.cache
 def is_free(func: Any) -> bool:
-    """Whether an operator (an overload, or a higher-order one) is known to multiply nothing that is counted."""
+    """Returns whether an operator (an overload, or a higher-order one) is known to have no MACs."""
     schema = getattr(func, "_schema", None)
     if schema is None:
         return False
@@ -57,12 +57,12 @@ def is_free(func: Any) -> bool:
         return True
     written = schema.returns or any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
     if not written or not any("Tensor" in str(part.type) for part in schema.arguments):
-        return True  # It makes nothing, or something of nothing.
+        return True  # It writes no tensor, or takes none.
     room, _, name = schema.name.partition("::")
     if room != "aten":
         return room in _ROOMS or (room == "torchvision" and name in _VISION)
     base = name.strip("_")
-    # The in-place form may lack the mark of the other.
+    # The in-place variant may lack the tag of the functional one.
     twin = getattr(torch.ops.aten, base, None) if name.endswith("_") else None
     overloads = [getattr(twin, o) for o in twin.overloads()] if twin is not None else []
     return bool(_ATEN.fullmatch(base)) or any(torch.Tag.pointwise in o.tags for o in overloads)

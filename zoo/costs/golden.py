@@ -1,12 +1,12 @@
-"""The golden costs: what every cell of the zoo's families costs, in one file.
+"""Golden costs: the expected cost of every cell of the zoo's families, in one file.
 
-``golden_costs.json`` is at once what the tests expect and what the documentation's table (docs/zoo.md) is made of.
-It lies in the package, so that ``python -m zoo golden --check`` says of any installation whether its versions of
-torch and timm build the same networks. ``python -m zoo golden`` counts anew, says what changed and writes both files.
+``golden_costs.json`` is the reference of the tests and the source of the documentation's table (docs/zoo.md). It ships
+in the package, so that ``python -m zoo golden --check`` shows for any installation whether its versions of torch and
+timm build the same networks. ``python -m zoo golden`` recounts, prints the changes and writes both files.
 
-``{model: {"image_size": 224, "costs": {conv: {"params": …, "macs": …, "activations": …, "train_macs": …}}}}``, where an
-entry holds for every activation, except that ``"params_by_act"`` has those that bring parameters of their own, and
-``{"refused": reason}`` stands for a cell that does not exist.
+Format: ``{model: {"image_size": 224, "costs": {conv: {"params": …, "macs": …, "activations": …, "train_macs": …}}}}``.
+An entry holds for every activation; ``"params_by_act"`` has the parameters for activations with parameters of their
+own. ``{"refused": reason}`` stands for a cell that does not exist.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compute(progress: bool = False) -> Costs:
 
 
 def _entry(cells: list[Any]) -> dict[str, Any]:
-    """One network's cells, which differ in their activation only."""
+    """Builds the entry of one network's cells, which differ only in their activation."""
     native = cells[0].cost
     if native is None:
         return {"refused": cells[0].refused}
@@ -53,12 +53,12 @@ def _entry(cells: list[Any]) -> dict[str, Any]:
 
 
 def read() -> Costs:
-    """The golden costs as they are in the repository."""
+    """Reads the golden costs."""
     return json.loads(GOLDEN.read_text())
 
 
 def write(costs: Costs) -> None:
-    """Writes the file, a line for each network and conv kind, and the page of the documentation."""
+    """Writes the file, one line per network and conv kind, and the documentation page."""
     networks = []
     for model, network in costs.items():
         lines = ",\n".join(f"   {json.dumps(conv)}: {json.dumps(e)}" for conv, e in network["costs"].items())
@@ -70,7 +70,7 @@ def write(costs: Costs) -> None:
 
 
 def changes(old: Costs, new: Costs) -> Iterator[str]:
-    """What differs, one line a number."""
+    """Yields the differences, one line per number."""
     was, now = _flat(old), _flat(new)
     for key in dict.fromkeys([*was, *now]):
         before, after = was.get(key), now.get(key)
@@ -87,7 +87,7 @@ def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 
 def page(costs: Costs) -> str:
-    """docs/zoo.md."""
+    """Returns the text of docs/zoo.md."""
     entries = [e for network in costs.values() for e in network["costs"].values()]
     acts = list(dict.fromkeys(act for e in entries for act in e.get("params_by_act", {})))
     numbers = ["params", "macs", "activations", "train_macs"]
@@ -116,10 +116,13 @@ has parameters of its own: the last columns say how many it adds, one for each a
 
 
 def run(check: bool = False) -> int:
-    """Counts anew and prints what changed; writes unless ``check``. Returns the exit code.
+    """Recounts and prints what changed; writes both files unless ``check``.
+
+    Returns:
+        The exit code: 1 if ``check`` finds changes, else 0.
 
     Raises:
-        ConvzooError: There is nothing to write to: the package is installed, not a clone of the repository.
+        ConvzooError: Writing from an installed package instead of a clone of the repository.
     """
     if not check and not (ROOT / "pyproject.toml").exists():
         raise ConvzooError("golden costs are written in a clone of the repository. Here: python -m zoo golden --check.")

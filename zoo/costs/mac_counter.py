@@ -1,4 +1,4 @@
-"""Which operations multiply and add, and how often: the rules by which the zoo counts."""
+"""MAC counting rules: one formula per ATen operation, and the dispatch mode that applies them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ aten = torch.ops.aten
 
 Operands = tuple[torch.Tensor, ...]
 Rule = Callable[[tuple[Any, ...], Any], tuple[int, Operands]]
-"""From an operation's arguments and its output: how many MACs, and the operands that may need a gradient."""
+"""(arguments, output) of an operation → its MACs, and the operands that may need a gradient."""
 
 
 def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    # A weight is (C′, C/g, k, k), or (C, C′/g, k, k) transposed: what it holds per row is what one position costs.
+    # The weight is (C′, C/g, k, k), or (C, C′/g, k, k) if transposed: elements per row = MACs per position.
     image, weight, transposed = args[0], args[1], args[6]
     return (image if transposed else out).numel() * math.prod(weight.shape[1:]), (image, weight)
 
@@ -53,7 +53,7 @@ def _outer(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
 
 
 def _rows_of_time(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    """A weight here is (k, C, C′)."""
+    """`torch.conv_tbc`: the weight is (k, C, C′)."""
     return out.numel() * math.prod(args[1].shape[:2]), args[:2]
 
 
@@ -62,7 +62,7 @@ def _sparse(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
 
 
 def _trilinear(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    """Of `nn.Bilinear`: each weight once for each row, as in a linear layer."""
+    """`nn.Bilinear`: each weight once per row, as in a linear layer."""
     shapes = []
     for tensor, added in zip(args[:3], args[3:6], strict=True):
         for dim in sorted(added):
@@ -78,20 +78,20 @@ def _attention(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
 
 
 def _bags(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
-    """A sum of rows multiplies only where each row has a weight of its own."""
+    """`nn.EmbeddingBag`: a sum of rows; it multiplies only if each row has its own weight (per_sample_weights)."""
     weighted = len(args) > 6 and args[6] is not None
     return (args[1].numel() * args[0].shape[-1], (args[0], args[6])) if weighted else (0, ())
 
 
 def _recurrent(args: tuple[Any, ...], out: Any) -> tuple[int, Operands]:
-    """Fused layers: every weight matrix once for each row and step. Biases have one dimension."""
+    """Fused recurrent layers: every weight matrix once per row and time step. Biases, which are 1-D, are left out."""
     weights = [t for t in tree_leaves(args[1:5]) if isinstance(t, torch.Tensor) and t.ndim == 2]
     rows = math.prod(args[0].shape[:-1])
     return rows * sum({id(w): w.numel() for w in weights}.values()), (args[0], *weights[:1])
 
 
 def _packed(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    """torch's own quantised layers, whose weight is in an object."""
+    """torch's quantised layers, whose weight is inside a packed object."""
     return out.numel() * math.prod(args[1].unpack()[0].shape[1:]), ()
 
 
@@ -125,7 +125,7 @@ LAYERS: dict[str, Rule] = dict(
         ),
     )
 )
-"""Convolutions and linear layers by name. What they give out counts as activations."""
+"""Convolutions and linear layers by operator name. Their outputs count as activations."""
 
 PRODUCTS: dict[str, Rule] = LAYERS | dict(
     (
@@ -144,22 +144,22 @@ PRODUCTS: dict[str, Rule] = LAYERS | dict(
         ),
     )
 )
-"""Every operation that has MACs, and the rule that gives them with the operands of the product. Attention is composed
-of two batched products wherever torch can be told so."""
+"""Every operation that has MACs, and its rule. Where possible, torch is made to decompose attention into two batched
+products, which have rules of their own."""
 
 
 def register_macs(op: Any, formula: Callable[..., int]) -> None:
-    """Teaches the zoo what an operator of one's own costs (or one that it knows, anew).
+    """Sets the MAC formula of a custom operator, or replaces that of a known one.
 
     ``zoo.register_macs("mylib::scan", lambda x, weight, out: out.numel() * weight.shape[1])``
 
     Args:
-        op: ``"namespace::name"``, an operator of ``torch.ops``, or what `torch.library.custom_op` returned.
-        formula: Called as the operator was, with its output as ``out`` besides; returns the MACs of that call. For
-            training they count once more for each input that needs a gradient, twice more at most.
+        op: ``"namespace::name"``, an operator of ``torch.ops``, or the result of `torch.library.custom_op`.
+        formula: Called with the operator's arguments and its output as ``out``; returns the MACs of that call. For
+            training they count once more for each input that needs a gradient, at most twice more.
 
     Raises:
-        ConvzooError: ``op`` is no operator.
+        ConvzooError: ``op`` is not an operator, or ``formula`` is not callable.
     """
     op = getattr(op, "_opoverload", op)
     schema = getattr(op, "_schema", None)
@@ -176,16 +176,16 @@ _REGISTERED: dict[str, Callable[..., int]] = {}
 
 
 class ProductCounter(TorchDispatchMode):
-    """Hands the counts of every product that runs below it to ``count(macs, train_macs, activations)``.
+    """Dispatch mode that reports every product inside it to ``count(macs, train_macs, activations)``.
 
-    The gradient of a product with respect to either operand is a product of the same size, for a convolution with any
-    number of groups as for a matrix. So training costs the forward MACs once, and once more for each operand
-    that needs a gradient: three times in the middle of a network, twice where the image comes in or the weights are
-    frozen, once where both hold. (torch's own `FlopCounterMode` leaves the groups out of the weight's gradient.)
+    The gradient of a product with respect to either operand is a product of the same size, for matrices and for
+    convolutions with any number of groups. So training costs the forward MACs once, plus once for each operand that
+    needs a gradient: three times inside a network, twice at the first layer or with frozen weights, once with both.
+    (torch's own `FlopCounterMode` ignores the groups in the weight's gradient.)
 
     Args:
         count: Called for each product.
-        unknown: Called with the name of each operation that has no rule and is not known to be free.
+        unknown: Called with the name of each operation that has no rule and is not in `zoo.costs.free_ops`.
     """
 
     supports_higher_order_operators = True
@@ -196,14 +196,14 @@ class ProductCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if not hasattr(func, "overloadpacket"):  # torch.cond and others that take functions
+        if not hasattr(func, "overloadpacket"):  # torch.cond and other higher-order operators
             self._unknown(f"higher_order::{func}")
             return func(*args, **kwargs)
         out = shapes_only(func, args, kwargs)
         name = func._schema.name
         if formula := _REGISTERED.get(name):
             self._count(*_by_formula(name, formula, args, kwargs, out), 0)
-        # In-place forms have an underscore more.
+        # In-place variants have a trailing underscore.
         elif rule := PRODUCTS.get(name) or PRODUCTS.get(name.removesuffix("_")):
             macs, operands = rule(_in_order(func, args, kwargs), out)
             gradients = sum(operand.requires_grad for operand in operands)
@@ -214,7 +214,7 @@ class ProductCounter(TorchDispatchMode):
 
 
 def _in_order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments by position: some callers name them."""
+    """Returns all arguments by position, since some callers pass them by keyword."""
     if not kwargs:
         return args
     rest = [a for a in func._schema.arguments[len(args) :] if not a.kwarg_only]
@@ -226,7 +226,7 @@ def _by_formula(
 ) -> tuple[int, int]:
     try:
         macs = int(formula(*args, **kwargs, out=out))
-    except Exception as error:  # a person's own function
+    except Exception as error:  # the formula is user code
         raise ConvzooError(f"the formula that was registered for {name} failed ({one_line(error)}).") from error
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     return macs, macs * (1 + min(2, sum(t.requires_grad for t in tensors)))

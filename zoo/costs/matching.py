@@ -1,6 +1,6 @@
-"""Matched cost: the width, or the compound φ, at which a conv kind meets a budget.
+"""Matched cost: finds the width, or the compound φ, at which a network with a given conv kind meets a budget.
 
-At equal width the kinds are networks of different size, and comparing them is no fair fight.
+At equal width, networks with different conv kinds differ in size, so comparing them is not fair.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from zoo.meta import meta_init
 from zoo.surgery.rewrite import params_of
 
 STEP = 1000
-"""Both are searched in thousandths, short to type. Up to width 4 that passes over one network in fifty at most: where
-two layers step within one thousandth."""
+"""Steps per unit: width and φ are searched in thousandths, which are short to type. Up to width 4 this skips at most
+one network in fifty: those where two layers change within the same thousandth."""
 
 CANDIDATES = {"width": range(STEP // 20, 16 * STEP + 1), "phi": range(-10 * STEP, 10 * STEP + 1)}
 PUBLISHED = {"width": STEP, "phi": 0}
 
 OVERS = tuple(CANDIDATES)
-"""What can be matched over; `zoo.build` calls them the same."""
+"""The quantities to match over, named as in `zoo.build`."""
 
 SAMPLES = 32
-"""How many more values are tried where cost falls now and then."""
+"""Number of additional values to try if cost is not monotonic."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What comes nearest to a budget.
+    """The width or φ whose cost is nearest to a budget.
 
     Attributes:
         over: ``width`` or ``phi``.
         value: The width or φ, for `zoo.build`.
-        cost: What the network costs there; with ``phi`` for the scaled image, ``cost.image_size``.
+        cost: Cost of the network at ``value``; with ``phi``, for the scaled image (``cost.image_size``).
         what: ``params`` or ``macs``.
-        budget: What was asked for.
+        budget: The requested amount.
     """
 
     over: str
@@ -56,7 +56,7 @@ class Match:
 
     @property
     def miss(self) -> float:
-        """How far off, as a share of the budget: +0.01 is one per cent above it. Channels come in steps of 8."""
+        """Relative distance to the budget: +0.01 is 1 % above. Rarely 0, since channels are multiples of 8."""
         return getattr(self.cost, self.what) / self.budget - 1
 
     def __str__(self) -> str:
@@ -77,25 +77,26 @@ def match(
     in_chans: int = 3,
     **build_arguments: Any,
 ) -> Match:
-    """Finds the width or φ at which a network with a kind of convolution comes nearest to a budget.
+    """Finds the width or φ at which a network with the given conv kind comes nearest to a budget.
 
-    It counts about ten networks on the meta device. Cost never falls as width or φ grows, so that no other thousandth
-    is nearer. ``conv="grouped"`` is the exception: groups divide the channels, and a wider network may have more groups
-    and cost less. There some 32 more are counted, from where the law puts 2/3 of the budget to where it puts 3/2.
+    Counts about ten networks on the meta device. Cost never falls as width or φ grows, so no other thousandth is
+    nearer. The exception is ``conv="grouped"``: the number of groups divides the channels, so a wider network may have
+    more groups and cost less. For it, about 32 more values are counted, between those where the scaling law predicts
+    2/3 and 3/2 of the budget.
 
     Args:
-        backbone: A network that has a width: ResNet, MobileNet or EfficientNet.
+        backbone: A network with a width: ResNet, MobileNet or EfficientNet.
         conv: Conv kind, see `zoo.rewrite`.
-        params, macs: The budget, one of the two. MAC = one multiply-add of the forward pass for one image.
-        over: ``width``; or ``phi`` for compound scaling, as `Scale.compound` has it: depth 1.2^φ, width 1.1^φ and the
-            image 1.15^φ. It is relative to the network and the image given, and negative below them.
-        image_size: H = W, or (H, W); at φ = 0 where φ is looked for.
+        params, macs: The budget; exactly one of the two. One MAC is one multiply-add of the forward pass for one image.
+        over: ``width``; or ``phi`` for compound scaling as in `Scale.compound`: depth 1.2^φ, width 1.1^φ, image
+            1.15^φ. φ is relative to the given network and image; negative φ scales them down.
+        image_size: H = W, or (H, W); with ``over="phi"``, the size at φ = 0.
         in_chans: Channels of the image.
         **build_arguments: Passed to `zoo.build` (``act``, ``num_classes``, ``stem``, ``depth`` …).
 
     Raises:
-        ConvzooError: No budget, or one that no width from 0.05 to 16 and no φ from -10 to 10 meets; a network without
-            a width.
+        ConvzooError: No budget or two; a budget that no width from 0.05 to 16, or no φ from -10 to 10, can meet; a
+            network without a width.
     """
     choose("over", over, OVERS)
     check_matchable(backbone)
@@ -106,7 +107,7 @@ def match(
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     candidates = CANDIDATES[over]
     if over == "phi":
-        # No image of less than 8 pixels, as in a run.
+        # Training, too, needs images of at least 8 pixels.
         smallest = math.ceil(STEP * math.log(8 / min(sides), GAMMA))
         candidates = range(min(0, max(candidates.start, smallest)), candidates.stop)
 
@@ -125,7 +126,7 @@ def match(
         return macs_of(network(at)) if macs_of else cost(network(at), image(at), in_chans).macs
 
     def distance(at: int, ratio: float) -> float:
-        """By the law: cost grows with w² in width, with (α·β²·γ²)^φ in φ."""
+        """Steps predicted by the scaling law: cost grows as w² in width, as (α·β²·γ²)^φ in φ (params without γ)."""
         if over == "width":
             return at * (ratio**0.5 - 1)
         return STEP * math.log(ratio, ALPHA * BETA**2 * (GAMMA**2 if what == "macs" else 1))
@@ -147,7 +148,7 @@ def match(
 
 
 def check_matchable(backbone: str) -> None:
-    """Raises UnfitError where a network's width and depth cannot be changed."""
+    """Raises UnfitError if a network's width and depth cannot be changed."""
     if backbone not in SCALABLE:
         raise UnfitError(
             f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
@@ -155,10 +156,10 @@ def check_matchable(backbone: str) -> None:
 
 
 class _MacsByWidth:
-    """Counts the MACs of networks that differ in width alone; all but the first one without running them.
+    """Counts the MACs of networks that differ only in width; only the first one has to run.
 
-    A layer has as many MACs as its weights times the positions that they act at. Those depend on the image and the
-    strides, not on the width.
+    A layer's MACs are its number of weights times the number of output positions, which depends on the image size and
+    the strides, but not on the width.
     """
 
     def __init__(self, image_size: tuple[int, int], in_chans: int) -> None:
@@ -184,12 +185,17 @@ def match_text(
     key: str = "model.match",
     **arguments: Any,
 ) -> Match:
-    """`match` with a budget as a person types it: ``macs:600M``, ``params:5M``, or ``native``.
+    """`match` with a budget as text: ``macs:600M``, ``params:5M``, or ``native``.
 
-    ``native`` asks for the MACs of the same network with nothing rewritten.
+    ``native`` means the MACs of the same network with its convolutions not rewritten.
 
     Args:
-        key: What the person calls it.
+        text: The budget.
+        image_size, backbone, conv, act, in_chans, over, **arguments: As for `match`.
+        key: Name of the option in error messages.
+
+    Raises:
+        ConvzooError: As for `match`; a text that is not a budget.
     """
     what, amount = parse_budget(text, key)
     if amount is None:
@@ -201,7 +207,7 @@ def match_text(
 
 
 def _build(backbone: str, conv: str = "native", **arguments: Any) -> nn.Module:
-    """`zoo.build` of a network that can be counted, and costs nothing but its counting."""
-    # Some layers draw random numbers on the meta device too, and a run's seed must not feel it.
+    """`zoo.build` on the meta device, in the caller's random state."""
+    # Some layers draw random numbers even on the meta device; that must not change the run's random state.
     with torch.random.fork_rng(devices=[]), meta_init():
         return build(backbone, conv, **arguments)

@@ -1,4 +1,4 @@
-"""The whole number at which a count comes nearest to a budget, in as few counts as possible."""
+"""Searches for the integer whose count is nearest to a budget, with as few counts as possible."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ def nearest(
     distance: Callable[[int, float], float],
     others: Callable[[int], Iterable[int]] = lambda at: (),
 ) -> int:
-    """Finds the candidate whose count is nearest to a budget, where no count is below that of a smaller candidate.
+    """Finds the candidate whose count is nearest to a budget, for counts that never fall.
 
-    It goes where a law expects the budget, at least 4, 8, 16 … steps at a time, and halves once it has been on both
-    sides; it ends with two neighbours.
+    Jumps to where a scaling law predicts the budget, by at least 4, 8, 16 … steps, and bisects if the jump leaves the
+    bracket, until the bracket is two neighbours.
 
     Args:
-        count: Counts at a candidate. Called once for each.
-        budget: What is looked for.
-        candidates: Whole numbers without gaps.
-        start: The first one to count at; of several equally near ones the nearest to ``start`` is taken.
-        distance: (candidate, ratio) → steps from it to where the law expects ``ratio`` times its count.
-        others: (where the search ended) → candidates to count at too, where counts fall now and then all the same.
+        count: candidate → its count. Called at most once per candidate.
+        budget: The count to find.
+        candidates: Consecutive integers.
+        start: Where to begin. Of equally near candidates, the one nearest to ``start`` wins.
+        distance: (candidate, ratio) → steps to where the law predicts ``ratio`` times the candidate's count.
+        others: (end of the search) → additional candidates to count, if counts are not quite monotonic.
 
     Returns:
-        The candidate: the first or the last one where the budget lies beyond all of them.
+        The candidate; the first or the last one if the budget lies beyond all of them.
     """
     counts: dict[int, int] = {}
     below, above = candidates[0] - 1, candidates[-1] + 1

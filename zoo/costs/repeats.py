@@ -1,4 +1,4 @@
-"""A module that comes again, with an input of the same shape, is counted once."""
+"""Caches the counts of modules, so that equal modules with equal input shapes are counted once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 _OWN = frozenset(vars(nn.Module())) - {"training"}
-"""Attributes that every module has. Of these only parameters, buffers, children and hooks shape a forward pass."""
+"""Attributes that every module has. Of these, only parameters, buffers, children and hooks affect a forward pass."""
 
 _TRAINED = torch.empty((), device="meta", requires_grad=True)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -21,11 +21,11 @@ _PLAIN = {bool, int, str, type(None), torch.dtype, type, FunctionType, BuiltinFu
 
 
 class _Run(NamedTuple):
-    """What one call of a module counted and gave out.
+    """Counts and output of one call of a module.
 
     Attributes:
-        calls: Which listener was called with what, in order.
-        output: (shape, strides, dtype, requires_grad); None where the input itself came back.
+        calls: (index of the listener, its arguments) for each call, in order.
+        output: (shape, strides, dtype, requires_grad); None if the module returned its input.
     """
 
     calls: tuple[tuple[int, tuple[Any, ...]], ...]
@@ -33,11 +33,11 @@ class _Run(NamedTuple):
 
 
 class Repeats:
-    """Remembers what modules counted, from network to network.
+    """Cache of the counts of modules, shared by several networks.
 
-    Two modules are the same where all that a forward pass on the meta device can depend on is: their classes, plain
-    attributes, shapes of parameters and buffers, and children. A module with an attribute of any other type, with a
-    hook, or that is called with more than one tensor always runs.
+    Two modules are equal if everything that a forward pass on the meta device can depend on is equal: classes, plain
+    attributes, shapes of parameters and buffers, and children. A module always runs if it has an attribute of any
+    other type or a hook, or if it is called with more than one tensor.
     """
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class Repeats:
 
     @contextmanager
     def replayed(self, net: nn.Module, *listeners: Callable[..., None]) -> Iterator[list[Callable[..., None]]]:
-        """Inside, modules of ``net`` that ran before hand out their counts without running.
+        """Context in which known modules of ``net`` replay their counts without running.
 
         Args:
             net: A network that runs on the meta device.
-            listeners: Take the counts of one operation each.
+            listeners: Callbacks; each call takes the counts of one operation.
 
         Yields:
-            What is to be called in their places.
+            Recording wrappers, to be called in place of the listeners.
         """
         log: list[tuple[int, tuple[Any, ...]]] = []
 
@@ -97,18 +97,18 @@ class Repeats:
                 return x
             shape, strides, dtype, requires_grad = run.output
             out = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-            # The result of something, as before: torch refuses to change a leaf in place.
+            # A non-leaf, as in the first run: torch refuses to change a leaf in place.
             return out.add_(_TRAINED) if requires_grad else out
         start = len(log)
         out = forward(x)
-        # One that changed its input cannot be replayed.
+        # A call that changed its input cannot be replayed.
         if type(out) is torch.Tensor and x.requires_grad == needs_gradient:
             output = None if out is x else (out.shape, out.stride(), out.dtype, out.requires_grad)
             self._runs[key] = _Run(tuple(log[start:]), output)
         return out
 
     def _number(self, module: nn.Module, numbers: dict[nn.Module, int | None]) -> int | None:
-        """Equal for two modules that are the same; None where that cannot be told."""
+        """Returns a number that equal modules share; None if equality cannot be decided."""
         if module in numbers:
             return numbers[module]
         children = [(name, child and self._number(child, numbers)) for name, child in module._modules.items()]
@@ -137,11 +137,11 @@ class Repeats:
 
 
 def _hashable(value: Any) -> Any:
-    """A plain value as a part of a key; raises TypeError for any other."""
+    """Converts a plain value to a part of a key; raises TypeError for any other value."""
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if kind is float:  # 1.0 and 1 are equal, and not the same setting
+    if kind is float:  # 1.0 == 1, but they are different settings
         return (kind, value)
     if kind in (tuple, list, torch.Size):
         return (kind, *map(_hashable, value))

@@ -1,4 +1,4 @@
-"""Cells by the hundred: what they have in common is built once and counted once."""
+"""Builds and counts hundreds of cells quickly: parts that cells share are built and counted once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo.costs.repeats import Repeats
 from zoo.meta import meta_init
 
 KEPT = 8
-"""Native networks that are kept, the last ones used. One takes some megabytes."""
+"""Native networks in the cache (least recently used ones are dropped). One takes a few megabytes."""
 
 HELD = ("_parameters", "_buffers", "_modules")
 
 
 class Reuse:
-    """Builds and counts weightless networks, and keeps what the next ones share with them."""
+    """Builds and counts networks without weights, and caches the parts that later ones share."""
 
     def __init__(self) -> None:
         self._natives: OrderedDict[str, _Native] = OrderedDict()
@@ -39,13 +39,14 @@ class Reuse:
         ranks: Mapping[str, int] | None = None,
         **arguments: Any,
     ) -> Iterator[nn.Module]:
-        """Lends the network that `zoo.build` makes of these arguments, without weights and in evaluation mode.
-        Afterwards it is taken back: whatever was done to its modules is undone.
+        """Context with the network that `zoo.build` makes of these arguments, without weights and in eval mode.
+
+        At its end the network goes back to the cache, and every change of its modules is undone.
 
         Raises:
             ConvzooError: As `zoo.build` does.
         """
-        # Some layers draw random numbers on the meta device too, and a run's seed must not feel it.
+        # Some layers draw random numbers even on the meta device; that must not change the run's random state.
         with torch.random.fork_rng(devices=[]), meta_init():
             native = self._native(backbone, arguments)
         try:
@@ -56,7 +57,7 @@ class Reuse:
             native.restore()
 
     def cost(self, net: nn.Module, image_size: int | tuple[int, int], in_chans: int = 3) -> Cost:
-        """`zoo.cost` of a network that `network` lent."""
+        """Returns `zoo.cost` of a network from `network`."""
         return cost(net, image_size, in_chans, repeats=self._repeats)
 
     def _native(self, backbone: str, arguments: dict[str, Any]) -> _Native:
@@ -69,7 +70,7 @@ class Reuse:
 
 
 class _Native:
-    """A network and what every module of it had at first: attributes, tensors and children."""
+    """A network and the original attributes, tensors and children of each of its modules."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net

@@ -1,4 +1,4 @@
-"""What hundreds of cells cost, without training one: in one process, on the meta device."""
+"""The cost table: counts hundreds of cells on the meta device, without training."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ class CellCost:
 
     Attributes:
         model: timm's name of the network.
-        cost: What the cell costs; None where there is no such cell.
-        refused: Why there is none.
-        match: The width or φ at which it meets a budget, where one was given.
-        speed: How fast it is, where that was measured (`zoo.costs.table_time`).
-        untimed: Why it could not be measured.
+        conv, act: Conv kind and activation, or ``native``.
+        cost: Cost of the cell; None if the cell does not exist.
+        refused: Why it does not exist.
+        match: The width or φ that meets the budget, if one was given.
+        speed: Speed, if measured (`zoo.costs.table_time`).
+        untimed: Why its speed could not be measured.
     """
 
     model: str
@@ -59,13 +60,13 @@ class CellCost:
 
 @dataclass(frozen=True)
 class Images:
-    """What the networks see and tell apart.
+    """Inputs and outputs of the networks.
 
     Attributes:
-        size: H = W or (H, W); None for the size that each network was published at.
+        size: H = W or (H, W); None for the published size of each network.
         in_chans: Channels.
         num_classes: Classes.
-        stem: ``imagenet`` as published, ``small``, or ``auto``: small for images of 64 pixels and below.
+        stem: ``imagenet`` as published, ``small``, or ``auto``: small for images of up to 64 pixels.
     """
 
     size: int | tuple[int, int] | None = None
@@ -88,21 +89,20 @@ def tabulate(
     progress: bool = False,
     processes: int = 1,
 ) -> list[CellCost]:
-    """Counts every cell of models × convs × acts. One that does not exist is in the list too, with the reason.
+    """Counts every cell of models × convs × acts. A cell that does not exist is included, with the reason.
 
     Args:
         models: As for `find_networks`; all families by default.
-        convs, acts: Conv kinds and activations, ``native`` among them.
-        images: What the networks see; by default what each was published with.
-        match: A budget that every cell should meet, as for `zoo.costs.matching.match_text`: it is counted at the
-            ``width`` or ``phi`` (``over``) that comes nearest. A network without a width, or a budget out of reach, is
-            refused.
-        over: What is matched over.
-        progress: Whether to show a progress bar where standard error is a terminal.
-        processes: How many count at once, each a fork of this one, which should have no threads at work.
+        convs, acts: Conv kinds and activations, including ``native``.
+        images: Inputs and outputs of the networks; as published by default.
+        match: A budget for every cell, as for `zoo.costs.matching.match_text`: each cell is counted at the ``width`` or
+            ``phi`` (``over``) nearest to it. A network without a width, or a budget out of reach, is refused.
+        over: ``width`` or ``phi``.
+        progress: Show a progress bar if standard error is a terminal.
+        processes: Number of processes. They are forks of this one, which should have no other threads running.
 
     Raises:
-        ConvzooError: A model, conv kind, activation or stem that does not exist; a ``match`` that is no budget.
+        ConvzooError: An unknown model, conv kind, activation or stem; a ``match`` that is not a budget.
     """
     if match is not None:
         parse_budget(match, "match")
@@ -123,10 +123,10 @@ def tabulate(
 
 
 def layers(model: str, conv: str = "native", act: str = "native", images: Images = PUBLISHED) -> list[LayerCost]:
-    """What one cell costs, layer by layer.
+    """Counts one cell layer by layer.
 
     Raises:
-        ConvzooError: There is no such cell, or ``model`` stands for several networks.
+        ConvzooError: The cell does not exist, or ``model`` stands for several networks.
     """
     networks = find_networks([model])
     if len(networks) > 1:
@@ -144,7 +144,7 @@ def _settings(images: Images, size: int | tuple[int, int]) -> dict[str, Any]:
 
 @cache
 def _reuse() -> Reuse:
-    """One for each process."""
+    """Returns the cache of this process."""
     return Reuse()
 
 
@@ -159,7 +159,7 @@ def _count_network(
 def _count(
     network: Network, conv: str, acts: Sequence[str], images: Images, found: Match | None = None
 ) -> list[CellCost]:
-    """One network serves all activations: they compute no products, so that only parameters of their own count."""
+    """Counts one network for all activations: they have no MACs, so only their own parameters make a difference."""
     name, size, reuse = network.backbone, images.size or published_size(network), _reuse()
     scale = {found.over: found.value} if found else {"phi": network.phi}
     with ExitStack() as stack:
@@ -186,7 +186,7 @@ def _with_activation(name: str, conv: str, act: str, net: nn.Module, native: Cos
 def _meet(
     network: Network, conv: str, acts: Sequence[str], images: Images, budget: str, over: str
 ) -> Iterator[CellCost]:
-    """One width serves all activations where the budget is one of MACs; some have parameters."""
+    """Matches once for all activations if the budget is in MACs; once per activation if in parameters."""
     name, size = network.backbone, images.size or published_size(network)
     by_macs = parse_budget(budget, "match")[0] == "macs"
     for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
@@ -199,7 +199,10 @@ def _meet(
 
 
 def _need_complete(backbone: str) -> None:
-    """Once per network: rewriting its convolutions changes nothing about its activations."""
+    """Raises if some activations of a network cannot be found.
+
+    The answer is cached per network, since rewriting convolutions does not change its activations.
+    """
     if reason := _why_incomplete(backbone):
         raise ConvzooError(reason)
 

@@ -1,4 +1,4 @@
-"""``python -m zoo table``: its options, and its output for people, spreadsheets and programs."""
+"""The command ``python -m zoo table``: options and execution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMING = ("batch_size", "device", "seconds")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options. Needs no torch: what can be chosen is checked when the command runs."""
+    """Declares the options. Needs no torch: the choices are checked when the command runs."""
     comma = {"type": _names, "metavar": "A,B,…"}
     parser.add_argument("--models", **comma, help="families, family:variant, timm names or patterns (all families)")
     parser.add_argument("--convs", **comma, help="conv kinds, or all (all; native with --layers)")
@@ -38,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Counts and prints.
+    """Counts (and times) the cells, and prints them.
 
     Raises:
-        ConvzooError: A choice that does not exist, or an amount that is none.
+        ConvzooError: An unknown choice, an invalid amount, or options that do not fit together.
     """
     limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
     size = None if given.image_size is None else parse_size(given.image_size)
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> None:
     if given.time:
         from zoo.costs.table_time import find_device, time_cells
 
-        # A wrong one should be told before hundreds of cells are counted.
+        # Reject an unknown device before hundreds of cells are counted.
         find_device(given.device)
     images = table.Images(size, given.in_chans, given.num_classes, given.stem)
     convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.CONVS)
@@ -100,7 +100,7 @@ def _above_zero(kind: type) -> Callable[[str], float]:
             raise ValueError(text)
         return value
 
-    # argparse names the type by this when it refuses a value.
+    # argparse shows this name when it rejects a value.
     number.__name__ = "number above 0"
     return number
 
@@ -110,10 +110,10 @@ def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """An image size: ``224``, or ``192x256`` for height × width.
+    """Parses an image size: ``224``, or ``192x256`` for height × width.
 
     Raises:
-        ConvzooError: It is neither.
+        ConvzooError: Any other text.
     """
     match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text.strip(), re.ASCII)
     if not match:

@@ -1,4 +1,4 @@
-"""The table's speeds: each cell is built with weights and run, one after the other, on one device."""
+"""Measures the speeds for the cost table: builds each cell with weights and runs it on one device, one by one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellSpeed:
-    """How fast a cell is in float32 (TF32 on a GPU), its images on the device already.
+    """Speed of a cell in float32 (TF32 on a GPU), with the images already on the device.
 
     Attributes:
-        train_images_per_s, infer_images_per_s: At ``batch_size``.
-        latency_ms: Inference, one image.
-        share_of_peak: The share of the device's peak of matrix products that training uses.
-        device, batch_size: What it was measured on.
+        train_images_per_s, infer_images_per_s: Images/s at ``batch_size``.
+        latency_ms: Milliseconds of inference for one image.
+        share_of_peak: Training's share of the device's peak in matrix products.
+        device, batch_size: Conditions of the measurement.
     """
 
     train_images_per_s: Spread
@@ -53,17 +53,18 @@ def time_cells(
     """Measures every cell that exists; ``speed`` of the others stays None.
 
     Args:
-        cells, images: What `zoo.tabulate` returned, and was given.
-        batch_size: Images a step and a forward pass.
-        device: Where; a GPU where there is one by default.
-        seconds: How long each of a cell's five measurements takes, about.
-        progress: Whether to show a progress bar where standard error is a terminal.
+        cells: Result of `zoo.tabulate`.
+        images: The argument of `zoo.tabulate`.
+        batch_size: Images per training step and per forward pass.
+        device: Device to measure on; by default a GPU if available, else the CPU.
+        seconds: Approximate time of each of a cell's five measurements.
+        progress: Show a progress bar if standard error is a terminal.
 
     Returns:
-        The cells with ``speed`` filled in; with ``untimed``, why not, where a network could not be run.
+        The cells with ``speed`` filled in, or ``untimed`` with the reason if a network could not be run.
 
     Raises:
-        ConvzooError: A device that this machine does not have.
+        ConvzooError: This machine does not have the device.
     """
     where = find_device(device)
     use_fast_float32(where)
@@ -73,10 +74,10 @@ def time_cells(
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name; a GPU where there is one for None.
+    """Returns the device of that name; for None, a GPU if available, else the CPU.
 
     Raises:
-        ConvzooError: This machine has none.
+        ConvzooError: This machine does not have the device.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -87,7 +88,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 def build_cell(cell: CellCost, images: Images) -> nn.Module:
-    """The network of a cell of the table, with weights."""
+    """Builds the network of a cell of the table, with weights."""
     size = images.size or cell.cost.image_size
     return build(
         cell.model,
@@ -108,7 +109,7 @@ def _time(
         image = torch.zeros(images.in_chans, *cell.cost.image_size, device=device)
         training = training_speed(net, image, batch_size, seconds)
         inference = speed(net, image, batch_size, seconds)
-    # Out of memory, most often; the other cells should not fall with it.
+    # Most often out of memory; the other cells can still be measured.
     except Exception as error:
         return replace(cell, untimed=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
     rate = training.images_per_s

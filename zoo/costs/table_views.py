@@ -1,4 +1,4 @@
-"""How the table without training, and one cell's layers, look: for people, for spreadsheets and for programs."""
+"""Prints the cost table and one cell's layers: in the terminal, and as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ NOTE = "MACs: multiply-adds of the forward pass for one image (FLOPs: twice that
 
 
 def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over: str | None = None) -> None:
-    """Prints one row a cell; for people also why a cell was refused, and how many were left out.
+    """Prints one row per cell; terminal and Markdown also say why cells were refused and how many were left out.
 
     Args:
-        over: ``width`` or ``phi`` where a budget was matched: then there are columns for it, and for the miss.
+        cells: Rows of the table.
+        form: One of `FORMATS`.
+        over_budget: Number of cells left out.
+        over: ``width`` or ``phi`` if a budget was matched; adds columns for its value and for the miss.
     """
     view = {"json": _cell_record, "csv": _cell_timm}.get(form, _cell_text)
     rows = [view(cell) for cell in cells]
@@ -52,8 +55,8 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
 
 
 def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str | None = None) -> None:
-    """Prints one row a layer; for people also the sum and the memory that the weights take."""
-    from zoo.costs.counting import WEIGHT_BYTES  # brings torch, which `python -m zoo report` does without
+    """Prints one row per layer; terminal and Markdown also show the sums and the memory of the weights."""
+    from zoo.costs.counting import WEIGHT_BYTES  # imports torch, which `python -m zoo report` does without
 
     view = {"json": vars, "csv": _layer_csv}.get(form, _layer_text)
     _print([view(layer) for layer in layers], form, title)
@@ -106,7 +109,7 @@ def _cell_record(cell: CellCost) -> dict[str, Any]:
 
 
 def _cell_timm(cell: CellCost) -> dict[str, Any]:
-    """timm's column names and units (millions and billions), with all digits."""
+    """Returns a row with timm's column names and units (millions and billions), with all digits."""
     cost = cell.cost
     return {
         "model": cell.model,
@@ -136,7 +139,7 @@ def _cell_text(cell: CellCost) -> dict[str, str]:
 
 
 def _matched(cell: CellCost, over: str) -> dict[str, Any]:
-    """The miss is a share of the budget: 0.01 is one per cent above it."""
+    """Returns the columns of the match. The miss is relative to the budget: 0.01 is 1 % above."""
     found = cell.match
     return {over: found and found.value, "budget": found and found.budget, "miss": found and found.miss}
 

@@ -1,9 +1,9 @@
-"""Kernels of our own for the CPU: what PyTorch's are slow at in separable networks.
+"""Custom CPU kernels for operations of separable networks that are slow in PyTorch.
 
-Depthwise convolutions (the stock bfloat16 gradients take up to a hundred times as long as the memory asks for),
-BatchNorm with its activation, squeeze-and-excitation, 1×1 convolutions on small maps. `speed_up` swaps them into a
-network in place; the C++ beside this file is compiled when it is first needed. Where it cannot be, bfloat16 networks
-get their depthwise convolutions in float32, which is what PyTorch does best.
+Depthwise convolutions (PyTorch's bfloat16 gradients take up to a hundred times as long as their memory traffic needs),
+BatchNorm with its activation, squeeze-and-excitation, and 1×1 convolutions on small feature maps. `speed_up` swaps them
+into a network in place; the C++ beside this file is compiled on first use. If that fails, bfloat16 networks compute
+their depthwise convolutions in float32, which is the fastest that PyTorch offers.
 """
 
 from zoo.kernels.library import why_not

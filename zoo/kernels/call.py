@@ -12,19 +12,24 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from zoo.kernels import library
 
 DTYPES = (torch.float32, torch.bfloat16)
-"""Of the data; weights, statistics and sums are float32."""
+"""Dtypes of the data; weights, statistics and sums are float32."""
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """The same values, channels last in memory; nothing is copied where they are already."""
+    """Returns the tensor in channels-last memory format, without a copy if it already is."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def fits_kernels(x: torch.Tensor, channels: int, *weights: torch.Tensor | None) -> bool:
-    """Whether the kernels can have these: images with that many channels, float32 weights, all in this memory.
+    """Returns whether the kernels can process these: images with that many channels, float32 weights, all on the CPU.
 
-    What is traced or compiled has no values yet; subclasses of Tensor (fake ones, among others) have none of their own.
-    Who watches the operations (to count them, say) would not see these.
+    Excluded are tensors without values in memory: under tracing or compilation, and subclasses of Tensor (such as fake
+    tensors). Excluded, too, are dispatch modes (which count operations, for example): they would not see the kernels.
+
+    Args:
+        x: (N, C, H, W).
+        channels: The expected C.
+        *weights: Weights and statistics, or None.
     """
     if (
         torch.jit.is_tracing()
@@ -38,12 +43,12 @@ def fits_kernels(x: torch.Tensor, channels: int, *weights: torch.Tensor | None) 
 
 
 def call(name: str, data: torch.Tensor, *arguments: Any) -> None:
-    """Runs a kernel; it is told whether ``data`` is bfloat16, the arguments, and how many threads it has.
+    """Runs a kernel with: whether ``data`` is bfloat16, the arguments, and the number of threads.
 
     Args:
-        name: The function's.
-        data: Its first tensor.
-        *arguments: Tensors (their addresses are passed), structures (by reference), whole numbers and None.
+        name: Name of the C++ function.
+        data: A tensor with the data's dtype.
+        *arguments: Tensors (passed as addresses), structures (by reference), integers and None.
     """
     passed = [_passed(a) for a in arguments]
     half, threads = ctypes.c_int(data.dtype == torch.bfloat16), ctypes.c_int(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Convolutions whose work our own kernels do, or that are better asked for in another way."""
+"""Drop-in replacements of `nn.Conv2d`: with custom kernels, or with a faster formulation in PyTorch."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from zoo.kernels.depthwise import depthwise_conv2d
 
 
 def _cast(x: torch.Tensor) -> torch.Tensor:
-    """The dtype that autocast would give a convolution's input."""
+    """Casts a convolution's input as CPU autocast would."""
     cast = torch.is_autocast_enabled("cpu") and x.dtype in DTYPES
     return x.to(torch.get_autocast_dtype("cpu")) if cast else x
 
 
 def _within_reach(conv: nn.Conv2d) -> bool:
-    """Whether there is no more padding than the kernel reaches over: more makes outputs of nothing but zeros."""
+    """Returns whether every output sees the image: with more padding, border outputs see only zeros."""
     axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
     return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
 
 
 class Swapped(nn.Module):
-    """A module whose work our kernels do; its class was put in the place of ``stock``."""
+    """Base of modules with a faster ``forward``, swapped in by replacing the class ``stock`` of an existing module."""
 
     stock: type[nn.Module]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles: our kernels are no TorchScript."""
+        """Returns the stock module for `torch.jit.script`, which cannot compile the kernels."""
         plain = copy.copy(self)
         plain.__class__ = self.stock
         return plain
 
 
 class FastDepthwise(Swapped, nn.Conv2d):
-    """One filter a channel, with our kernels."""
+    """Depthwise convolution (one filter per channel) with custom kernels."""
 
     stock = nn.Conv2d
 
@@ -59,7 +59,7 @@ class FastDepthwise(Swapped, nn.Conv2d):
 
 @functools.cache
 def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """How many taps at each end of a kernel's axis see nothing but padding, on a map of that size."""
+    """Returns the number of taps at each end of a kernel's axis that see only padding, on a map of that size."""
     outputs = range((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
     used = [
         tap for tap in range(kernel) if any(0 <= o * stride - padding + tap * dilation < size for o in outputs)
@@ -68,10 +68,10 @@ def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
 
 
 class TrimmedConv(Swapped, nn.Conv2d):
-    """A convolution without the taps that see nothing but padding, as a 3×3 kernel's border does on a map of one pixel.
+    """Convolution without the taps that see only padding, such as the border of a 3×3 kernel on a 1×1 map.
 
-    The same values with less work. And oneDNN 3.13 leaves the gradients of such taps unwritten in bfloat16, at stride 2
-    and for larger kernels: they are what was in memory, NaN among it, where they should be 0.
+    Gives the same values with less work. It also avoids a bug: oneDNN 3.13 does not write the bfloat16 gradients of
+    such taps at stride 2 and for larger kernels. They should be 0, but are uninitialised memory, including NaN.
     """
 
     stock = nn.Conv2d
@@ -97,7 +97,7 @@ class TrimmedConv(Swapped, nn.Conv2d):
 
 
 class FastPointwise(Swapped, nn.Conv2d):
-    """A 1×1 convolution as the matrix product that it is: convolution kernels are slow on small maps."""
+    """1×1 convolution as a matrix product, since convolution kernels are slow on small maps."""
 
     stock = nn.Conv2d
 
@@ -109,13 +109,13 @@ class FastPointwise(Swapped, nn.Conv2d):
         if x.ndim != 4 or x.device.type != "cpu":
             return super().forward(x)
         rows = channels_last(x).permute(0, 2, 3, 1)
-        # Through (out, 1, 1, in), so that the gradient has the strides of a channels-last weight: DDP asks for them.
+        # Through (out, 1, 1, in), so that the gradient has the strides of a channels-last weight, which DDP expects.
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(rows, weight, self.bias).permute(0, 3, 1, 2)
 
 
 class FloatDepthwise(FastDepthwise):
-    """One filter a channel in float32 whatever autocast says: for machines without a compiler."""
+    """Depthwise convolution in float32 even under autocast, for machines without a C++ compiler."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):

@@ -1,4 +1,4 @@
-"""Depthwise convolution on a CPU, its gradients with kernels of our own."""
+"""Depthwise convolution on a CPU, with custom kernels for its gradients."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _FIELDS = ("n", "h", "w", "c", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "
 
 
 class _Geometry(ctypes.Structure):
-    """As in depthwise.cpp."""
+    """Sizes of a convolution; same layout as in depthwise.cpp."""
 
     _fields_ = [(name, ctypes.c_long) for name in _FIELDS]
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Length of an axis after a convolution."""
+    """Returns the length of an axis after a convolution."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
@@ -34,14 +34,14 @@ def _geometry(shape: tuple[int, ...], *window: tuple[int, int]) -> _Geometry:
 
 
 class _Depthwise(Function):
-    """Data is float32 or bfloat16, the weight float32; the sums of the gradients are float32."""
+    """Autograd function: data in float32 or bfloat16, weight in float32; gradients are accumulated in float32."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding, dilation):
         x, weight = channels_last(x), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.geometry = _geometry(tuple(x.shape), tuple(weight.shape[2:]), stride, padding, dilation)
-        # The stock forward pass is as fast as it can be; it is the gradients that are not.
+        # Only the gradients are slow in PyTorch; its forward pass is not.
         return channels_last(F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, len(weight)))
 
     @staticmethod
@@ -65,11 +65,12 @@ def depthwise_conv2d(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv2d` with one filter a channel and no bias, on a CPU.
+    """`torch.nn.functional.conv2d` with one filter per channel and no bias, on a CPU.
 
     Args:
         x: (N, C, H, W), float32 or bfloat16.
         weight: (C, 1, k, l), float32.
+        stride, padding, dilation: For (height, width).
 
     Returns:
         (N, C, H', W') in the dtype of ``x``, channels last in memory.

@@ -1,7 +1,7 @@
-"""Squeeze-and-excitation's two ends on a CPU with kernels of our own: the mean over positions, and the gate.
+"""Both ends of squeeze-and-excitation on a CPU with custom kernels: the mean over positions, and the gate.
 
-The two belong together: `squeeze` gives the means and hands the data on to `excite`. The gradient of the data is then
-made in one pass, at the end, of what the gate and the means give back.
+They belong together: `squeeze` computes the means and passes the data on to `excite`. That way, the data's gradient is
+computed in one pass, from the gradients of the gate and of the means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
 
 
 class _Link:
-    """What `_Excite` leaves for `_Squeeze`'s backward: the gate."""
+    """Passes the gate from `_Excite` to the backward pass of `_Squeeze`."""
 
     gate: torch.Tensor
 
@@ -45,7 +45,7 @@ class _Squeeze(Function):
 class _Excite(Function):
     @staticmethod
     def forward(ctx, x, gate, link):
-        # Detached: the link lives in the graph, and a gate that held its own graph would never be freed.
+        # Detached: the graph holds the link, so a gate that holds the graph would be a cycle that is never freed.
         link.gate = gate.detach().float().reshape(x.shape[:2]).contiguous()
         ctx.save_for_backward(x)
         ctx.dtype = gate.dtype
@@ -60,16 +60,16 @@ class _Excite(Function):
         gradient = channels_last(gradient.to(x.dtype))
         sums = torch.empty(x.shape[:2])
         call("gate_dot", x, x, gradient, sums, *_sizes(x))
-        # Not the gradient of x yet: `_Squeeze` multiplies it by the gate when it adds the means' share.
+        # Not yet the gradient of x: `_Squeeze` multiplies it by the gate and adds the means' part, in one pass.
         return gradient, sums[:, :, None, None].to(ctx.dtype), None
 
 
 def squeeze(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _Link]:
-    """(N, C, H, W) → its means (N, C, 1, 1), the data and the link for `excite`, which must get both."""
+    """(N, C, H, W) → the means (N, C, 1, 1), and the data and the link, both of which must be passed to `excite`."""
     link = _Link()
     return *_Squeeze.apply(x, link), link
 
 
 def excite(x: torch.Tensor, gate: torch.Tensor, link: _Link) -> torch.Tensor:
-    """The data (N, C, H, W) times the gate (N, C, 1, 1)."""
+    """Multiplies the data (N, C, H, W) by the gate (N, C, 1, 1)."""
     return _Excite.apply(x, gate, link)

@@ -1,7 +1,7 @@
-"""Compiles the kernels for this machine's processor when they are first needed, and loads them.
+"""Compiles the C++ kernels for this machine's processor on first use, and loads them.
 
-A C++ compiler is all they need (no headers of PyTorch's; about three seconds, then kept in the user's cache folder).
-Where there is none, `load` returns None and PyTorch's own kernels stay.
+Needs only a C++ compiler, no PyTorch headers. Takes about three seconds; the library is kept in the user's cache
+folder. Without a compiler `load` returns None, and PyTorch's own kernels are used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT_S = 120
 
 SWITCH = "CONVZOO_KERNELS"
-"""The environment variable that turns them off: ``CONVZOO_KERNELS=off``."""
+"""The environment variable that turns the kernels off: ``CONVZOO_KERNELS=off``."""
 
 
 def load() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be had (`why_not` says why)."""
+    """Returns the compiled kernels; None if they are not available (see `why_not`)."""
     return _find()[0]
 
 
 def why_not() -> str | None:
-    """Why there are no kernels; None where there are."""
+    """Returns why the kernels are not available; None if they are."""
     return _find()[1]
 
 
@@ -49,8 +49,8 @@ def _find() -> tuple[ctypes.CDLL | None, str | None]:
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
         return None, f"no C++ compiler ({', '.join(COMPILERS)})"
-    # OpenMP is left to be found in the process: PyTorch has brought one, and two would fight for the cores. Where its
-    # names do not fit, the kernels run on one thread.
+    # Not linked with an OpenMP of its own: two would compete for the cores. The symbols resolve to PyTorch's OpenMP; if
+    # they do not match, the kernels are compiled without it and run on one thread.
     problem = ""
     for openmp in (["-fopenmp"], []):
         try:
@@ -61,16 +61,16 @@ def _find() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
-    import torch  # its OpenMP must be there before the library asks for one
+    import torch  # its OpenMP must be loaded before the library
 
     target = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     flags = [*FLAGS, target, *openmp]
     content = "".join((HERE / name).read_text() for name in (*SOURCES, *HEADERS))
-    # A cache folder may be shared by machines with different processors.
+    # Machines with different processors may share a cache folder.
     key = "\n".join([content, *flags, compiler, processor(), torch.__version__])
     name = f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     folder = cache_folder("kernels")
-    with contextlib.suppress(OSError):  # none yet, or a damaged one, which is made again
+    with contextlib.suppress(OSError):  # missing or damaged: it is compiled again
         if folder and is_ours(folder / name):
             return ctypes.CDLL(str(folder / name))
     with tempfile.TemporaryDirectory(prefix="convzoo-", dir=folder) as work:
@@ -80,7 +80,7 @@ def _library(compiler: str, openmp: list[str]) -> ctypes.CDLL:
         _run([compiler, "-shared", *objects, "-o", f"{work}/{name}"])
         library = ctypes.CDLL(f"{work}/{name}")
         if folder:
-            # Whatever the umask is: a library that others can write to is not loaded.
+            # Regardless of the umask: a library that other users can write to is not loaded.
             Path(work, name).chmod(0o700)
             Path(work, name).replace(folder / name)
         return library

@@ -1,4 +1,7 @@
-"""Swaps the modules of a network whose work our own kernels do, in place and back. Convolutions are in convs.py."""
+"""Swaps modules of a network for faster ones in place, and back.
+
+Here are BatchNorm and squeeze-and-excitation; convs.py has the convolutions.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from zoo.kernels.norm import ACTIVATIONS, batch_norm_act
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LARGE = 1 << 16
-"""Values from which on one pass over them saves more than it takes to call it, in evaluation."""
+"""Elements above which, in eval mode, the kernel saves more time than its call costs."""
 
 
 class FastBatchNorm(Swapped, nn.BatchNorm2d):
-    """BatchNorm with our kernels."""
+    """BatchNorm with custom kernels."""
 
     stock = nn.BatchNorm2d
 
@@ -28,11 +31,11 @@ class FastBatchNorm(Swapped, nn.BatchNorm2d):
         return norm.track_running_stats
 
     def _fast(self, x: torch.Tensor, activation: int) -> torch.Tensor | None:
-        """None where the kernels cannot."""
+        """Runs the kernels; returns None for inputs that they do not support or do not speed up."""
         if not fits_kernels(x, self.num_features, self.weight, self.bias, self.running_mean, self.running_var):
             return None
         if self.training:
-            # A cumulative average, or one value a channel: PyTorch has the means, and the words.
+            # PyTorch computes the cumulative average, and raises a clear error for one value per channel.
             if self.momentum is None or x.numel() <= x.shape[1]:
                 return None
             self.num_batches_tracked.add_(1)
@@ -53,7 +56,7 @@ class FastBatchNorm(Swapped, nn.BatchNorm2d):
 
 
 class FastBatchNormAct(BatchNormAct2d, FastBatchNorm):
-    """timm's BatchNorm with an activation, in one."""
+    """timm's BatchNorm with activation, fused."""
 
     stock = BatchNormAct2d
 
@@ -68,7 +71,7 @@ class FastBatchNormAct(BatchNormAct2d, FastBatchNorm):
 
 
 class FastSqueezeExcite(Swapped, SqueezeExcite):
-    """The squeeze-and-excitation of timm's MBConv blocks."""
+    """Squeeze-and-excitation of timm's MBConv blocks, with custom kernels."""
 
     stock = SqueezeExcite
 
@@ -85,26 +88,26 @@ class FastSqueezeExcite(Swapped, SqueezeExcite):
 
 COMPILED = (FastSqueezeExcite, FastDepthwise, FastPointwise, TrimmedConv, FastBatchNorm, FastBatchNormAct)
 UNCOMPILED = (FloatDepthwise, FastPointwise, TrimmedConv)
-"""What needs no compiler."""
+"""Replacements that need no compiler."""
 
 
 def speed_up(net: nn.Module) -> int:
-    """Gives our kernels the work of every module that they can do, in place.
+    """Swaps every module that has a faster version, in place.
 
-    Parameters, buffers, names and hooks stay: the state_dict is the same. On another device than the CPU, and for what
-    the kernels cannot do, such a module computes what it did before.
+    Parameters, buffers, names, hooks and the state_dict stay the same. On any device but the CPU, and for inputs that
+    the kernels do not support, a swapped module runs PyTorch's code.
 
     Returns:
-        How many modules there are.
+        The number of swapped modules.
     """
     return _swap(net, UNCOMPILED if load() is None else COMPILED)
 
 
 def trim(net: nn.Module) -> int:
-    """Gives `TrimmedConv` its work, in place, and leaves all else to PyTorch.
+    """Swaps in `TrimmedConv` only, in place.
 
     Returns:
-        How many modules there are.
+        The number of swapped modules.
     """
     return _swap(net, (TrimmedConv,))
 
@@ -120,7 +123,7 @@ def _swap(net: nn.Module, usable: tuple[type[nn.Module], ...]) -> int:
 
 
 def restore(net: nn.Module) -> None:
-    """Takes them out again."""
+    """Undoes `speed_up` and `trim`, in place."""
     for module in net.modules():
         if type(module) in (*COMPILED, *UNCOMPILED):
             module.__class__ = type(module).stock

@@ -1,4 +1,4 @@
-"""BatchNorm and its activation as one, on a CPU with kernels of our own."""
+"""Fused BatchNorm and activation on a CPU, with custom kernels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ACTIVATIONS: dict[type[nn.Module], int] = {
     nn.Hardswish: 4,
     HardSwish: 4,
 }
-"""Those that the kernels know, by exact type, as norm.cpp numbers them."""
+"""Activations that the kernels support, by exact type → number in norm.cpp."""
 
 
 class _Norm(ctypes.Structure):
-    """As in norm.cpp."""
+    """Parameters of a BatchNorm; same layout as in norm.cpp."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias", "running_mean", "running_variance")]
     _fields_ += [("momentum", ctypes.c_double), ("epsilon", ctypes.c_double)]
@@ -37,7 +37,7 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 
 class _BatchNormAct(Function):
-    """Of the batch's own statistics; the running ones are brought up to date on the way."""
+    """Autograd function: normalises by the batch's statistics and updates the running ones in place."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, activation):
@@ -74,15 +74,16 @@ def batch_norm_act(
     eps: float,
     activation: int = 0,
 ) -> torch.Tensor:
-    """`torch.nn.functional.batch_norm` in training, and an activation of its output, on a CPU.
+    """`torch.nn.functional.batch_norm` in training mode, followed by an activation, on a CPU.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16; more than one value a channel.
+        x: (N, C, H, W), float32 or bfloat16; more than one value per channel.
         weight, bias: (C,), float32; None: 1 and 0.
-        running_mean, running_var: (C,), float32, brought up to date in place; None: not kept.
+        running_mean, running_var: (C,), float32, updated in place; None: not tracked.
+        momentum, eps: As in `nn.BatchNorm2d`.
         activation: A value of `ACTIVATIONS`.
 
     Returns:
-        The shape and dtype of ``x``, channels last in memory.
+        A tensor with the shape and dtype of ``x``, channels last in memory.
     """
     return _BatchNormAct.apply(x, weight, bias, running_mean, running_var, momentum, eps, activation)

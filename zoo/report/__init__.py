@@ -1,4 +1,4 @@
-"""Compares runs from their result files: tables, a plot, a page. Needs neither torch nor Lightning nor NumPy."""
+"""Compares runs by their result files: tables, plot, HTML page. Needs neither torch nor Lightning nor NumPy."""
 
 from __future__ import annotations
 

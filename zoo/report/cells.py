@@ -1,4 +1,4 @@
-"""A cell is one combination of choices with all its seeds; a group is the cells of one recipe, which compare."""
+"""Cells (one combination of choices with all its seeds) and groups (comparable cells of one recipe)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.speeds.noise import is_noisy
 SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "image_size")
 CHOICES = ("model", "variant", *SCALING, "conv", "act", "hardware", "plan")
 BASE_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay")
-"""Keys of ``cell`` that stand for the recipe of a result that has none."""
+"""Keys of ``cell`` that serve as the recipe of a result without one."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Cell:
     """One combination of choices, with all its seeds.
 
     Attributes:
-        choices: Without the seed.
-        runs: In the order of their seeds.
+        choices: The choices, without the seed.
+        runs: Its runs, sorted by seed.
     """
 
     choices: dict[str, Value]
@@ -34,17 +34,17 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """``completed`` where one seed is; else what comes first in `STATUSES` of what the runs are."""
+        """``completed`` if at least one seed is; otherwise the run status that comes first in `STATUSES`."""
         return min((run.status for run in self.runs), key=list(STATUSES).index)
 
     @property
     def same_as(self) -> str | None:
-        """Folder of the run shown here, where none was trained for this cell itself."""
+        """Folder of the run whose figures are shown, if no run was trained for this cell itself; otherwise None."""
         return self.runs[0].same_as if all(run.same_as for run in self.runs) else None
 
     @cached_property
     def conditions(self) -> tuple[str, ...] | None:
-        """What measured figures hold for, one text a condition in `CONDITIONS`; None where the seeds differ in it."""
+        """Conditions of the measurements, one text for each of `CONDITIONS`; None if they differ between seeds."""
         found = {conditions_of(run) for run in self.completed}
         return found.pop() if len(found) == 1 else None
 
@@ -53,7 +53,7 @@ class Cell:
         return [run for run in self.runs if run.status == "completed"]
 
     def values(self, key: str) -> dict[Value | None, float]:
-        """A metric by seed, over the completed runs. Runs that repeat a seed are averaged: they are not independent."""
+        """Returns a metric by seed, for the completed runs. Runs with the same seed are averaged: not independent."""
         repeats = defaultdict(list)
         for run in self.completed:
             if key in run.metrics:
@@ -61,10 +61,14 @@ class Cell:
         return {seed: estimate(values).mean for seed, values in repeats.items()}
 
     def estimate(self, metric: Metric, key: str | None = None) -> Estimate | None:
-        """Mean, spread and number of seeds of a metric.
+        """Returns mean, spread and number of seeds of a metric.
 
-        Exact counts of a cell that did not complete are taken from its plan. A measured figure of seeds that ran under
-        different conditions is None: no mean of them means anything.
+        Exact counts (``cost/…``) of a cell that did not complete are taken from its plan. A measured metric is None if
+        the seeds ran under different conditions, since their mean would be meaningless.
+
+        Args:
+            metric: The metric.
+            key: A related key, such as its interquartile range; ``metric.key`` by default.
         """
         key = key or metric.key
         values = list(self.values(key).values())
@@ -77,7 +81,7 @@ class Cell:
         return found and found.mean
 
     def note(self) -> str:
-        """What became of the runs that did not complete: ``1 failed, 2 running``; empty where all completed."""
+        """Returns the status of the runs that did not complete: ``1 failed, 2 running``; empty if all completed."""
         counts = Counter(run.status for run in self.runs)
         return ", ".join(f"{counts[status]} {status}" for status in list(STATUSES)[1:] if counts[status])
 
@@ -87,9 +91,9 @@ class Group:
     """Cells of one recipe.
 
     Attributes:
-        recipe: What they have in common.
-        cells: Best accuracy first, what did not complete last.
-        title: What tells the recipe from the other groups'.
+        recipe: The settings that all cells share.
+        cells: Best accuracy first, cells that did not complete last.
+        title: How the recipe differs from those of other groups.
     """
 
     recipe: dict[str, Value]
@@ -98,18 +102,18 @@ class Group:
 
     @cached_property
     def best(self) -> Cell | None:
-        """The cell that the others are compared with: the highest mean accuracy of those with several seeds."""
+        """The reference for comparisons: the cell with the highest mean accuracy among those with several seeds."""
         several = [c for c in self.cells if (e := c.estimate(ACCURACY)) and e.n > 1 and not c.same_as]
         return max(several, key=lambda c: c.mean(ACCURACY), default=None)
 
     def against_best(self, cell: Cell) -> Difference | None:
-        """The cell's accuracy less the best one's, seed by seed; None for the best and for what has no accuracy."""
+        """Compares a cell's accuracy with the best cell's, paired by seed; None for the best or without an accuracy."""
         if self.best is None or cell is self.best or cell.mean(ACCURACY) is None:
             return None
         return paired(cell.values(ACCURACY.key), self.best.values(ACCURACY.key))
 
     def rank(self, cell: Cell) -> int | None:
-        """1 + the number of cells with a higher mean accuracy, each network counted once; None without an accuracy."""
+        """Returns 1 + the number of networks with a higher mean accuracy (each counted once); None without accuracy."""
         mean = cell.mean(ACCURACY)
         return None if mean is None else 1 + len(self._means) - bisect_right(self._means, mean)
 
@@ -119,24 +123,24 @@ class Group:
 
     @cached_property
     def conditions(self) -> list[tuple[str, ...]]:
-        """Every set of conditions under which runs were measured, the most frequent first."""
+        """All conditions under which runs were measured, the most frequent first."""
         counts = Counter(conditions_of(run) for cell in self.cells for run in cell.completed)
         return [conditions for conditions, _ in counts.most_common()]
 
 
 def noisy(cell: Cell, metric: Metric) -> bool:
-    """Whether a cell's measured figure spreads too much within its runs to be trusted."""
+    """Returns whether a cell's measured figure spreads too much within its runs to be trusted."""
     median, iqr = cell.mean(metric), cell.estimate(metric, f"{metric.key}_iqr")
     return median is not None and iqr is not None and is_noisy(median, iqr.mean)
 
 
 def conditions_of(run: Run) -> tuple[str, ...]:
-    """What a run's measured figures hold for."""
+    """Returns the conditions under which a run was measured, one text for each of `CONDITIONS`."""
     return tuple(str(run.environment.get(key, "–")) for key in CONDITIONS)
 
 
 def sort_cells(cells: Any, metric: Metric) -> list[Cell]:
-    """The best first in a metric; what has no value last, by status and then by its choices."""
+    """Sorts cells by a metric, best first; cells without a value come last, by status. Ties are sorted by choices."""
 
     def order(cell: Cell) -> tuple[Any, ...]:
         mean = cell.mean(metric) if cell.completed else None
@@ -148,15 +152,15 @@ def sort_cells(cells: Any, metric: Metric) -> list[Cell]:
 
 
 def natural(value: Value | None) -> tuple[bool, float, str]:
-    """Numbers in their order and before texts."""
+    """Sort key: numbers in numeric order, before texts."""
     number = isinstance(value, (int, float))
     return not number, value if number else 0, "" if value is None else str(value)
 
 
 def varying(cells: Sequence[Cell]) -> list[str]:
-    """The choices that tell these cells apart; model, conv and act always.
+    """Returns the choices in which these cells differ; always model, conv and act.
 
-    Left out are the recipe's, and those that follow from the ones before (as the stem follows from the image size).
+    Leaves out the recipe's choices, and those that follow from the ones before (as the stem does from the image size).
     """
     done = [cell for cell in cells if cell.completed]
 
@@ -172,7 +176,7 @@ def varying(cells: Sequence[Cell]) -> list[str]:
 
 
 def determined(cells: Sequence[Cell], by: Sequence[str], key: str) -> bool:
-    """Whether a choice follows from some others in these cells."""
+    """Returns whether the choice ``key`` is a function of the choices ``by`` in these cells."""
     values: dict[tuple[str, ...], str] = {}
     for cell in cells:
         known = tuple(str(cell.choices.get(b)) for b in by)

@@ -1,4 +1,4 @@
-"""A checksum in a JSON object: shows later whether the object is still the one that was written."""
+"""Checksums in JSON objects, which reveal whether an object was changed after it was written."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import zlib
 from typing import Any
 
 KEY = "crc32"
-"""Where an object has the checksum of the rest of it."""
+"""Key of the checksum, which covers the rest of the object."""
 
 CHANGED = f'was changed after it was written: its checksum is wrong (without its line "{KEY}" it is taken as it is)'
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """The object with its checksum (CRC-32 of its JSON with sorted keys) as the last key."""
+    """Returns the object with its checksum (CRC-32 of its JSON with sorted keys) as the last key."""
     rest = {key: value for key, value in content.items() if key != KEY}
     return rest | {KEY: _checksum(rest)}
 
 
 def unseal(content: dict[str, Any]) -> dict[str, Any]:
-    """The object without its checksum.
+    """Returns the object without its checksum. An object that has none is returned as it is.
 
     Raises:
-        ValueError: The checksum is wrong. An object that has none is taken as it is.
+        ValueError: The checksum is wrong, or the object is nested too deeply.
     """
     if KEY not in content:
         return content

@@ -1,4 +1,4 @@
-"""``python -m zoo report``: its options, and what it writes."""
+"""The command ``python -m zoo report``: options and execution."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Reads, prints and writes.
+    """Reads the runs, prints the tables and writes the requested files.
 
     Raises:
-        ConvzooError: A folder without runs, a file that cannot be written, or a plot without what it needs.
+        ConvzooError: No runs were found, a file cannot be written, or the plot lacks matplotlib or a completed run.
     """
     results = load_results(given.folders)
     sort = next(metric for metric in METRICS if metric.name == given.sort)

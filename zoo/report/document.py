@@ -1,8 +1,8 @@
-"""Everything that the report knows, as one JSON document: what ``--json`` writes and what the page shows.
+"""Builds the report as one JSON document, which ``--json`` writes and the HTML page shows.
 
-Every figure follows from the result files: `zoo.report.intervals` has the formulas of means and intervals,
+All figures are computed from the result files: `zoo.report.intervals` has the formulas of means and intervals,
 `zoo.report.effects` those of effects, `zoo.report.pareto` those of fronts. Cells and runs refer to each other by
-their place in their lists.
+their index in their lists.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from zoo.speeds.noise import LEGEND, MARK
 
 FORMAT = 1
 MOST_EPOCHS = 100
-"""Points of a learning curve; a longer one is thinned out evenly, its last point kept."""
+"""Maximum number of points in a learning curve. Longer curves are subsampled evenly, keeping the last point."""
 CURVES = ("val/acc", "val/loss", "train/loss")
 
 
 def build(results: Sequence[Run], folders: Sequence[str | Path]) -> dict[str, Any]:
-    """The document of some runs.
+    """Builds the document of some runs.
 
     Args:
         results: From `load_results`.
-        folders: Where they are from, to be shown.
+        folders: The folders they were loaded from, for display.
     """
     groups = compare(results)
     cells = [cell for group in groups for cell in group.cells]
@@ -84,7 +84,7 @@ def _effects(found: Effects, metric: Metric) -> dict[str, Any]:
         return x if x is None or metric.difference else math.exp(x)
 
     def interval(e: Estimate) -> tuple[float | None, float | None]:
-        # Equal accuracies in every seed: an interval without width would claim more than a small test set can.
+        # The same difference in every seed: an interval of zero width would claim more than a small test set can show.
         if e.half_width is None or (metric.difference and e.sd == 0 and e.mean != 0):
             return None, None
         return value(e.mean - e.half_width), value(e.mean + e.half_width)
@@ -161,5 +161,5 @@ def _run(run: Run, cell: int) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Six digits are enough for a curve."""
+    """Rounds to six significant digits, enough for a curve."""
     return None if value is None else float(f"{value:.6g}")

@@ -1,23 +1,23 @@
-"""Which choice matters: main effects and interactions in one group of cells.
+"""Main effects and interactions of the choices in one group of cells: which choice matters.
 
-A *factor* is a choice with several levels (model, conv, act and whatever else varies); a *context* is one combination
-of the other factors. Only contexts in which every level has a completed cell are used, so that all levels are
-compared under the same circumstances, however unbalanced the whole is. Where no context has every level, the level
-with the fewest cells is left out, again and again, and named.
+A *factor* is a choice with several levels (model, conv, act and anything else that varies); a *context* is one
+combination of the other factors. Only contexts in which every level has a completed cell are used, so that all levels
+are compared in the same contexts, however unbalanced the whole table is. If no context has every level, the level with
+the fewest cells is left out, repeatedly, and reported.
 
 With y(level, context) and means over levels (y.c), the *main effect* of a level is the mean over contexts of
 y(l, c) − y.c. The *interaction* of level a of one factor with level b of another is the mean over the contexts of
-the rest of y_ab − y_a. − y_.b + y_.. . Accuracies are subtracted as they are; all other metrics as logarithms, and
-shown as ratios (1.2: a fifth above the geometric mean).
+the remaining factors of y_ab − y_a. − y_.b + y_.. . Accuracies are subtracted directly; all other metrics as
+logarithms, and shown as ratios (1.2: 20 % above the geometric mean).
 
-Intervals: where seeds allow, each effect is computed for each seed, and its interval is the t interval of their mean:
-the noise of training. The seeds are those that at least half of the contexts have for every level, and the contexts
-those that have all of these seeds. With fewer than two such seeds, or contexts for less than half of all, y is the
-mean over a cell's own seeds, and the interval is that of the mean over contexts: how much the effect depends on the
-rest. An interaction that has one context then has none.
+Intervals: if the seeds allow, each effect is computed for each seed, and its interval is the t interval of the mean
+over seeds: the noise of training. The seeds are those that at least half of the contexts have for every level, and the
+contexts those that have all of these seeds. With fewer than two such seeds, or fewer than half of the contexts, y is
+the mean over a cell's own seeds, and the interval is that of the mean over contexts: how much the effect depends on
+the other factors. An interaction with only one context then has no interval.
 
-The *size* of a choice is the root mean square of its effects; *noise* is the same of their standard errors
-over seeds. A size that is not well above its noise is nothing that was seen.
+The *size* of a choice is the root mean square of its effects; *noise* is the root mean square of their standard errors
+over seeds. A size that is not well above its noise is no evidence of an effect.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Block = dict[Levels, dict[object, float]]
 
 @dataclass(frozen=True)
 class Effect:
-    """How far one level, or one pair of levels, lies from the mean over all of them.
+    """Deviation of one level, or one pair of levels, from the mean over all of them.
 
     Attributes:
-        levels: One of each factor.
-        estimate: The mean with its spread; of logarithms, unless the metric is an accuracy.
+        levels: One level of each factor.
+        estimate: Mean and spread of the deviation; in logarithms, unless the metric is an accuracy.
     """
 
     levels: Levels
@@ -56,11 +56,11 @@ class Effects:
 
     Attributes:
         factors: One name, or two.
-        effects: One a combination of levels.
+        effects: One for each combination of levels.
         over: What the intervals are taken over: ``seeds`` or ``contexts``.
-        contexts: How many were used.
-        all_contexts: How many there are with at least one cell.
-        left_out: Levels that no context could be found for.
+        contexts: Number of contexts used.
+        all_contexts: Number of contexts with at least one cell.
+        left_out: Levels left out because no context has all levels.
     """
 
     factors: tuple[str, ...]
@@ -76,14 +76,14 @@ class Effects:
 
     @property
     def noise(self) -> float | None:
-        """None where the cells do not share several seeds."""
+        """Root mean square of the standard errors; None if the cells do not share several seeds."""
         if self.over != "seeds":
             return None
         return _rms([effect.estimate.sd / math.sqrt(effect.estimate.n) for effect in self.effects])
 
 
 def find_factors(cells: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
-    """The choices with several levels, and how to read a cell's level. A variant belongs to its model."""
+    """Returns the choices with several levels → function from a cell to its level. A variant is part of its model."""
 
     def model(cell: Cell) -> str:
         return " ".join(str(cell.choices[key]) for key in ("model", "variant") if key in cell.choices)
@@ -101,7 +101,7 @@ def find_factors(cells: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
 
 
 def find_effects(group: Group, metric: Metric) -> list[Effects] | str:
-    """Main effects of every factor and interactions of every two, or why there are none."""
+    """Returns the main effects of all factors and the interactions of all pairs, or why there are none."""
     cells = [cell for cell in group.cells if cell.completed and cell.mean(metric) is not None]
     if not metric.difference:
         cells = [cell for cell in cells if all(v > 0 for v in cell.values(metric.key).values())]
@@ -112,7 +112,7 @@ def find_effects(group: Group, metric: Metric) -> list[Effects] | str:
         return "no choice has two levels with a completed cell"
     table: dict[Levels, Cell] = {}
     for cell in cells:
-        # Of two cells with equal levels (the same network, shown twice) the one that was trained stands.
+        # Cells with equal levels are the same network shown twice, with the same figures: keep one.
         table.setdefault(tuple(level(cell) for level in factors.values()), cell)
     names = list(factors)
     found = [_effects(table, names, chosen, metric) for n in (1, 2) for chosen in itertools.combinations(names, n)]
@@ -146,7 +146,7 @@ def _effects(
 
 
 def _common_seeds(blocks: Sequence[Block]) -> tuple[list[object], list[Block]]:
-    """Several seeds that at least half of the contexts have, and the contexts with all of them; nothing if too few."""
+    """Finds seeds that at least half of the contexts have, and the contexts with all of them; both empty if too few."""
     owned = [set.intersection(*map(set, block.values())) for block in blocks]
     counts = Counter(seed for seeds in owned for seed in seeds)
     seeds = {seed for seed, count in counts.items() if 2 * count >= len(blocks)}
@@ -156,7 +156,7 @@ def _common_seeds(blocks: Sequence[Block]) -> tuple[list[object], list[Block]]:
 
 
 def _complete(contexts: Mapping[Levels, Mapping[Levels, Cell]]) -> tuple[list[Levels], list[str]]:
-    """The combinations of levels that some context has all of, and the levels left out to get there."""
+    """Finds combinations of levels that are complete in some context, and the levels left out to get there."""
     factors = len(next(iter(next(iter(contexts.values())))))
     present = [{levels[i] for block in contexts.values() for levels in block} for i in range(factors)]
     left_out: list[str] = []
@@ -166,7 +166,7 @@ def _complete(contexts: Mapping[Levels, Mapping[Levels, Cell]]) -> tuple[list[Le
             if len(block) >= len(combinations) and block.keys() >= set(combinations):
                 return combinations, left_out
         counts = Counter((i, level) for block in contexts.values() for pair in block for i, level in enumerate(pair))
-        # A factor with two levels keeps them as long as another one can give.
+        # A factor needs two levels, so one that has only two loses a level last.
         fewest = min(
             ((i, level) for i, levels in enumerate(present) for level in levels),
             key=lambda key: (len(present[key[0]]) == 2, counts[key], key),
@@ -182,7 +182,7 @@ def _values(cell: Cell, metric: Metric) -> dict[object, float]:
 
 
 def _deviations(block: Mapping[Levels, float]) -> dict[Levels, float]:
-    """y_l − y. with one factor; y_ab − y_a. − y_.b + y_.. with two. What is rounding of the values is 0."""
+    """Computes y_l − y. for one factor, y_ab − y_a. − y_.b + y_.. for two. Rounding errors become exactly 0."""
     mean, least = _mean(block.values()), ROUNDING * max(map(abs, block.values()))
 
     def exact(deviation: float) -> float:

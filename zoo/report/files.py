@@ -1,4 +1,4 @@
-"""Reads what runs left behind, whatever state it is in: cut, of wrong types, hostile."""
+"""Reads the files of runs robustly: truncated, with wrong types, or malicious."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from zoo.text import clean
 
 LIMIT = 64 * 2**20
-"""Bytes that a file may have; a result has a few thousand."""
+"""Maximum size of a file in bytes; a result has a few thousand."""
 LARGEST = 1e100
 
 
 class UnreadableError(Exception):
-    """A file that cannot be used; its text says why."""
+    """A file cannot be used; the message says why."""
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file; bytes that are no UTF-8 are replaced.
+    """Reads a regular file as text; invalid UTF-8 is replaced.
 
     Raises:
-        UnreadableError: It is missing, no file, too large, or may not be read.
+        UnreadableError: The file is missing, not a regular file, too large, or not permitted to be read.
     """
     try:
         found = path.stat()
-        # A pipe would wait for a writer for ever.
+        # Reading a pipe would wait forever for a writer.
         if not S_ISREG(found.st_mode):
             raise UnreadableError("is no file")
         if found.st_size > LIMIT:
@@ -37,10 +37,10 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Reads a JSON object.
 
     Raises:
-        UnreadableError: As above, or it is no JSON, or no object.
+        UnreadableError: As for `read_text`, or the content is not JSON, or not an object.
     """
     try:
         value = json.loads(read_text(path))
@@ -52,10 +52,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_epochs(folder: str | Path) -> tuple[list[dict[str, float]], str | None]:
-    """The finished epochs of a run, in order, and what is wrong with their file.
+    """Reads the finished epochs of a run, in order.
 
-    A line that was cut while it was written (the last one) is left out silently. Where a resumed run repeated an epoch,
-    the later line counts.
+    An incomplete last line, from a process killed while writing, is ignored silently. If a resumed run repeated an
+    epoch, the later line counts.
+
+    Returns:
+        The numbers of each epoch, and what is wrong with their file (None: nothing).
     """
     path = Path(folder) / "epochs.jsonl"
     if not path.exists():
@@ -71,7 +74,7 @@ def read_epochs(folder: str | Path) -> tuple[list[dict[str, float]], str | None]
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
-            # What a process that was killed had not written to the end has no newline.
+            # A line that a killed process did not finish has no newline, and so is the last one.
             bad += number + 1 < len(lines)
             continue
         epoch = values.get("epoch") if isinstance(values, dict) else None
@@ -83,7 +86,7 @@ def read_epochs(folder: str | Path) -> tuple[list[dict[str, float]], str | None]
 
 
 def as_number(value: Any) -> int | float | None:
-    """The value if it is a finite number (no bool) that can be squared and summed, else None."""
+    """Returns the value if it is a finite number, not a bool, small enough to be squared and summed; else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < LARGEST else None

@@ -1,4 +1,4 @@
-"""The comparison as Markdown, LaTeX and CSV."""
+"""Formats the comparison as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.report.tables import conditions_text, header_and_rows, note, reasons
 
 
 def markdown(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
-    """A Markdown table a group."""
+    """Returns one Markdown table per group."""
     tables = []
     for group in groups:
         header, rows, texts = header_and_rows(group, sort)
@@ -38,7 +38,7 @@ _LATEX = {
 
 
 def latex(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
-    """A ``tabular`` a group, with the rules of the package booktabs."""
+    """Returns one LaTeX ``tabular`` per group, with rules of the booktabs package."""
     tables = ["% needs \\usepackage{booktabs}\n"]
     for group in groups:
         header, rows, texts = header_and_rows(group, sort)
@@ -68,7 +68,7 @@ def _latex(text: str) -> str:
 
 
 def to_csv(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
-    """One row a cell with all digits: the mean, sd and n of each metric, what did not complete, and the commands."""
+    """Returns one CSV row per cell, with all digits: mean, sd and n of each metric, status, errors and commands."""
     cells = [cell for group in groups for cell in group.cells]
     choices = list(dict.fromkeys([*varying(cells), *(key for cell in cells for key in cell.choices)]))
     records = []
@@ -103,10 +103,10 @@ def to_csv(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
 
 
 def commands(cell: Cell) -> str:
-    """What reproduces a cell: a line a seed."""
+    """Returns the commands that reproduce a cell, one line per seed."""
     return "\n".join(dict.fromkeys(run.command for run in cell.runs if run.command))
 
 
 def _spreadsheet(value: object) -> object:
-    """A text that begins like a formula would be computed by a spreadsheet; an apostrophe makes it a text."""
+    """Prefixes texts that begin like a formula with an apostrophe, so that a spreadsheet does not evaluate them."""
     return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\n") else value

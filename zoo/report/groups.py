@@ -1,4 +1,4 @@
-"""Puts runs together: repeats over seeds make a cell, cells of one recipe a group."""
+"""Groups runs: all seeds of the same choices form a cell, all cells of one recipe a group."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zoo.report.metrics import ACCURACY
 from zoo.report.runs import Run, Value
 
 FOUND_LATER = ("image_size", "stem", "width", "phi", "match_miss", "hardware")
-"""Choices that a run may know in its final form only after it has started."""
+"""Choices whose final value may be known only after a run has started."""
 
 
 def compare(runs: Sequence[Run]) -> list[Group]:
-    """Groups runs by recipe and cell; the group with the most runs first."""
+    """Groups runs by recipe and cell. The group with the most runs comes first."""
     recipes: dict[str, dict[str, Value]] = {}
     full = defaultdict(set)
     for run in runs:
@@ -27,7 +27,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         recipe = run.recipe or _base(run.cell)
         if not run.recipe and run.status != "completed" and len(full[_key(recipe)]) == 1:
-            # A job that has not started does not say all of its recipe; one that ran with the same choices does.
+            # A job that has not started does not know its full recipe: use that of the runs with the same choices.
             recipe = recipes[next(iter(full[_key(recipe)]))]
         recipes[_key(recipe)] = recipe
         by_recipe[_key(recipe)].append(run)
@@ -38,17 +38,17 @@ def compare(runs: Sequence[Run]) -> list[Group]:
 
 
 def _cells(runs: Sequence[Run]) -> list[Cell]:
-    """Runs with equal choices but for the seed, together."""
+    """Groups runs whose choices are equal except for the seed."""
     cells: dict[str, Cell] = {}
     early: dict[str, list[Cell]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.status != "completed"):
         choices = {key: value for key, value in run.cell.items() if key != "seed"}
-        # What cannot be read belongs to no cell that is known.
+        # An unreadable run has no choices, so it gets a cell of its own.
         key = _key(choices) if choices else f"{run.folder} {run.number}"
         unresolved = _key({k: v for k, v in choices.items() if k not in FOUND_LATER})
         cell = cells.get(key)
         if cell is None and choices and run.status != "completed":
-            # Another seed of a completed cell, though it has not found out all of its choices.
+            # Probably another seed of a completed cell, whose `FOUND_LATER` choices are not final yet.
             cell = early[unresolved][0] if len(early[unresolved]) == 1 else None
         if cell is None:
             cell = cells[key] = Cell(choices)
@@ -69,7 +69,7 @@ def _key(values: Mapping[str, Any]) -> str:
 
 
 def _name(groups: list[Group]) -> None:
-    """Titles: what differs between the recipes, or what every recipe should say."""
+    """Sets the titles: the keys in which recipes differ, or the usual keys of a recipe."""
     keys = list(dict.fromkeys(key for group in groups for key in group.recipe))
     differing = [key for key in keys if len({str(group.recipe.get(key)) for group in groups}) > 1]
     usual = [*BASE_RECIPE, "data.name", "trainer.max_epochs", "data.batch_size", "optim.name", "optim.lr"]

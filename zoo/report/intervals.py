@@ -1,7 +1,7 @@
-"""Means over seeds, their spread, and t intervals.
+"""Means over seeds, their standard deviation, and t intervals.
 
 Throughout: mean = Σx/n; sd = √(Σ(x − mean)²/(n − 1)); the 95 % interval of a mean is
-mean ± t(0.975, n − 1) · sd/√n, with Student's t. With one value there is neither spread nor interval.
+mean ± t(0.975, n − 1) · sd/√n, with Student's t. One value has neither a standard deviation nor an interval.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 
 LEVEL = 0.95
-"""The confidence of every interval. It holds for one comparison at a time: none is corrected for their number."""
+"""Confidence level of every interval. It holds for a single comparison; there is no multiple-comparison correction."""
 ROUNDING = 1e-12
-"""Values that differ by a smaller share are equal: floats that are equal on paper differ by 1e-16."""
+"""Relative tolerance of equality: floats that are mathematically equal differ by about 1e-16."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Estimate:
     """A mean over n independent values.
 
     Attributes:
-        mean: Of the values.
-        sd: Their standard deviation, n − 1 in the denominator; None for one value.
-        n: How many.
+        mean: Mean of the values.
+        sd: Standard deviation, with n − 1 in the denominator; None for one value.
+        n: Number of values.
     """
 
     mean: float
@@ -33,16 +33,16 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half the width of the mean's interval; None for one value."""
+        """Half-width of the mean's t interval; None for one value."""
         return None if self.sd is None else t_quantile(self.n - 1) * self.sd / math.sqrt(self.n)
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean, spread and number of some values; None for no value."""
+    """Computes mean, standard deviation and number of values; None without values."""
     n = len(values)
     if not n:
         return None
-    # Equal values, as exact counts are over seeds, keep all their digits.
+    # Equal values, such as exact counts over seeds, keep all their digits.
     equal = max(values) - min(values) <= ROUNDING * max(map(abs, values))
     mean = values[0] if equal else math.fsum(values) / n
     sd = 0.0 if equal else math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
@@ -51,13 +51,13 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """What one cell has more than another, over the seeds that both have.
+    """Difference between two cells, over the seeds that both have.
 
     Attributes:
-        estimate: Of the differences, one a seed; None where they share no seed.
-        verdict: ``higher`` or ``lower`` (0 is outside of the interval), ``within noise`` (it is inside),
-            ``one seed`` or ``no common seed`` (noise is unknown), ``no spread`` (every seed gave the same difference,
-            other than 0: an interval without width claims more than a few rounded accuracies can).
+        estimate: Estimate of the per-seed differences; None if the cells share no seed.
+        verdict: ``higher`` or ``lower`` (0 is outside the interval), ``within noise`` (0 is inside), ``one seed`` or
+            ``no common seed`` (noise is unknown), ``no spread`` (every seed gave the same difference other than 0: an
+            interval of zero width claims more than a few rounded accuracies can show).
     """
 
     estimate: Estimate | None
@@ -68,8 +68,8 @@ def paired(values: Mapping[object, float], others: Mapping[object, float]) -> Di
     """Compares two cells seed by seed.
 
     Args:
-        values: Of one cell, by seed.
-        others: Of the other one.
+        values: Values of one cell, by seed.
+        others: Values of the other cell, by seed.
     """
     found = estimate([values[seed] - others[seed] for seed in values if seed in others])
     if found is None:
@@ -85,7 +85,7 @@ def paired(values: Mapping[object, float], others: Mapping[object, float]) -> Di
 
 @cache
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| ≤ t) = level for Student's T with a whole number of degrees of freedom."""
+    """Returns the t with P(|T| ≤ t) = level, for Student's T with an integer number of degrees of freedom."""
     low, high = 0.0, 1.0
     while _within(high, freedom) < level:
         high *= 2
@@ -96,7 +96,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
 
 
 def _within(t: float, freedom: int) -> float:
-    """P(|T| ≤ t), the finite series of Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    """Computes P(|T| ≤ t) by the finite series of Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even)."""
     angle = math.atan2(t, math.sqrt(freedom))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2

@@ -1,4 +1,4 @@
-"""Whether a process holds the lock of a folder; looks at the lock without taking it."""
+"""Checks whether a process holds the lock of a folder, without taking the lock."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from io import TextIOWrapper
 from pathlib import Path
 
 BEAT_S = 10.0
-"""Seconds between two signs of life of whoever holds a lock: the time of its file moves."""
+"""Seconds between two heartbeats of a lock's holder, which updates the modification time of the lock file."""
 
 DEAD_AFTER = 2.5
-"""Beats without a sign of life, after which a holder that cannot be seen by its lock counts as dead."""
+"""Missed heartbeats after which a holder counts as dead, if its lock itself cannot be checked."""
 
 HELD = (errno.EACCES, errno.EAGAIN)
-"""What the operating system says where another process has the lock; other errors mean that it has no locks here."""
+"""Error numbers if another process holds the lock; other errors mean that locks are not supported here."""
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds a POSIX lock (``fcntl.lockf``) on a file.
+    """Returns whether another process holds a POSIX lock (``fcntl.lockf``) on a file.
 
-    Where that says nothing (the file system has no locks, or each machine its own, and the file names a holder on
-    another one): whether the holder gave a sign of life lately.
+    Where that cannot be known, returns whether the holder had a recent heartbeat: the file system does not support
+    locks, or locks may be local to each machine and the file names a holder on another one.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -43,8 +43,8 @@ def is_locked(path: Path) -> bool:
 
 def _asked(file: TextIOWrapper) -> bool:
     if sys.platform == "linux":
-        # Taking the lock, however shortly, could stop a job that starts now. So the kernel is asked:
-        # struct flock has type, whence, start, length, pid.
+        # Taking the lock, even briefly, could stop a job that is just starting, so query it with F_GETLK.
+        # struct flock is type, whence, start, length, pid.
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
         return struct.unpack("hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK
     fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -59,5 +59,5 @@ def _lives(file: TextIOWrapper, elsewhere: bool) -> bool:
 
 
 def host(holder: str) -> str:
-    """The machine of a holder, as its lock's file names it (``process 7 on HOST``)."""
+    """Returns the host of a lock's holder, from the text in the lock file (``process 7 on HOST``)."""
     return holder.rpartition(" on ")[2]

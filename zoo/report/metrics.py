@@ -1,4 +1,4 @@
-"""The figures that runs are compared by, and how people read them."""
+"""Metrics by which runs are compared, and how to format them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from zoo import render
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of ``result.json``.
+    """A metric of ``result.json``.
 
     Attributes:
-        name: As it is typed after ``--sort``.
-        key: In ``metrics``.
-        label: The head of its column.
-        text: What it is, in a sentence.
-        higher: Whether more is better.
-        measured: Whether it depends on the device, so that only rows measured under equal conditions compare.
+        name: Its name in ``--sort``.
+        key: Its key in ``metrics``.
+        label: Its column header.
+        text: A short description.
+        higher: Whether higher is better.
+        measured: Whether it depends on the device, so that only rows measured under equal conditions are comparable.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Metric:
 
     @property
     def difference(self) -> bool:
-        """Whether two cells are compared by difference; all but shares of 1 are compared by ratio."""
+        """Whether cells are compared by difference (accuracies); all other metrics are compared by ratio."""
         return self.key.endswith("/acc")
 
 
@@ -46,11 +46,11 @@ METRICS = (
 ACCURACY = METRICS[0]
 COLUMNS = {metric.label: metric.key for metric in METRICS}
 CONDITIONS = ("device", "devices", "dtype", "memory_format", "threads", "batch_size", "infer_batch_size")
-"""What a measured figure depends on, in ``environment``."""
+"""Keys of ``environment`` that measured metrics depend on."""
 
 
 def human(value: float | None, key: str) -> str:
-    """A metric as people read it: 0.9815, 5.29 M, 12.4 G."""
+    """Formats a metric for reading: 0.9815, 5.29 M, 12.4 G."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "–"
     if key.endswith("/acc"):

@@ -1,4 +1,4 @@
-"""The cells that no other beats in accuracy and in cost at once."""
+"""Pareto front: the cells that no other cell beats in both accuracy and cost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from zoo.report.metrics import ACCURACY, Metric
 
 
 def front(points: Sequence[tuple[float, float]], lower_cost: bool = True) -> list[int]:
-    """Indices of the points that no other point dominates, the cheapest first.
+    """Returns the indices of the points that no other point dominates, the cheapest first.
 
     A point dominates another if it is at least as good in both and better in one. Equal points are all on the front.
 
     Args:
-        points: (cost, accuracy); more accuracy is better.
-        lower_cost: Whether less cost is better; False for speeds.
+        points: (cost, accuracy); higher accuracy is better.
+        lower_cost: Whether lower cost is better; False for speeds.
     """
     sign = 1 if lower_cost else -1
     order = sorted(range(len(points)), key=lambda i: (sign * points[i][0], -points[i][1]))
@@ -27,9 +27,9 @@ def front(points: Sequence[tuple[float, float]], lower_cost: bool = True) -> lis
 
 
 def front_cells(group: Group, metric: Metric) -> list[Cell]:
-    """A group's front of accuracy against a metric, over means.
+    """Returns a group's front of mean accuracy against the mean of a metric.
 
-    Of a measured metric only the cells that were measured under the group's most frequent conditions take part.
+    For a measured metric, only cells measured under the group's most frequent conditions take part.
     """
     cells = [c for c in group.cells if not c.same_as and c.completed and None not in (c.mean(metric), c.mean(ACCURACY))]
     if metric.measured:

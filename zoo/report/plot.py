@@ -1,4 +1,4 @@
-"""The main plot, for papers: test accuracy against cost, with error bars over seeds and the Pareto front."""
+"""Draws the main plot, for papers: test accuracy against cost, with error bars over seeds and the Pareto front."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zoo.report.pareto import front_cells
 
 PANELS = tuple(metric for metric in METRICS if metric.name in ("params", "macs", "train"))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#9B8B00")
-"""Okabe and Ito's, which people with any kind of colour vision tell apart; the page has the same."""
+"""Colours by Okabe and Ito, distinguishable with any colour vision; the HTML page uses the same."""
 MARKERS = "os^DvP*X"
 MOST_GROUPS = 6
 
 
 def draw(groups: Sequence[Group], path: str | Path) -> None:
-    """Draws a row of panels for each recipe: a colour a conv kind, a marker a model, filled for the first activation.
+    """Draws one row of panels per recipe: colour by conv kind, marker by model, filled for the first activation.
 
     Raises:
         ConvzooError: matplotlib is not installed, no run has completed, or the file cannot be written.
@@ -54,7 +54,7 @@ def _name(cell: Cell, key: str) -> str:
 
 
 def _drawn(cell: Cell) -> bool:
-    """A cell that only shows another one's figures would lie on top of it."""
+    """Returns whether to draw a cell. One that shows another cell's figures would cover it."""
     return bool(cell.completed) and not cell.same_as and cell.mean(ACCURACY) is not None
 
 
@@ -109,5 +109,5 @@ def _legend(axis: Any, levels: dict[str, list[str]]) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """Dollar signs are no formula."""
+    """Escapes dollar signs, which matplotlib takes for formulas."""
     return text.replace("$", r"\$")

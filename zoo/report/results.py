@@ -1,4 +1,4 @@
-"""Finds the runs in or below some folders, finished or not."""
+"""Finds and reads all runs in or below some folders, finished or not."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SKIPPED = ("wandb", "__pycache__")
 
 
 def load_results(folders: Iterable[str | Path]) -> list[Run]:
-    """Reads every run in or below the folders: each ``result.json``, and each job of a ``sweep.json`` without one.
+    """Reads all runs in or below the folders: each ``result.json``, and each job of a ``sweep.json`` without one.
 
-    A file that cannot be used becomes a run that is ``unreadable`` and says why; none stops the others.
+    A file that cannot be used becomes a run with the status ``unreadable`` and the reason; the others are still read.
 
     Raises:
-        ConvzooError: A folder that does not exist, or no run in any of them.
+        ConvzooError: A folder does not exist, or there is no run in any of them.
     """
     folders = [Path(folder) for folder in folders]
     for folder in folders:
@@ -30,7 +30,7 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
             problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         if problem:
             raise ConvzooError(f"{clean(folder, 200)} {problem}.")
-    # By folder and number: a folder may be given twice, and several jobs may have none of their own.
+    # By folder and number: a folder may be given twice, and several jobs may have no folder of their own.
     runs: dict[tuple[str, int | None], Run] = {}
     results: list[Path] = []
     for folder in folders:
@@ -49,7 +49,7 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
 
 
 def _find(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders with a sweep.json, and folders with a result.json."""
+    """Returns the folders with a sweep.json, and the folders with a result.json."""
     sweeps, results = [], []
     for where, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)

@@ -1,4 +1,4 @@
-"""One run: what its ``result.json`` says, whatever state that is in."""
+"""Reads one run from its ``result.json``, even if that is damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUSES = {
     "unreadable": "has a result that cannot be read",
     "excluded": "left out by a rule of the sweep",
 }
-"""What a run can be, and what that means."""
+"""Status of a run → its meaning."""
 
 Value = str | int | float
 
@@ -32,15 +32,15 @@ class Run:
     Attributes:
         folder: Where its files are (or will be).
         status: One of `STATUSES`.
-        cell: Its choices, flat.
-        recipe: What else influences the result (data, optimiser, trainer); None where nothing says.
-        metrics: Finite numbers only.
-        environment: Where it ran.
-        command: What reproduces it.
+        cell: Its choices, as a flat dict.
+        recipe: Everything else that affects the result (data, optimiser, trainer); None if unknown.
+        metrics: Its metrics; finite numbers only.
+        environment: Hardware and software that it ran on.
+        command: The command that reproduces it.
         error: Why it did not complete, or why it is excluded.
-        number: Of the job in its sweep.
-        same_as: Folder of the run that was trained in its place, because it is the same network with the same recipe.
-        problems: What was wrong with its files, though it could be read.
+        number: Number of the job in its sweep.
+        same_as: Folder of the run trained in its place, because it has the same network and recipe.
+        problems: Defects of its files that did not prevent reading them.
     """
 
     folder: str
@@ -60,12 +60,12 @@ class Run:
         return self.cell.get("seed")
 
     def epochs(self) -> tuple[list[dict[str, float]], str | None]:
-        """Its finished epochs (see `read_epochs`), and what is wrong with their file."""
+        """Reads its finished epochs, and what is wrong with their file (see `read_epochs`)."""
         return read_epochs(self.same_as or self.folder)
 
 
 def read_run(folder: Path) -> Run:
-    """The run that left a ``result.json`` in a folder; ``unreadable``, with the reason, where that cannot be used."""
+    """Reads the run whose ``result.json`` is in a folder; if it cannot be used, ``unreadable`` with the reason."""
     try:
         result = unseal(read_object(folder / "result.json"))
     except (UnreadableError, ValueError) as error:
@@ -90,7 +90,7 @@ def read_run(folder: Path) -> Run:
 
 
 def flat(values: Any) -> dict[str, Value]:
-    """Choices as texts and finite numbers; what is None is left out."""
+    """Converts choices to texts and finite numbers; leaves out None."""
     flat: dict[str, Value] = {}
     for key, value in values.items() if isinstance(values, dict) else ():
         if value is not None:
@@ -101,7 +101,7 @@ def flat(values: Any) -> dict[str, Value]:
 
 
 def numbers(values: Any, what: str) -> tuple[dict[str, int | float], tuple[str, ...]]:
-    """The finite numbers of a dict, and what is no number. None (a NaN when it was written) is neither."""
+    """Returns the finite numbers of a dict, and messages about other values. Ignores None, which NaN is written as."""
     if values is None:
         return {}, ()
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What ``task=time`` found out about one cell, in the terminal."""
+"""Prints the speeds that ``task=time`` measured for one cell."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MEMORY = (
 
 
 def marked(text: str, median: float, iqr: float | None) -> str:
-    """A figure as text, with a mark behind it where it is noisy."""
+    """Appends the noise mark to a formatted figure if it is noisy."""
     return f"{text} {MARK}" if iqr is not None and is_noisy(median, iqr) else text
 
 
 def print_speeds(metrics: Mapping[str, float]) -> None:
-    """Prints the ``speed/…`` of a ``result.json`` that ``task=time`` wrote."""
+    """Prints the ``speed/…`` metrics of a ``result.json`` written by ``task=time``."""
     rows = []
     for name, key, unit in ROWS:
         if (value := metrics.get(key)) is not None:

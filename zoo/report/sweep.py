@@ -1,4 +1,4 @@
-"""The jobs of a sweep, from its ``sweep.json`` and what each job has left behind so far."""
+"""Reads the jobs of a sweep, from its ``sweep.json`` and the files of each job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.text import clean
 
 
 def read_sweep(folder: Path) -> Iterator[Run]:
-    """The jobs of a sweep, whatever became of them."""
+    """Yields all jobs of a sweep, in any status."""
     try:
         jobs = read_object(folder / "sweep.json").get("jobs")
         if not isinstance(jobs, list):
@@ -50,7 +50,7 @@ def read_sweep(folder: Path) -> Iterator[Run]:
 
 
 def _planned(sweep: Path, number: int, job: dict[str, Any]) -> Run:
-    """A job as its sweep.json describes it."""
+    """Returns a job as described in sweep.json, with the status ``waiting``."""
     name = job.get("folder")
     overrides = job.get("overrides")
     texts = [clean(o) for o in overrides] if isinstance(overrides, list) else []

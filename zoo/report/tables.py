@@ -1,4 +1,4 @@
-"""The comparison as rows of text."""
+"""Formats the comparison as rows of text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ TEXT_COLUMNS = ("status", "same as", "recipe", "measured on", "command", "folder
 
 
 def header_and_rows(group: Group, sort: Metric = ACCURACY) -> tuple[list[str], list[list[str]], set[str]]:
-    """One group for people: the header, a row a cell, and which columns are texts.
+    """Formats one group as a table. Leaves out columns that are empty or the same in every row.
 
-    Columns that would be empty or equal in every row are left out.
+    Returns:
+        The header, one row per cell, and the names of the text columns.
     """
     cells = group.cells if sort is ACCURACY else sort_cells(group.cells, sort)
     choices = varying(cells)
@@ -38,14 +39,14 @@ def header_and_rows(group: Group, sort: Metric = ACCURACY) -> tuple[list[str], l
 
 
 def spread(found: Estimate | None, key: str) -> str:
-    """A mean, with its standard deviation where there are several values that differ."""
+    """Formats a mean, with its standard deviation if that is not 0."""
     if found is None:
         return "–"
     return human(found.mean, key) + (f" ± {human(found.sd, key)}" if found.sd else "")
 
 
 def verdict(difference: Difference | None) -> str:
-    """``−0.0123 ± 0.0040``: a difference with half its interval's width; or that it is within noise."""
+    """Formats a difference: ``−0.0123 ± 0.0040`` (± half the interval's width), ``within noise``, or ``? (reason)``."""
     if difference is None:
         return ""
     if difference.verdict == "within noise":
@@ -56,7 +57,7 @@ def verdict(difference: Difference | None) -> str:
 
 
 def note(group: Group, cell: Cell) -> str:
-    """What a reader must know about a cell: which seeds did not complete, or whose figures it shows."""
+    """Returns the note on a cell: how many seeds did not complete, or whose figures it shows."""
     parts = [cell.note()] if cell.completed and cell.note() else []
     if cell.same_as:
         parts.append(f"same as {original(group, cell)}")
@@ -64,19 +65,19 @@ def note(group: Group, cell: Cell) -> str:
 
 
 def reasons(cell: Cell) -> list[str]:
-    """Why runs of a cell did not complete, a line each; equal ones once."""
+    """Returns why runs of a cell did not complete, one line per distinct reason."""
     return list(dict.fromkeys(f"{run.status}: {clip(run.error, 200)}" for run in cell.runs if run.error))
 
 
 def name(cell: Cell) -> str:
-    """A cell's choices in a few words."""
+    """Returns a short name of a cell, from its choices."""
     return clip(
         " ".join(str(cell.choices[k]) for k in CHOICES if k in cell.choices and k not in ("image_size", "hardware"))
     )
 
 
 def original(group: Group, cell: Cell) -> str:
-    """The cell whose figures a cell shows, by the choices in which it differs."""
+    """Describes the cell whose figures a cell shows, by the choices in which it differs."""
     for other in group.cells:
         if any(run.folder == cell.same_as and not run.same_as for run in other.runs):
             differing = [k for k in other.choices if other.choices[k] != cell.choices.get(k)]
@@ -85,7 +86,7 @@ def original(group: Group, cell: Cell) -> str:
 
 
 def clip(text: str, limit: int = 60) -> str:
-    """The first line that is not empty, shortened."""
+    """Returns the first non-empty line, shortened to ``limit`` characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -100,7 +101,7 @@ def _shown(cell: Cell, metric: Metric) -> str:
 
 
 def progress(cell: Cell) -> str:
-    """The status of a cell without a result; where it is running, how far it has come."""
+    """Returns the status of a cell without a result; if it is running, with the last epoch and its accuracy."""
     if cell.status == "running":
         run = next(run for run in cell.runs if run.status == "running")
         epochs, _ = run.epochs()
@@ -123,18 +124,18 @@ def _letter(group: Group, cell: Cell) -> str:
 
 
 def letter(number: int) -> str:
-    """a, b, … z, then a1, b1, …"""
+    """Numbers conditions: a, b, … z, then a1, b1, …"""
     return "abcdefghijklmnopqrstuvwxyz"[number % 26] + (str(number // 26) if number > 25 else "")
 
 
 def conditions_text(conditions: Sequence[str]) -> str:
-    """``device AMD EPYC, threads 1``."""
+    """Formats conditions: ``device AMD EPYC, threads 1``."""
     named = zip(CONDITIONS, conditions, strict=True)
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in named if value != "–") or "unknown"
 
 
 def status_counts(runs: Sequence[Run]) -> dict[str, int]:
-    """How many runs there are of each status; those that only show another one's figures apart."""
+    """Counts runs by status; those that show another run's figures count as ``same as another``."""
     counts: dict[str, int] = {}
     for run in runs:
         name = "same as another" if run.same_as else run.status

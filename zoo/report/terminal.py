@@ -1,4 +1,4 @@
-"""The comparison, and one run, in the terminal."""
+"""Prints the comparison, or one run, in the terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from zoo.speeds.noise import LEGEND
 from zoo.text import clean
 
 MOST_LINES = 20
-"""Of errors, and of problems with files, that are printed."""
+"""Maximum number of lines to print for errors, and for problems with files."""
 WIDEST = 1000
-"""Characters of a line in a file or a pipe: nothing is left out there."""
+"""Width in characters when writing to a file or pipe, where no column needs to be left out."""
 LEFT_OUT_FIRST = (
     "fit s",
     "infer img/s",
@@ -37,7 +37,7 @@ LEFT_OUT_FIRST = (
 
 
 def print_table(results: Sequence[Run], title: str | None = None, sort: Metric = ACCURACY) -> None:
-    """Prints a table for each recipe; below, why runs did not complete, and how many there are of each status."""
+    """Prints a table for each recipe, then why runs did not complete, and the number of runs by status."""
     console = render.console(WIDEST)
     groups = compare(results)
     for group in groups:
@@ -75,7 +75,7 @@ def _print_lines(lines: Sequence[str], heading: str = "") -> None:
 
 
 def _fit(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]], list[str]]:
-    """Leaves out columns until the table fits."""
+    """Leaves out columns, in the order of `LEFT_OUT_FIRST`, until the table fits; returns their names last."""
     widths = {name: max(len(name), *(len(row[i]) for row in rows)) + 3 for i, name in enumerate(header)}
     gone: list[str] = []
     for column in LEFT_OUT_FIRST:
@@ -87,18 +87,18 @@ def _fit(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str
 
 
 def legend(results: Sequence[Run]) -> str:
-    """One line: how many runs, and how many of each status."""
+    """Returns one line with the number of runs, in total and by status."""
     counts = tables.status_counts(results)
     parts = [f"{counts[name]} {name}" for name in (*STATUSES, "same as another") if name in counts]
     return f"{len(results)} runs: {', '.join(parts)}."
 
 
 def print_result(result: dict[str, Any], folder: str | Path) -> None:
-    """Prints one run: its cell, its metrics with their spread, where it lies and how to repeat it.
+    """Prints one run: its cell, its metrics with their spread, its folder and the command that repeats it.
 
     Args:
-        result: What stands in its ``result.json``.
-        folder: Where that is.
+        result: Content of its ``result.json``.
+        folder: Folder of that file.
     """
     cell, metrics, environment = result["cell"], result["metrics"], result["environment"]
     rows = [("cell", "  ".join(f"{k}={v}" for k, v in cell.items()))]
@@ -124,7 +124,7 @@ def print_result(result: dict[str, Any], folder: str | Path) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        # Text: brackets in a command (logger.tags=[a]) are no mark-up.
+        # As Text, since rich would take brackets in a command (logger.tags=[a]) for markup.
         table.add_row(name, Text(clean(value)))
     render.console(120).print(table)
     if timed:

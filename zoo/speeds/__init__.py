@@ -1,1 +1,1 @@
-"""How fast a network is: timing, training and inference speed, roofline, memory, execution plans."""
+"""Speed of a network: timing, training and inference speed, roofline, memory, execution plans."""

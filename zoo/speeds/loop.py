@@ -1,4 +1,4 @@
-"""How fast a training loop with its data is, and how much of its time it waits for them."""
+"""Measures the speed of a training loop including its data, and the share of time that it waits for data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class LoopSpeed:
-    """A plain loop: fetch, move to the device, augment, train.
+    """Speed of a plain loop: fetch, move to the device, augment, train.
 
     Attributes:
-        images_per_s: All of it.
-        data_ms: To fetch, move and augment one batch by itself.
-        data_wait: Share of the loop's time in which it waited for the next batch.
+        images_per_s: Images/s of the whole loop.
+        data_ms: Milliseconds to fetch, move and augment one batch, without training.
+        data_wait: Share of the loop's time spent waiting for the next batch.
     """
 
     images_per_s: Spread
@@ -35,14 +35,14 @@ def loop_speed(
     device: torch.device,
     seconds: float = 1.0,
 ) -> LoopSpeed:
-    """Measures a training loop in windows of several steps with one synchronisation each.
+    """Measures a training loop in windows of several steps, with one synchronisation per window.
 
     Args:
         step: Trains on images and labels.
-        batches: Never ends.
+        batches: Infinite iterator of batches.
         prepare: Moves a batch to the device and augments it.
-        device: Waited for once a window.
-        seconds: How long the loop runs, about, after a warm-up of three steps; the data alone half as long.
+        device: Synchronised once per window.
+        seconds: Approximate time of the loop after three warm-up steps; measuring the data alone takes half as long.
     """
     waited = images = 0.0
 

@@ -1,4 +1,4 @@
-"""How much memory some work takes at most."""
+"""Measures the peak memory of a block of code, on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import torch
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 RESET_PEAK = "5"
-"""What the kernel wants to read in `CLEAR` (proc(5))."""
+"""Written to `CLEAR`, it resets the peak resident memory (proc(5))."""
 
 
 @dataclass
 class Memory:
-    """Filled in once the work is done.
+    """Peak memory of a block, filled in at its end.
 
     Attributes:
-        peak_mb: MiB at most: allocated by torch on a GPU; on a CPU resident, Python and libraries included.
-        rise_mb: How much of that was not there before the work began (before it: the weights).
-        exact: False where the peak cannot be reset (``/proc/self/clear_refs`` is not there, or not ours): then it is
-            that of the whole process so far, and the rise is what the work added to *that*, 0 where it stayed below.
+        peak_mb: Peak in MiB: allocated by torch on a GPU; resident on a CPU, including Python and libraries.
+        rise_mb: The part of the peak above the memory in use at the start (such as the weights).
+        exact: False if the peak cannot be reset (``/proc/self/clear_refs`` is missing or not writable). Then the peak
+            is that of the whole process so far, and the rise is what the block added to *that*, 0 if it stayed below.
     """
 
     peak_mb: float = 0.0
@@ -36,10 +36,10 @@ class Memory:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Memory]:
-    """Measures what happens inside: ``with peak_memory(device) as memory: …``, then ``memory.peak_mb``.
+    """Measures the peak memory of a block: ``with peak_memory(device) as memory: …``, then ``memory.peak_mb``.
 
-    On a CPU the rise is a lower estimate: freed memory that the allocator has not given back is used again. It is
-    asked to give back what it can first.
+    On a CPU the rise is a lower bound, because the allocator reuses freed memory that it has not returned to the
+    system. It is asked to return as much as possible first.
     """
     memory = Memory()
     gc.collect()
@@ -60,7 +60,7 @@ def peak_memory(device: torch.device) -> Iterator[Memory]:
 
 
 def process_peak_mb() -> float:
-    """MiB that this process had resident at most so far, Python and libraries included."""
+    """Returns the peak resident memory of this process so far in MiB, including Python and libraries."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -74,7 +74,7 @@ def _reset_peak() -> bool:
 
 
 def _status(key: str) -> float:
-    """MiB of a line of `STATUS`."""
+    """Returns the value of a line of `STATUS` in MiB; raises LookupError if there is no such line."""
     line = next((line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:")), None)
     if line is None:
         raise LookupError(key)
@@ -82,6 +82,6 @@ def _status(key: str) -> float:
 
 
 def _trim() -> None:
-    """glibc keeps freed memory; other C libraries have no such call."""
+    """Returns freed memory to the system, which glibc keeps; other C libraries have no such call."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

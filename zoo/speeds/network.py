@@ -1,4 +1,4 @@
-"""How fast a network is on one device: inference and training, one image and a batch, and where a step's time goes."""
+"""Measures the speed of a network on one device: inference and training, one image and a batch, phases of a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PHASES = ("forward", "loss", "backward", "optimizer")
 
 Context = Callable[[], AbstractContextManager]
 """Makes the context of one forward pass: ``lambda: torch.autocast("cpu", torch.bfloat16)``. It is entered for every
-pass, as in training: an autocast around several would cast the weights once only, and flatter the figure."""
+pass, as in training: one autocast around several passes would cast the weights only once and look too fast."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Speed:
     """Inference speed of a network on one device.
 
     Attributes:
-        images_per_s: Forward passes at ``batch_size``.
-        latency_ms: One image.
-        device, dtype, batch_size: What it was measured on; ``dtype`` is that of the images.
-        memory: What the forward passes at ``batch_size`` took.
+        images_per_s: Images/s of forward passes at ``batch_size``.
+        latency_ms: Milliseconds for one image.
+        device, dtype, batch_size: Conditions of the measurement; ``dtype`` is that of the images.
+        memory: Peak memory of the forward passes at ``batch_size``.
     """
 
     images_per_s: Spread
@@ -42,15 +42,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """Training speed of a network on one device, its images there already.
+    """Training speed of a network on one device, with the images already there.
 
     Attributes:
-        images_per_s: Whole steps at ``batch_size``: forward, loss, backward, optimizer.
-        phases_ms: Each of `PHASES` by itself, of one batch. Measured in a second pass, with a synchronisation after
-            each: on a GPU, where the phases overlap otherwise, their sum is more than a step.
-        step_ms: A step of one image; None for a network that cannot train on one (BatchNorm on a 1×1 map).
-        device, dtype, batch_size: What it was measured on.
-        memory: What training took: activations, gradients and the optimizer's state among it.
+        images_per_s: Images/s of whole steps at ``batch_size``: forward, loss, backward, optimizer.
+        phases_ms: Milliseconds of each of `PHASES`, for one batch. Measured separately, with a synchronisation after
+            each phase: on a GPU, where phases otherwise overlap, their sum is more than a step.
+        step_ms: Milliseconds of a step with one image; None if the network cannot train on one (BatchNorm on a 1×1
+            map).
+        device, dtype, batch_size: Conditions of the measurement.
+        memory: Peak memory of training, including activations, gradients and optimizer state.
     """
 
     images_per_s: Spread
@@ -63,7 +64,7 @@ class TrainingSpeed:
 
 
 def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer that is measured where none is given."""
+    """The default optimizer of the measurements."""
     return torch.optim.AdamW(parameters, fused=True)
 
 
@@ -76,15 +77,15 @@ def speed(
     autocast: Context = nullcontext,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Speed:
-    """Measures inference: the network in eval mode, the images on its device already.
+    """Measures inference in eval mode, with the images already on the device.
 
     Args:
-        net: A network that takes (N, C, H, W). Its mode is put back afterwards.
+        net: A network that takes (N, C, H, W). Its mode is restored afterwards.
         image: One image (C, H, W), on the device and in the dtype to measure.
-        batch_size: Images per forward pass for ``images_per_s``; ``latency_ms`` is always one image.
-        seconds: How long each of the two measurements takes, about.
+        batch_size: Images per forward pass for ``images_per_s``; ``latency_ms`` is always for one image.
+        seconds: Approximate time of each of the two measurements.
         autocast: Makes the context of a forward pass.
-        memory_format: Of the images.
+        memory_format: Memory format of the images.
     """
     device = image.device
 
@@ -114,16 +115,16 @@ def training_speed(
     autocast: Context = nullcontext,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> TrainingSpeed:
-    """Measures training steps on images that are on the device already. The network is as before afterwards.
+    """Measures training steps, with the images already on the device. The network is not changed.
 
     Args:
-        net: A network from (N, C, H, W) to logits (N, classes), its memory format as it is to be measured.
-        image: Gives the shape (C, H, W), the device and the dtype; the images themselves are noise.
-        batch_size: Images a step.
-        seconds: How long each of the three measurements (steps, phases, steps of one image) takes, about.
-        optimizer: Makes the optimizer; its learning rate is set to 0, which changes no weight and costs the same.
-        autocast: Makes the context of a forward pass, the loss included.
-        memory_format: Of the images.
+        net: A network from (N, C, H, W) to logits (N, classes), in the memory format to measure.
+        image: Provides the shape (C, H, W), the device and the dtype; the images themselves are noise.
+        batch_size: Images per step.
+        seconds: Approximate time of each of the three measurements (steps, phases, steps with one image).
+        optimizer: Makes the optimizer. Its learning rate is set to 0, which changes no weight and costs the same.
+        autocast: Makes the context of a forward pass, including the loss.
+        memory_format: Memory format of the images.
     """
     device = image.device
     with _in_mode(net, image, training=True), torch.enable_grad():
@@ -144,10 +145,10 @@ def training_speed(
 
 
 class TrainingStep:
-    """A training step to be measured: ``step(images, labels)``; its weights stay as they are (the learning rate is 0).
+    """A training step to measure: ``step(images, labels)``. The learning rate is 0, so the weights do not change.
 
     Args:
-        net: In training mode.
+        net: The network, in training mode.
         optimizer, autocast: As for `training_speed`.
     """
 
@@ -163,7 +164,7 @@ class TrainingStep:
             group["lr"] = 0.0
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor, done: Callable[[], None] = lambda: None) -> None:
-        """(N, C, H, W) and (N,). Calls ``done`` at the end of each of `PHASES`."""
+        """Runs a step on images (N, C, H, W) and labels (N,). Calls ``done`` at the end of each of `PHASES`."""
         with self.autocast():
             logits = self.net(images)
             done()
@@ -176,7 +177,7 @@ class TrainingStep:
         done()
 
     def phases(self, images: torch.Tensor, labels: torch.Tensor, seconds: float) -> dict[str, Spread]:
-        """Milliseconds of each of `PHASES`: at least `FEWEST` steps, and until ``seconds`` have passed."""
+        """Measures each of `PHASES` in milliseconds, for ``seconds`` and at least `FEWEST` steps."""
         steps: list[list[float]] = []
         end = perf_counter() + seconds
         while len(steps) < FEWEST or (perf_counter() < end and len(steps) < 100 * BLOCKS):
@@ -194,7 +195,7 @@ class TrainingStep:
 
 @contextmanager
 def _in_mode(net: nn.Module, image: torch.Tensor, training: bool) -> Iterator[None]:
-    """A mode and back, module by module; BatchNorm's statistics and the random numbers' state are put back too."""
+    """Sets train or eval mode, and at the end restores modes, buffers (BatchNorm statistics) and random state."""
     modes = [(module, module.training) for module in net.modules()]
     buffers = [(b, b.clone()) for b in net.buffers()] if training else []
     net.train(training)
@@ -215,8 +216,8 @@ def _noise(image: torch.Tensor, n: int, memory_format: torch.memory_format) -> t
 
 
 def _labels(net: nn.Module, image: torch.Tensor, n: int, memory_format: torch.memory_format) -> torch.Tensor:
-    """As many classes as the network tells apart."""
-    # Not compiled: a second batch size would make the compiler leave the size open.
+    """Returns random labels (n,) for as many classes as the network has."""
+    # Not compiled: a second batch size would make torch.compile switch to dynamic shapes.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         classes = net(_noise(image, 2, memory_format)).shape[1]
     return torch.randint(classes, (n,), device=image.device)

@@ -1,4 +1,4 @@
-"""Execution plans: how a network is computed, not what. Precision, memory format, kernels, compilation."""
+"""Execution plans: how a network is computed (precision, memory format, kernels, compilation), and the fastest one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from zoo.speeds.timing import Spread, compare
 
 @dataclass(frozen=True)
 class Plan:
-    """One way of computing a network.
+    """One way to compute a network.
 
     Attributes:
-        name: How the configuration calls it.
-        what: In words.
+        name: Its name in the configuration.
+        what: A description.
         bf16: Convolutions and matrix products in bfloat16 (autocast); weights and their updates stay float32.
-        channels_last: The memory format of the network and its images.
-        own_kernels: `zoo.kernels`; on the CPU only.
-        compiled: torch.compile; with CUDA graphs on a GPU. It takes minutes before the first step.
+        channels_last: Memory format of the network and its images: channels last, or contiguous.
+        own_kernels: Use `zoo.kernels`; CPU only.
+        compiled: Use torch.compile, with CUDA graphs on a GPU. Takes minutes before the first step.
     """
 
     name: str
@@ -39,11 +39,14 @@ class Plan:
     compiled: bool = False
 
     def apply(self, net: nn.Module, device: torch.device) -> nn.Module:
-        """Makes a network follow the plan, in place; it keeps its parameters, their names and its state_dict.
+        """Applies the plan to a network in place; parameters, their names and the state_dict stay the same.
 
         Args:
-            net: On whatever device it is now.
-            device: Where it will run.
+            net: The network, on any device.
+            device: The device that it will run on.
+
+        Returns:
+            The same network.
         """
         kernels.restore(net)
         net.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
@@ -57,19 +60,19 @@ class Plan:
         return net
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """The context that forward passes run in."""
+        """Returns the context for forward passes."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def use_fast_float32(device: torch.device) -> None:
-    """On a GPU what stays float32 is multiplied in TF32, and the fastest convolution is searched for each shape."""
+    """On a GPU, enables TF32 for float32 products and lets cuDNN search the fastest convolution for each shape."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 PLAIN = Plan("plain", "float32, contiguous: PyTorch as it comes", channels_last=False)
-"""What the others are compared with; no run of ours uses it."""
+"""The baseline of comparisons; no run uses it."""
 
 PLANS = {
     plan.name: plan
@@ -84,22 +87,23 @@ PLANS = {
 }
 
 CPU = ("bf16_fast", "bf16", "fp32_fast", "fp32")
-"""What may be chosen on a CPU; of each precision the usual winner first."""
+"""Candidates on a CPU; for each precision, the usual winner first."""
 
 CUDA = ("bf16", "fp32")
 COMPILED = {"bf16": "bf16_compiled", "fp32": "fp32_compiled"}
 
 COMPILE_S = 1200.0
-"""A run on a GPU that would take this many seconds is worth compiling for."""
+"""Seconds that a run on a GPU has to take at least, to make compiling worthwhile."""
 
 
 def candidates(device: torch.device, bf16: bool | None = None) -> list[Plan]:
-    """The plans worth trying on a device, the usual winner first.
+    """Returns the plans worth trying on a device, the usual winner first.
+
+    All of them have the same precision, so that timing never changes results and the cells of a sweep are comparable.
 
     Args:
-        device: Where the network runs.
-        bf16: Plans in bfloat16, or those in float32; None: bfloat16 where the processor computes in it. They have one
-            precision, so that no stopwatch decides what is computed, and the cells of a sweep compare.
+        device: The device that the network runs on.
+        bf16: Plans in bfloat16, or plans in float32; None: bfloat16 if the device computes in it natively.
     """
     names = CUDA if device.type == "cuda" else CPU
     wanted = has_bf16(device) if bf16 is None else bf16
@@ -107,12 +111,12 @@ def candidates(device: torch.device, bf16: bool | None = None) -> list[Plan]:
 
 
 def compiled(plan: Plan, device: torch.device, seconds: float) -> Plan | None:
-    """The same plan compiled, where the run is so long that it is worth trying: on a GPU only."""
+    """Returns the compiled version of a plan, or None if not worth trying: on a CPU, or in a run under `COMPILE_S`."""
     return PLANS[COMPILED[plan.name]] if device.type == "cuda" and seconds >= COMPILE_S else None
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself: emulated, it is far slower than float32."""
+    """Returns whether the device multiplies bfloat16 matrices natively; emulation is far slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -123,7 +127,11 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int) -> Callable[[], None]:
-    """A step of a copy of the network under a plan: forward, loss and backward, on images that are there.
+    """Makes a training step (forward, loss, backward) of a copy of the network under a plan.
+
+    Args:
+        net, images, classes: As for `training_steps`.
+        plan: How to compute it.
 
     Returns:
         A function without arguments.
@@ -145,16 +153,19 @@ def training_step(net: nn.Module, plan: Plan, images: torch.Tensor, classes: int
 def training_steps(
     net: nn.Module, plans: Sequence[Plan], images: torch.Tensor, classes: int
 ) -> dict[str, Callable[[], None]]:
-    """A step of each plan that works here; each has run once.
+    """Makes a training step for each plan that works on this machine, and runs each step once.
 
     Args:
-        net: The network; copies of it are trained, it stays as it is.
-        plans: Candidates. One that fails (a compiler that is not there) is left out.
-        images: (N, C, H, W), as many as a batch has, on the device.
-        classes: Of the network's output.
+        net: The network. Copies of it are trained; it is not changed.
+        plans: Candidates. A plan that fails, for example without a compiler, is left out.
+        images: One batch (N, C, H, W), on the device.
+        classes: Number of classes of the network.
+
+    Returns:
+        Plan name → step.
 
     Raises:
-        ConvzooError: None of them works.
+        ConvzooError: No plan works.
     """
     steps, problems, errors = {}, [], []
     for plan in plans:
@@ -162,9 +173,9 @@ def training_steps(
             step = training_step(net, plan, images, classes)
             step()
             steps[plan.name] = step
-        except Exception as error:  # whatever a backend raises: the others are still there
+        except Exception as error:  # a backend may raise anything; the other plans may still work
             problems.append(f"{plan.name}: {error}")
-            errors.append(error.with_traceback(None))  # whose frames hold the memory
+            errors.append(error.with_traceback(None))  # the traceback's frames keep memory alive
     if not steps:
         raise ConvzooError("no execution plan works here: " + "; ".join(problems)) from ExceptionGroup("plans", errors)
     return steps
@@ -173,10 +184,10 @@ def training_steps(
 def fastest(
     steps: Mapping[str, Callable[[], None]], device: torch.device, seconds: float
 ) -> tuple[Plan, dict[str, Spread]]:
-    """Measures some steps of each plan, in turn, for about so many seconds.
+    """Measures the steps of all plans in turn, for about ``seconds``.
 
     Returns:
-        The fastest plan, and the seconds a step of each.
+        The fastest plan, and the seconds per step of each plan.
     """
     measured = compare(steps, device, seconds)
     return PLANS[min(measured, key=lambda name: measured[name].median)], measured

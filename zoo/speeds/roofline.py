@@ -1,6 +1,6 @@
-"""The roofline (Williams et al. 2009): what this machine could do at most, and what a network could reach on it.
+"""Roofline model (Williams et al. 2009): peak rates of a device, and the upper bound for a network on it.
 
-The peaks are measured, not looked up: matrix products and copies, on this device with the threads in use.
+The peaks are measured, not looked up: matrix products and copies, on this device with the current number of threads.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from zoo.speeds.timing import Spread, measure
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENOUGH_S = 0.005
-"""A product that takes this long is large enough for the peak."""
+"""Seconds. A matrix product that takes this long is large enough to reach the peak."""
 LARGEST = 8192
 RUNS = 3
 COPIED_BYTES = 2**28
-"""Of the array that is copied: more than caches hold."""
+"""Size of the array to copy: larger than any cache."""
 
 FORWARD_PASSES = 2
-"""Times that the output of a layer is moved in inference: written once, read once by the next layer."""
+"""Memory passes over a layer's output in inference: written once, read once by the next layer."""
 TRAINING_PASSES = 5
-"""In training: the same, read again for the weight's gradient, and its own gradient written and read."""
+"""In training: also read for the weight's gradient, and its own gradient is written and read."""
 WEIGHT_PASSES = 10
-"""Times that a weight is moved in a training step: read forward and backward, its gradient written and read, and AdamW
-reads and writes the weight and two moments."""
+"""Memory passes over a weight in a training step: read in forward and backward, its gradient written and read, and
+AdamW reads and writes the weight and two moments."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a device does at most.
+    """Peak rates of a device.
 
     Attributes:
-        macs_per_s: Multiply-adds of a large matrix product.
-        bytes_per_s: Memory traffic of a copy: bytes read and bytes written.
-        dtype: Of the product: ``fp32``, ``bf16`` or ``fp16``.
-        noisy: Whether the machine was too restless to say.
+        macs_per_s: Multiply-adds per second of a large matrix product.
+        bytes_per_s: Memory traffic of a copy: bytes read plus bytes written.
+        dtype: Dtype of the product: ``fp32``, ``bf16`` or ``fp16``.
+        noisy: True if the measurements were too noisy.
     """
 
     macs_per_s: float
@@ -52,12 +52,12 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a network could reach at most, given its products and the bytes that it must move.
+    """Upper bound on a network's speed, from its MACs and its memory traffic.
 
     Attributes:
-        macs: Per image.
-        bytes: Per image, estimated from below (see `bound`).
-        peaks: Of the device.
+        macs: MACs per image.
+        bytes: Bytes moved per image, a lower estimate (see `bound`).
+        peaks: Peak rates of the device.
     """
 
     macs: float
@@ -66,30 +66,30 @@ class Bound:
 
     @property
     def images_per_s(self) -> float:
-        """The roof: whichever of products and memory takes longer."""
+        """The roof: the rate of products or of memory traffic, whichever is lower."""
         return 1 / max(self.macs / self.peaks.macs_per_s, self.bytes / self.peaks.bytes_per_s)
 
     @property
     def limit(self) -> str:
-        """``compute`` or ``memory``: which of them it is."""
+        """``compute`` or ``memory``: the one that limits the network."""
         return "compute" if self.intensity * self.peaks.bytes_per_s >= self.peaks.macs_per_s else "memory"
 
     @property
     def intensity(self) -> float:
-        """MACs per byte."""
+        """Arithmetic intensity: MACs per byte."""
         return self.macs / self.bytes
 
     def share_of_peak(self, images_per_s: float) -> float:
-        """The share of the peak of matrix products that a measured rate uses ("MFU")."""
+        """Returns the share of the peak in matrix products that a measured rate reaches ("MFU")."""
         return images_per_s * self.macs / self.peaks.macs_per_s
 
     def share_of_bound(self, images_per_s: float) -> float:
-        """The share of the roof that a measured rate reaches."""
+        """Returns the share of the roof that a measured rate reaches."""
         return images_per_s / self.images_per_s
 
 
 class Counted(Protocol):
-    """The counts that the roofline needs, such as those of `zoo.Cost`."""
+    """Counts that the roofline needs, such as a `zoo.Cost`."""
 
     macs: int
     train_macs: int
@@ -99,17 +99,18 @@ class Counted(Protocol):
 
 
 def bound(cost: Counted, peaks: Peaks, batch_size: int, training: bool) -> Bound:
-    """The roof of a network.
+    """Computes the roof of a network.
 
-    Bytes are those that must move if everything but convolutions and linear layers is computed on the way: the output
-    of each of these layers, in the dtype of the products, `FORWARD_PASSES` or `TRAINING_PASSES` times; and, once a
-    batch, the weights in float32, once or `WEIGHT_PASSES` times. Real networks move more, so the roof is not too low
-    for what leaves the caches; what stays in them moves less, and a small network can beat the memory side.
+    The memory traffic assumes that everything but convolutions and linear layers is fused: the output of each of these
+    layers moves `FORWARD_PASSES` or `TRAINING_PASSES` times, in the dtype of the products; the weights move in float32,
+    per batch, once or `WEIGHT_PASSES` times. Real networks move more, so the roof is not too low for data that leaves
+    the caches. Data that stays in them moves less, so a small network can exceed the memory roof.
 
     Args:
-        cost: Of one image, from `zoo.cost`.
-        batch_size: Images that share one reading of the weights.
-        training: A training step with AdamW, or a forward pass.
+        cost: Cost of one image, from `zoo.cost`.
+        peaks: Peak rates of the device.
+        batch_size: Images that share one pass over the weights.
+        training: A training step with AdamW; otherwise a forward pass.
     """
     outputs = cost.activations * DTYPES[peaks.dtype].itemsize * (TRAINING_PASSES if training else FORWARD_PASSES)
     weights = cost.weight_bytes("fp32") * (WEIGHT_PASSES if training else 1)
@@ -117,19 +118,19 @@ def bound(cost: Counted, peaks: Peaks, batch_size: int, training: bool) -> Bound
 
 
 def measure_peaks(device: torch.device, dtype: str = "fp32", seconds: float = 1.0) -> Peaks:
-    """Measures the peaks of a device, or reads what was measured on it before.
+    """Measures the peaks of a device, or returns those of earlier measurements.
 
-    A peak is the best there is, and what else a machine does only takes away from it: the best of the first `RUNS`
-    measurements is kept, in the user's cache folder, by device, threads, dtype, precision of float32 products and
-    version of torch. Where there is no such folder, or it cannot be written, nothing is kept.
+    Other load on a machine can only lower a measured peak, so the best of the first `RUNS` measurements is cached in
+    the user's cache folder, by device, threads, dtype, precision of float32 products and version of torch. Nothing is
+    cached if that folder does not exist or is not writable.
 
     Args:
-        device: Which one.
+        device: The device to measure.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
-        seconds: How long both measurements take together, about.
+        seconds: Approximate time of both measurements together.
 
     Raises:
-        ConvzooError: Another dtype.
+        ConvzooError: Any other dtype.
     """
     choose("dtype", dtype, DTYPES)
     key = _key(device, dtype)
@@ -148,7 +149,7 @@ def measure_peaks(device: torch.device, dtype: str = "fp32", seconds: float = 1.
 
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float) -> list[float]:
-    """MACs per second, of the smallest square matrices that are large enough."""
+    """Returns samples of MACs per second, for the smallest square matrices that are large enough."""
     n = 512
     while True:
         a, b, out = (torch.ones(n, n, device=device, dtype=dtype) for _ in range(3))
@@ -159,7 +160,7 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float) -> list[
 
 
 def _copies(device: torch.device, seconds: float) -> list[float]:
-    """Bytes per second, read and written."""
+    """Returns samples of bytes per second, read plus written."""
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return [2 * COPIED_BYTES / s for s in measure(lambda: target.copy_(source), device, seconds)]

@@ -1,4 +1,4 @@
-"""Timing a step: warm-up left out, one synchronisation a block, median and spread; and several steps in turn."""
+"""Times a step (after warm-up, in synchronised blocks, as median and spread), or compares several steps in turn."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from zoo.speeds.noise import is_noisy
 
 BLOCKS = 9
 FEWEST = 5
-"""Blocks where a single call takes long."""
+"""Minimum number of blocks, used if a single call takes long."""
 
 ROUNDS = 7
-"""Blocks of each candidate that `compare` aims at."""
+"""Target number of blocks per candidate in `compare`."""
 
 HOPELESS = 2.0
-"""Whoever's best block takes this many times the best one's is out."""
+"""Drop candidates slower than this multiple of the fastest."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        """Median and interquartile range of at least one sample (with one sample the range is 0)."""
+        """Computes median and interquartile range of at least one sample (of one sample, the range is 0)."""
         if len(samples) < 2:
             return cls(samples[0], 0.0)
         low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
@@ -39,31 +39,30 @@ class Spread:
 
     @property
     def noisy(self) -> bool:
-        """Whether it spreads too much to be trusted (`zoo.speeds.noise.NOISY`)."""
+        """Whether the spread is too large to trust the median (`zoo.speeds.noise.NOISY`)."""
         return is_noisy(self.median, self.iqr)
 
     def scaled(self, factor: float) -> Spread:
-        """The same quantity in another unit."""
+        """Returns the same quantity in another unit."""
         return Spread(self.median * factor, self.iqr * factor)
 
     def metrics(self, name: str) -> dict[str, float]:
-        """As ``result.json`` has it: the median under the name, ``_iqr`` and ``_noisy`` (0 or 1) beside it."""
+        """Returns the entries of ``result.json``: the median under ``name``, with ``_iqr`` and ``_noisy`` (0 or 1)."""
         return {name: self.median, f"{name}_iqr": self.iqr, f"{name}_noisy": int(self.noisy)}
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device's queue; nothing to do on a CPU."""
+    """Waits for the device's queue; does nothing on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def measure(step: Callable[[], object], device: torch.device, seconds: float = 1.0) -> list[float]:
-    """Seconds per call of ``step``, one sample a block.
+    """Measures the seconds per call of ``step``, one sample per block.
 
-    Warm-up is a first call, however long, and then goes on until a call takes no less than nine tenths of the best one
-    so far twice in a row, or until a quarter of ``seconds`` has passed. A block holds as many
-    calls as make `BLOCKS` blocks last about ``seconds``; where a single call is longer than that there are fewer
-    blocks, but at least `FEWEST`.
+    Warm-up is one call, however long, and then more calls until two in a row take at least 0.9 times the best one so
+    far, or a quarter of ``seconds`` has passed. A block has as many calls as make `BLOCKS` blocks last about
+    ``seconds``; if single calls are too long for that, there are fewer blocks, but at least `FEWEST`.
     """
     timed(step, device)
     end = perf_counter() + seconds / 4
@@ -80,19 +79,19 @@ def measure(step: Callable[[], object], device: torch.device, seconds: float = 1
 def compare(
     candidates: Mapping[str, Callable[[], object]], device: torch.device, seconds: float = 2.0
 ) -> dict[str, Spread]:
-    """Seconds per call of several steps, run in turn, so that a drift of the machine's speed hits all of them alike.
+    """Measures the seconds per call of several steps in turn, so that drift of the machine's speed affects all alike.
 
-    Each is called once to warm up and twice more in turn; then blocks of calls take turns until ``seconds`` have
-    passed. One that takes more than `HOPELESS` times the best one is dropped as soon as that shows, and where one only
-    is left there is no more to compare. So at least three calls of each are made, however long they take.
+    Each step is called once to warm up and twice more in turn; then blocks of calls take turns until ``seconds`` have
+    passed. A step slower than `HOPELESS` times the fastest is dropped as soon as that shows, and the comparison ends
+    when one is left. So every step is called at least three times, however long that takes.
 
     Args:
-        candidates: Name → step. What a step raises is the caller's; warm-up calls are real ones.
-        device: Where the steps run: waited for once a block.
-        seconds: How long all of it may take, about.
+        candidates: Name → step. Exceptions of a step propagate; warm-up calls run the real step.
+        device: The device that the steps run on; synchronised once per block.
+        seconds: Approximate limit for the whole comparison.
 
     Returns:
-        Every candidate, in the order given; one that was dropped with the few samples it has.
+        All candidates, in the given order; a dropped one has only its few samples.
     """
     end = perf_counter() + seconds
     for step in candidates.values():
@@ -122,7 +121,7 @@ def _hopeful(names: Sequence[str], samples: Mapping[str, Sequence[float]]) -> li
 
 
 def timed(step: Callable[[], object], device: torch.device, calls: int = 1) -> float:
-    """Seconds that some calls take together, with one synchronisation before and one after."""
+    """Returns the total seconds of some calls, with one synchronisation before and one after."""
     synchronize(device)
     start = perf_counter()
     for _ in range(calls):

@@ -1,7 +1,7 @@
-"""One HTML page with everything: style, scripts and data inside, so that it opens without a network.
+"""Renders the report as one self-contained HTML page (styles, scripts and data inline), which works offline.
 
-Names in the data cannot do anything: the page builds all text by ``textContent``, the data are JSON in which every
-``<`` is escaped, and its content security policy runs the page's own script only and loads nothing.
+Untrusted names in the data are harmless: the page sets all text by ``textContent``, the data are JSON with every ``<``
+escaped, and the content security policy runs only the page's own script and loads nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ SCRIPTS = ("base.js", "chart.js", "filters.js", "scatter.js", "table.js", "effec
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page of a document from `zoo.report.document`."""
+    """Renders the page of a document from `zoo.report.document`."""
     here = files(__name__)
     style = (here / "page.css").read_text("utf-8")
     script = "\n".join((here / name).read_text("utf-8") for name in SCRIPTS)
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'"
     data = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"policy": policy, "style": style, "script": script, "data": data}
-    # In one go: what stands in the data is no placeholder.
+    # In a single pass, so that text in the data is never taken for a placeholder.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (here / "page.html").read_text("utf-8"))
 
 
