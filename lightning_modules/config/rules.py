@@ -1,4 +1,4 @@
-"""Rules for values of the configuration: a check, and the text that says what is allowed."""
+"""Validation rules for configuration values: a predicate, and a text that says what is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 Rule = tuple[Callable[[Any], bool], str]
 
 MANY = 10**12
-"""Of anything that is counted: more is a slip, and too much for what a run computes with."""
+"""Upper limit for all counts: more is a typing error, and would overflow what a run computes from it."""
 
 
 def whole(low: int, high: int = MANY) -> Rule:
@@ -35,10 +35,10 @@ def one_of(values: tuple[str, ...]) -> Rule:
 
 
 def seconds_of(time: str | None) -> float | None:
-    """Seconds of ``[[DD:]HH:]MM:SS``; None for null.
+    """Converts ``[[DD:]HH:]MM:SS`` to seconds; None stays None.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text has another form.
     """
     if time is None:
         return None
@@ -80,4 +80,4 @@ LIMIT: Rule = (
     "a whole number of batches, or a share from 0.0 to 1.0",
 )
 ANYTHING: Rule = (lambda v: True, "")
-"""For what Lightning checks itself, and says clearly."""
+"""Accepts every value: for keys that are checked elsewhere, by Lightning or by the module that reads them."""
