@@ -111,7 +111,7 @@ def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: ImageData | Fold
 def _measure(
     nets: dict[str, nn.Module], data: ImageData | FolderData, shape: tuple[int, int, int]
 ) -> list[dict[str, float]]:
-    """Measures accuracy and speed of each network, alternating so that background load affects both equally."""
+    """Measures accuracy and speed of each network; timing alternates, so that background load affects all alike."""
     seconds = {(name, n): [] for name in nets for n in (BATCH, 1)}
     with torch.inference_mode():
         for _, (name, n) in itertools.product(range(ROUNDS), seconds):

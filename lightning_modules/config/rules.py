@@ -14,10 +14,12 @@ MANY = 10**12
 
 
 def whole(low: int, high: int = MANY) -> Rule:
+    """Accepts whole numbers from ``low`` to ``high``, both included."""
     return lambda v: type(v) is int and low <= v <= high, _range("a whole number from", low, high)
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
+    """Accepts numbers from ``low`` (with ``above``: greater than ``low``) to ``high``, below 1e30."""
     text = _range(f"a number {'above' if above else 'from'}", low, high)
     return lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v <= high and v < 1e30, text
 
@@ -27,10 +29,12 @@ def _range(what: str, low: float, high: float) -> str:
 
 
 def or_null(rule: Rule) -> Rule:
+    """Accepts null too."""
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
 def one_of(values: tuple[str, ...]) -> Rule:
+    """Accepts any of the given texts."""
     return lambda v: v in values, ", ".join(values)
 
 
@@ -49,6 +53,7 @@ def seconds_of(time: str | None) -> float | None:
 
 
 def is_time(value: Any) -> bool:
+    """Returns whether a value is a positive duration as in `seconds_of`, or None."""
     try:
         return value is None or seconds_of(value) > 0
     except (ValueError, TypeError):

@@ -49,7 +49,7 @@ class _Rank:
         self.process.wait()
 
     def error(self) -> str | None:
-        """Returns the error saved by ``record`` of `torch.distributed.elastic`: ``TYPE: text``; None if there is none."""
+        """Returns the error saved by ``record`` of `torch.distributed.elastic`: ``TYPE: text``, or None."""
         try:
             message = json.loads(self.told.read_text())["message"]
         except (OSError, ValueError, KeyError):

@@ -32,6 +32,7 @@ def requeued(code: int | None) -> bool:
 
 
 def will_requeue(received: Collection[int], timeout_s: float | None = None) -> bool:
+    """Returns whether a job that received these signals is to be requeued: before its time limit, or if preempted."""
     return TIME_IS_OVER in received or (bool(received) and preempted(job_id(os.environ), timeout_s))
 
 
