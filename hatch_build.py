@@ -1,4 +1,4 @@
-"""Puts conf/ into the wheel as zoo/conf/convzoo, where an editable install finds it through the link in the clone."""
+"""Hatch build hook: ships conf/ in the wheel as zoo/conf/convzoo; editable installs use the clone's symlink there."""
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 

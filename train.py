@@ -1,4 +1,4 @@
-"""Trains one cell of the zoo, or a sweep of them with ``-m``.
+"""Command line: train one cell of the zoo, or a sweep of cells with ``-m``.
 
 python train.py model=effnet conv=separable act=swish
 python train.py -m model=resnet,effnet,mobilenet conv=standard,separable,spatial act=relu,swish
@@ -28,17 +28,17 @@ except KeyboardInterrupt:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(config: DictConfig) -> float | None:
-    """One cell: returns its test accuracy, for sweepers that optimise it."""
+    """Runs one cell and returns its test accuracy, the objective for optimizing sweepers."""
     hydra_config = HydraConfig.get()
     folder = hydra_config.runtime.output_dir
-    # What stops the program while it imports stops the run, which says so.
+    # A signal that arrives during the imports below is kept until the run can report it.
     signals = StopSignals(wait=True)
-    # With hydra.job.chdir=true too, a path means what it meant where it was typed.
+    # Relative paths refer to the directory where the command was typed, even with hydra.job.chdir=true.
     with plain_errors(), chdir(hydra_config.runtime.cwd):
         check_overrides(as_typed(hydra_config.overrides.task), hydra_config.runtime.choices)
         signals.install()
         spec = CellSpec.of(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-        # Imported here: Lightning takes seconds, and a wrong override should be told at once.
+        # Lightning takes seconds to import; a wrong override should be reported before that.
         prepare(spec.logger.name)
         from lightning_modules import run_cell
         from lightning_modules.hardware.devices import global_rank

@@ -1,6 +1,6 @@
-"""Training with Lightning: callbacks for any LightningModule, and the run of one cell. Imports zoo; never Hydra.
+"""Training with Lightning: callbacks for any LightningModule, and the run of one cell. Imports zoo, never Hydra.
 
-``__init__.pyi`` lists the public names. Each is imported on first use.
+``__init__.pyi`` lists the public names; each is imported on first use.
 """
 
 import lazy_loader

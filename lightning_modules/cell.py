@@ -1,4 +1,4 @@
-"""One cell, ready to train: its network, data, trainer and measurements."""
+"""One cell, ready to train: network, data, Trainer and measurements."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ from zoo.errors import ConvzooError
 from zoo.speeds.memory import peak_memory
 
 INFER_BATCH = 64
-"""Images of a forward pass for ``infer_images_per_s``, after training and with ``task=time``."""
+"""Batch size for ``infer_images_per_s``, after training and with ``task=time``."""
 
 
 class Cell:
-    """One cell: its network, data and trainer.
+    """One cell: its network, data and Trainer.
 
     Attributes:
-        choices: Flat, for result.json and W&B.
-        goes_on: Whether training goes on from the checkpoint of an earlier start.
-        conditions: What the measured figures depend on.
-        checkpoint: The best one's path, once trained.
+        choices: The cell's choices as flat columns, for result.json and W&B.
+        goes_on: Whether training resumes from a checkpoint.
+        conditions: What the measurements depend on: device, precision, plan, threads, batch size.
+        checkpoint: Path of the best checkpoint; None before training.
     """
 
     def __init__(self, spec: CellSpec, folder: Path, hardware: Hardware, last: Saved | None = None) -> None:
@@ -60,10 +60,10 @@ class Cell:
         if threads := spec.hardware.threads:
             torch.set_num_threads(threads)
         if spec.trainer.deterministic:
-            # Looked at when the GPU is used first, which is before there is a Trainer that would say it.
+            # cuBLAS reads this on first use of the GPU, which is before Lightning's Trainer would set it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if not torch.cuda.is_available():
-            # Adam asks for a GPU at every step; through the driver's library that takes 0.2 ms where there is none.
+            # Adam checks for a GPU at every step; without a GPU the NVML-based check costs 0.2 ms each time.
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
         L.seed_everything(spec.seed, workers=True, verbose=False)
         resolved = resolve(spec, hardware.name)
@@ -81,7 +81,7 @@ class Cell:
         self._last, self.goes_on = last, last is not None
         self.plan = self._choose_plan()
         if rank := global_rank():
-            # All ranks have built the same network; what they draw from here on is each one's own.
+            # All ranks have built the same network; from here on each draws its own random numbers.
             L.seed_everything((spec.seed + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
         self.costs = CostLogger(image_size, resolved.in_chans)
         self.speeds = SpeedLogger(images=_images)
@@ -110,7 +110,7 @@ class Cell:
             PlanRequest(
                 (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
                 network["num_classes"],
-                # Several processes do not measure; and each would fetch the data set.
+                # Distributed runs do not measure plans, and counting steps would make every rank fetch the data set.
                 self._steps() if hardware.world_size == 1 else 0,
                 spec.trainer.accumulate_grad_batches > 1,
             ),
@@ -124,14 +124,14 @@ class Cell:
         return found
 
     def _steps(self) -> int:
-        """How many training takes, about."""
+        """Returns the approximate number of training steps."""
         batches = self.data.size("train") // self.spec.data.batch_size
         return count_steps(self.spec.trainer, batches)[1]
 
     def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
-        """Fits, tests the best checkpoint, measures inference; returns all metrics under their final names.
+        """Trains, tests the best checkpoint and measures inference; returns all metrics under their final names.
 
-        Goes on from ``last.ckpt`` where the folder has one.
+        Resumes from the ``last.ckpt`` that was passed to the constructor, if any.
         """
         best = BestCheckpoint(self.folder)
         every_s, plan = self.spec.checkpoint.every_s, self.plan.plan.name
@@ -150,7 +150,7 @@ class Cell:
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
-            # Nothing was validated: the last weights are the best there are.
+            # No validation ran, so the last weights are the best available.
             trainer.save_checkpoint(best.path, weights_only=True)
         checkpoints.finish()
         epochs.finish()
@@ -184,13 +184,13 @@ class Cell:
         return BadSteps(self.folder, optim.bad_step, optim.max_skipped, advice)
 
     def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
-        # Lightning's max_time ends a run as if it had completed; ours (signals.py) interrupts it.
+        # Lightning's max_time ends a run as if it had completed; signals.py interrupts it instead.
         given = {k: v for k, v in self.spec.trainer.plain().items() if v is not None and k != "max_time"}
         if given.get("enable_progress_bar", True):
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
-            # Its null is a value: batches are counted over all epochs.
+            # None is meaningful here: it counts batches across epochs.
             "check_val_every_n_epoch": self.spec.trainer.check_val_every_n_epoch,
             "precision": self.plan.precision,
             **self.hardware.trainer_arguments,
@@ -209,7 +209,7 @@ class Cell:
             raise ConvzooError(f"trainer: {error}") from None
 
     def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
-        # After the test Lightning has moved the network away from the GPU.
+        # Lightning moves the network off the GPU after testing.
         device = self.module.to(trainer.strategy.root_device).device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
         micro = self.module.micro_batch
@@ -236,7 +236,7 @@ def _images(batch: tuple[torch.Tensor, torch.Tensor]) -> int:
 
 @contextmanager
 def _plain_trainer_errors() -> Iterator[None]:
-    """What Lightning finds out about its arguments only while it runs is the user's mistake too."""
+    """Re-raises argument errors that Lightning detects only at run time as `ConvzooError`, without a traceback."""
     try:
         with plain_worker_errors():
             yield

@@ -1,4 +1,4 @@
-"""The LightningModule of a cell: an image classifier around a network of the zoo."""
+"""The LightningModule: an image classifier around a network of the zoo."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
 
 ABSURD = 5
-"""Times the loss of guessing: a training loss above that is worth a line."""
+"""Warn when the training loss exceeds this multiple of the loss of uniform guessing."""
 
 
 class Classifier(LightningModule):
     """Trains and tests a network of the zoo on labelled images.
 
-    Logs ``train/loss``, ``val/acc``, ``val/loss``, ``test/acc``, ``test/loss`` and ``test/images`` once an epoch: over
-    all images and all ranks, each image once.
+    Logs ``train/loss``, ``val/acc``, ``val/loss``, ``test/acc``, ``test/loss`` and ``test/images`` once per epoch,
+    over all images and all ranks, counting each image once.
 
     Args:
-        network: Arguments of `zoo.build`, as plain values: they go into the checkpoint, for `zoo.load`.
-        optim: ``name`` (any optimizer of timm's), ``lr`` (peak of the one-cycle schedule), ``weight_decay``,
-            ``warmup`` (share of the steps), ``label_smoothing``, ``bad_step``.
-        micro_batch: Images that a device takes at a time: see `MicroBatch`.
+        network: Arguments of `zoo.build`, as plain values: the checkpoint stores them for `zoo.load`.
+        optim: ``name`` (any timm optimizer), ``lr`` (peak of the one-cycle schedule), ``weight_decay``, ``warmup``
+            (fraction of the steps), ``label_smoothing``, ``bad_step``.
+        micro_batch: Images per forward and backward pass on one device: see `MicroBatch`.
     """
 
     def __init__(self, network: dict[str, Any], optim: dict[str, Any], micro_batch: int | str | None = None) -> None:
         super().__init__()
-        # Not to the loggers: there the choices are flat columns, and "optim" is one of them.
+        # logger=False: the loggers get the choices as flat columns, one of which is called "optim" too.
         self.save_hyperparameters("network", "optim", logger=False)
         self.micro_batch = MicroBatch(micro_batch)
         self._warned = False
@@ -47,7 +47,7 @@ class Classifier(LightningModule):
         self.test_images = SumMetric()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) → logits (N, num_classes)."""
+        """Returns logits (N, num_classes) for images (N, C, H, W)."""
         return self.net(x)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -65,7 +65,7 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network.get("num_classes", 1000))
         if loss > ABSURD * guessing and not self._warned and self.trainer.is_global_zero:
-            # No reason to stop: some networks recover.
+            # A warning only: some networks recover.
             print(
                 f"epoch {self.current_epoch + 1}: the training loss is {loss:.4g}, and guessing gives {guessing:.2f}. "
                 f"If it stays there, type a smaller optim.lr (it is {self.hparams.optim['lr']}).",
@@ -80,7 +80,7 @@ class Classifier(LightningModule):
             self.zero_grad()
 
     def on_train_end(self) -> None:
-        # They are no good any more, and with CUDA graphs not even to be touched.
+        # Free stale gradients; with CUDA graphs the graph owns their memory, and touching them is an error.
         self.zero_grad()
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
@@ -112,13 +112,13 @@ class Classifier(LightningModule):
         optim = self.hparams.optim
         optimizer = make_optimizer(self.net, optim)
         if self.trainer.precision in ("bf16-mixed", "16-mixed"):
-            # A fused optimizer can undo a gradient scaler's factor itself, and Lightning then refuses to clip.
-            # bfloat16 has no scaler; float16's does it before.
+            # Lightning refuses to clip gradients if a fused optimizer could unscale them itself. Here it never has to:
+            # bfloat16 uses no GradScaler, and that of float16 unscales before clipping.
             optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConvzooError("the learning rate follows one cycle, which needs an end: type trainer.max_epochs=N.")
-        # The cycle needs a step of rise and one of fall, however short the run.
+        # OneCycleLR needs at least one step of warm-up and one of decay, however short the run.
         steps = max(3, int(steps))
         rise = min(max(optim["warmup"], 2 / steps), 1 - 1 / steps)
         schedule = OneCycleLR(optimizer, optim["lr"], steps, pct_start=rise)
@@ -126,10 +126,10 @@ class Classifier(LightningModule):
 
 
 def _start_even(net: torch.nn.Module) -> None:
-    """Lets a network that starts at random give all classes about the same probability.
+    """Re-initializes the classifier of an untrained network so that all classes start about equally likely.
 
-    timm's EfficientNet starts a classifier of 10 classes with weights up to 0.32, and with a loss twice as high as
-    guessing's: epochs are lost on unlearning it.
+    timm initializes the 10-class head of EfficientNet with weights of up to 0.32: the loss starts at twice that of
+    uniform guessing, and training spends epochs on unlearning it.
     """
     classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
     if isinstance(classifier, torch.nn.Linear):

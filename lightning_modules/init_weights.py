@@ -1,4 +1,4 @@
-"""Where a cell's weights come from: at random, or from a trained dense network by closed form."""
+"""Initial weights of a cell: random, or converted from a trained dense network in closed form."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from zoo.errors import ConvzooError
 
 DENSE = ("native", "standard")
 FREE = ("conv", "conv_options", "act", "pretrained", "ranks")
-"""What may differ between a cell and the dense network that it starts from."""
+"""Arguments of `zoo.build` that may differ between a cell and the dense network it starts from."""
 
 BATCHES = 100
-"""Training batches, at most, that the BatchNorms are re-estimated on."""
+"""Maximum number of training batches for re-estimating BatchNorm statistics."""
 
 
 class InitWeights(Callback):
-    """Gives a cell's network its first weights.
+    """Initializes the weights of a cell's network.
 
-    With ``svd`` it converts the trained dense network when it is made; as a callback it re-estimates the BatchNorms on
-    the training data (of rank 0, as it is augmented) before the fit.
+    With ``svd``, the constructor converts the trained dense network. As a callback, it re-estimates the BatchNorm
+    statistics before fitting, on the augmented training data of rank 0.
 
     Args:
         init: The init group of the configuration, checked.
         network: The cell's network: arguments of `zoo.build`.
 
     Attributes:
-        network: The same, with the ranks of the converted network where they are not the conv kind's own. Its weights
-            come from here, so nothing is downloaded again.
-        metrics: ``init/energy_min`` and ``init/energy_mean``: shares of the squared weights of a converted layer that
-            its factors hold. Empty where nothing was converted.
+        network: The same arguments, plus the ranks of the converted network if they differ from the conv kind's own.
+            ``pretrained`` is off after a conversion, so that nothing is downloaded twice.
+        metrics: ``init/energy_min`` and ``init/energy_mean``: the minimum and mean over the converted layers of the
+            fraction of a layer's squared weights that its factors retain. Empty if nothing was converted.
 
     Raises:
-        ConvzooError: The dense network is not the cell's, or cannot be converted.
+        ConvzooError: The dense network does not match the cell, or cannot be converted.
     """
 
     def __init__(self, init: InitOptions, network: dict[str, Any]) -> None:
@@ -59,10 +59,10 @@ class InitWeights(Callback):
             self.metrics = {"init/energy_min": report.energy_min, "init/energy_mean": report.energy_mean}
 
     def fill(self, net: nn.Module) -> None:
-        """Puts the weights into the cell's network, which `network` describes; ``random``: leaves it alone.
+        """Loads the converted weights into ``net``, the network that `network` describes; no-op for ``random``.
 
         Raises:
-            ConvzooError: The cell's network has another structure than the converted one.
+            ConvzooError: The cell's network and the converted one differ in structure.
         """
         if self._weights is None:
             return
@@ -76,14 +76,14 @@ class InitWeights(Callback):
         self._weights = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        # A run that continues from a checkpoint has its statistics already.
+        # A resumed run has its statistics in the checkpoint.
         if self._converts and trainer.ckpt_path is None:
             with trainer.precision_plugin.forward_context():
                 zoo.reestimate_batchnorm(pl_module.net, _training_images(trainer, pl_module.device))
 
 
 def _training_images(trainer: Any, device: torch.device) -> Iterator[torch.Tensor]:
-    """The first batches, as a training step sees them."""
+    """Yields the first training batches as a training step sees them: on the device, augmented, in its precision."""
     data = trainer.datamodule
     for batch in islice(data.train_dataloader(), BATCHES):
         on_device = data.transfer_batch_to_device(batch, device, 0)

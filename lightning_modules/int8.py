@@ -1,4 +1,4 @@
-"""A run's trained network in int8 against itself in float32: accuracy, size and speed."""
+"""Compares a trained network in int8 with its float32 original: accuracy, size and speed."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from zoo.errors import ConvzooError
 from zoo.speeds.timing import Spread, measure
 
 BATCH = 64
-"""Images a batch for testing and for speed: int8 kernels are compiled for a batch size."""
+"""Batch size for testing and timing: int8 kernels are compiled for one batch size."""
 ROUNDS = 3
-"""How often the two networks take turns while their speed is measured."""
+"""Number of times the two networks alternate during timing."""
 
 
 def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> dict[str, Any]:
-    """Quantises the network of a checkpoint, writes it, and compares it with the float network.
+    """Quantizes the network of a checkpoint, saves it, and compares it with the float network.
 
     Args:
         checkpoint: ``best.ckpt`` of a run.
-        output: The int8 network's file (``.pt2``), for `zoo.lower`.
-        calibration_images: How many training images fix the ranges.
+        output: Where to save the int8 network (``.pt2``), for `zoo.lower`.
+        calibration_images: Number of training images that calibrate the quantization ranges.
 
     Returns:
-        ``float32`` and ``int8`` (each with ``test/acc``, ``size_mb``, the speeds under the names of ``result.json``),
+        ``float32`` and ``int8`` (each with ``test/acc``, ``size_mb`` and the speeds, named as in ``result.json``),
         ``layers``, ``calibration_images``, ``checkpoint``, ``network``, ``environment``.
 
     Raises:
-        ConvzooError: The checkpoint does not say what it was trained on, the data are missing, or the network or
-            this machine cannot do int8.
+        ConvzooError: The checkpoint does not record its training data, the data are missing, or the network or this
+            machine does not support int8.
     """
     trained = read_checkpoint(checkpoint)
     if trained.data is None:
         raise ConvzooError(f"{checkpoint} does not say what data it was trained on. Train the cell again.")
-    # A checkpoint may be a stranger's: it says what images there are, and has none fetched.
+    # The checkpoint may be untrusted: it may name a data set but must not trigger a download.
     data = make_data(DataOptions.of(trained.data, "data").having(download=False), trained.seed)
     data.prepare_data()
     data.setup("test")
@@ -84,7 +84,7 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
 
 
 def _calibration(data: ImageData | FolderData, n: int) -> list[torch.Tensor]:
-    """The first ``n`` training images (all, where there are fewer), in batches, without augmentation on the batch."""
+    """Returns the first ``n`` training images (all, if there are fewer) in batches, without batch augmentation."""
     batches: list[torch.Tensor] = []
     for images, _ in data.train_dataloader():
         batches.append(data.prepare(images[: n - sum(map(len, batches))], False))
@@ -94,12 +94,12 @@ def _calibration(data: ImageData | FolderData, n: int) -> list[torch.Tensor]:
 
 
 def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: ImageData | FolderData) -> tuple[float, int]:
-    """Top-1 on the test images, each once, and their number."""
+    """Returns the top-1 accuracy on the test images, each counted once, and their number."""
     right = count = 0
     for batch, labels in data.test_dataloader():
         logits = []
         for images in data.prepare(batch, False).split(BATCH):
-            # A smaller batch would be compiled on its own.
+            # Padded, since a smaller batch would trigger another compilation.
             padded = torch.cat([images, images.new_zeros(BATCH - len(images), *images.shape[1:])])
             with torch.no_grad():
                 logits.append(net(padded.contiguous(memory_format=torch.channels_last))[: len(images)])
@@ -111,7 +111,7 @@ def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: ImageData | Fold
 def _measure(
     nets: dict[str, nn.Module], data: ImageData | FolderData, shape: tuple[int, int, int]
 ) -> list[dict[str, float]]:
-    """Accuracy and speed of each network. They take turns, so that what else the machine does is in both's figures."""
+    """Measures accuracy and speed of each network; timing alternates, so that background load affects all alike."""
     seconds = {(name, n): [] for name in nets for n in (BATCH, 1)}
     with torch.inference_mode():
         for _, (name, n) in itertools.product(range(ROUNDS), seconds):
@@ -136,7 +136,7 @@ def _measure(
 
 
 def _float_size(net: nn.Module, shape: tuple[int, int, int]) -> float:
-    """MB of the float network in the format of the int8 one's file."""
+    """Returns the size (MB) of the float network, saved in the same format as the int8 one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "float.pt2"
         exporter.save_program(exporter.capture(net, torch.zeros(2, *shape)), file)

@@ -1,4 +1,4 @@
-"""A mean over an epoch that costs next to nothing a batch."""
+"""A metric for epoch means with negligible overhead per batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torchmetrics import Metric
 
 
 class Mean(Metric):
-    """A sum over a count, over all images of an epoch and all ranks, however unequal their shares.
+    """The mean over all images of an epoch and all ranks (sum over count), exact for ranks of unequal size.
 
-    A torchmetrics metric (for ``self.log``, the sum over ranks and the reset), but ``add`` instead of ``update``: what
-    torchmetrics wraps around an update takes longer than the update, and its own mean and accuracy look at the values,
-    for which a GPU has to wait. NaN stays NaN, so that a diverged run does not look fine.
+    A torchmetrics metric, so that ``self.log``, the sum over ranks and the reset work, but with ``add`` in place of
+    ``update``: the wrapper of torchmetrics takes longer than the update itself, and its own mean and accuracy inspect
+    the values, which synchronizes the GPU. NaN stays NaN, so that a diverged run does not look healthy.
     """
 
     full_state_update = False
@@ -25,9 +25,9 @@ class Mean(Metric):
         """Adds a batch.
 
         Args:
-            value: The sum over the batch, a scalar; no gradient is kept.
-            count: Over how many.
-            weight: What the value is multiplied by: the count, where it is the batch's mean.
+            value: The sum over the batch, a scalar; detached from the graph.
+            count: Number of images in the sum.
+            weight: Multiplies the value: pass ``count`` if the value is the batch mean.
         """
         self.total.add_(value.detach(), alpha=weight)
         self.count.add_(count)
@@ -35,7 +35,7 @@ class Mean(Metric):
         self._computed = None
 
     def add_finite(self, value: torch.Tensor, count: int, weight: int = 1) -> None:
-        """Adds a batch unless its value is not finite; no GPU has to wait for that."""
+        """Adds a batch if its value is finite; does not synchronize the GPU."""
         finite = value.detach().isfinite()
         self.add(torch.where(finite, value, 0.0), 0, weight)
         self.count.add_(finite, alpha=count)
@@ -44,10 +44,10 @@ class Mean(Metric):
         self.add(value, count, weight)
 
     def reset(self) -> None:
-        # A tensor made in inference mode could not be added to outside of it.
+        # A tensor created in inference mode cannot be modified in place outside of it.
         with torch.inference_mode(False):
             super().reset()
 
     def compute(self) -> torch.Tensor:
-        """Scalar; NaN for no batch."""
+        """Returns the mean, a scalar; NaN if no batch was added."""
         return self.total / self.count

@@ -1,4 +1,4 @@
-"""A cell's optimizer."""
+"""Creates a cell's optimizer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 from zoo.errors import choose
 
 FUSED = ("adamw", "adam", "sgd")
-"""Optimizers that torch has as one operation over all weights."""
+"""Optimizers for which torch has a fused implementation."""
 
 
 def make_optimizer(net: nn.Module, optim: dict[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer of the optim group: any of timm's by name; biases and BatchNorms do not decay.
+    """Creates the optimizer of the optim group, any of timm's by name; no weight decay on biases and BatchNorm.
 
     Raises:
-        ConvzooError: A name that does not exist.
+        ConvzooError: There is no optimizer of that name.
     """
     choose("optim.name", optim["name"], list_optimizers())
     fused = {"fused": True} if optim["name"] in FUSED else {}

@@ -1,6 +1,6 @@
-"""Lightning's ``callbacks_factory`` entry points: convzoo's callbacks in every Trainer, where somebody asks for them.
+"""Entry points for Lightning's ``callbacks_factory``: add convzoo's callbacks to every Trainer, on request.
 
-Off unless the environment variable ``CONVZOO_CALLBACKS`` names them:
+Off unless the environment variable ``CONVZOO_CALLBACKS`` names the callbacks:
 ``CONVZOO_CALLBACKS=cost,speed,bad_steps python their_script.py``.
 """
 
@@ -25,17 +25,17 @@ def _asked_for() -> list[type]:
 
 
 def lightning_callbacks() -> list[Any]:
-    """For ``lightning``."""
+    """Returns the requested callbacks for ``lightning``."""
     return [callback() for callback in _asked_for()]
 
 
 def pytorch_lightning_callbacks() -> list[Any]:
-    """For ``pytorch_lightning``, the same library under its older name, whose Trainer wants its own base class."""
+    """Returns them for ``pytorch_lightning``, the library's older name, whose Trainer requires its own base class."""
     return [for_pytorch_lightning(callback)() for callback in _asked_for()]
 
 
 def for_pytorch_lightning(callback: type) -> type:
-    """The same callback as a class that ``pytorch_lightning.Trainer`` accepts."""
+    """Returns a subclass of the callback that ``pytorch_lightning.Trainer`` accepts."""
     from pytorch_lightning import Callback
 
     return type(callback.__name__, (callback, Callback), {"__doc__": callback.__doc__})

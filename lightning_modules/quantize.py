@@ -1,6 +1,6 @@
-"""``python -m lightning_modules.quantize CHECKPOINT``: a run's trained network in int8, against itself in float32.
+"""``python -m lightning_modules.quantize CHECKPOINT``: compare a trained network in int8 with its float32 original.
 
-Calibrates on the run's training images, tests both networks on the run's own test images, measures both on this CPU.
+Calibrates on the run's training images, tests both networks on its test images, and times both on this CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zoo.text import typed
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Prints both networks as one table, and what the figures hold for."""
+    """Prints both networks in one table, and the conditions of the measurement."""
     table = Table(title="{backbone} · {conv} · {act}".format(**result["network"]), title_justify="left")
     for name in ("", "test acc", "size MB", f"img/s (batch {BATCH})", "± IQR", "latency ms", "± IQR "):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -49,7 +49,7 @@ def print_comparison(result: dict[str, Any]) -> None:
 
 
 def _be_quiet() -> None:
-    """Silences what torch and torchao say about each other, and about a GPU that int8 does not need."""
+    """Silences warnings of torch and torchao about each other, and about a GPU, which int8 does not need."""
     warnings.filterwarnings("ignore", ".*To copy construct from a tensor.*")
     warnings.filterwarnings("ignore", ".*No complete tensor found in the group.*")
     for name in ("torch.utils._pytree", "torch.utils.cpp_extension"):
@@ -57,7 +57,7 @@ def _be_quiet() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.quantize", description=__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
     parser.add_argument("--images", metavar="N", type=int, default=512, help="calibration images (default 512)")

@@ -1,4 +1,4 @@
-"""One rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by `launch_ranks`."""
+"""Runs one rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by `launch_ranks`."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Without its parent nobody watches this rank, and the run's folder is free for somebody else."""
+    """Exits when the parent has died: nothing would watch this rank, and the lock on the run's folder is free."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _plain(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """A mistake of the user's is told once, by the parent."""
+    """Excepthook that leaves user errors to the parent, which reports them once."""
     if not issubclass(kind, ConvzooError):
         sys.__excepthook__(kind, error, trace)
 
 
 if __name__ == "__main__":
     sys.excepthook = _plain
-    # Not os.getppid(): whoever started this may be gone already.
+    # Not os.getppid(): the parent may have exited already.
     parent = int(os.environ.get(PARENT, os.getppid()))
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     main()

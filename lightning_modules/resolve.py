@@ -1,4 +1,4 @@
-"""From a cell's description to its network and its data: arguments of `zoo.build`, and the data module."""
+"""Resolves a `CellSpec` to arguments of `zoo.build` and a data module; meets a cost budget."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zoo.costs.matching import Match, match_text
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a cell consists of, once its data was looked at and its budget met.
+    """A cell's network and data, after inspecting the data set and meeting the budget.
 
     Attributes:
         network: Arguments of `zoo.build`, as plain values.
         data: The data module.
-        choices: Flat, for result.json and W&B.
-        image_size: Pixels a side.
-        found: What ``model.match`` found, as a text; None where nothing was asked for.
+        choices: The cell's choices as flat columns, for result.json and W&B.
+        image_size: Side length in pixels.
+        found: Description of the result of ``model.match``; None without a budget.
     """
 
     network: dict[str, Any]
@@ -37,20 +37,20 @@ class Resolved:
 
 
 def resolve(spec: CellSpec, hardware: str) -> Resolved:
-    """Finds the network and the images that a description means.
+    """Resolves a cell's description to its network and images.
 
     Args:
         spec: The cell, checked.
         hardware: The resolved hardware choice: ``cpu``, ``gpu`` or ``ddp``.
 
     Raises:
-        ConvzooError: A budget that cannot be met, a data set that is not there.
+        ConvzooError: The budget cannot be met, or the data set is missing.
     """
     scaled, found = meet_budget(spec)
     image_size = image_sizes(scaled)[1]
     data = _data(spec, image_size)
     network = network_of(scaled, data.options)
-    # As chosen, and what was found: a run that fails before it has found anything has the same choices.
+    # Columns hold the choices as typed, plus what was found: a run that fails before this point has the same ones.
     choices = columns(spec, hardware) | {"image_size": image_size, "stem": network["stem"]}
     if found is None:
         return Resolved(network, data, choices, image_size)
@@ -63,7 +63,7 @@ def _data(spec: CellSpec, image_size: int) -> ImageData | FolderData:
 
 
 def network_of(spec: CellSpec, data: DataOptions) -> dict[str, Any]:
-    """The arguments of `zoo.build` for a cell's network.
+    """Returns the arguments of `zoo.build` for a cell's network.
 
     Args:
         spec: The cell.
@@ -80,24 +80,24 @@ def network_of(spec: CellSpec, data: DataOptions) -> dict[str, Any]:
         "num_classes": data.num_classes,
         "in_chans": data.in_chans,
         "pretrained": spec.model.pretrained,
-        # An image that scaling enlarges past the small stem's limit keeps the stem: scaling changes the image only.
+        # From the size before scaling: an image enlarged past the small stem's limit keeps its stem.
         "stem": stem_for(spec.model.stem, image_sizes(spec)[0]),
     }
 
 
 def meet_budget(spec: CellSpec) -> tuple[CellSpec, Match | None]:
-    """Turns ``model.match`` into a choice of scale.
+    """Replaces ``model.match`` by the scale that meets the budget.
 
     Returns:
-        The cell with the scale that meets the budget, and the match; the cell as it is, and None, without a budget.
+        The cell with that scale, and the match; without a budget, the unchanged cell and None.
 
     Raises:
-        ConvzooError: A budget that cannot be met.
+        ConvzooError: The budget cannot be met.
     """
     model, image_size = spec.model, image_sizes(spec)[1]
     if model.match is None:
         return spec, None
-    # Only the data module knows how many classes there are; it is made again once the image's size is known.
+    # Built here for the number of classes only; `resolve` builds it again once the image size is known.
     network = network_of(spec, _data(spec, image_size).options)
     del network["width"]
     found = match_text(model.match, image_size, **network, over=model.match_over)
@@ -105,11 +105,11 @@ def meet_budget(spec: CellSpec) -> tuple[CellSpec, Match | None]:
 
 
 def count_steps(trainer: TrainerOptions, batches: int) -> tuple[int, int]:
-    """The length of training: batches an epoch (at least 1), and steps in all.
+    """Returns the length of training: batches per epoch (at least 1) and total steps (0: no limit).
 
     Args:
         trainer: The trainer group of the configuration.
-        batches: That the data has.
+        batches: Number of batches in the data set.
     """
     limit = trainer.limit_train_batches
     if limit is not None:

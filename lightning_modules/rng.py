@@ -1,4 +1,4 @@
-"""The states of the random generators of a process."""
+"""Saves and restores the states of a process's random generators."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """All states, as values that ``torch.load(weights_only=True)`` takes.
+    """Returns all states, as values that ``torch.load(weights_only=True)`` accepts.
 
     Args:
-        device: Where the process computes; a GPU has a generator of its own.
+        device: The device of the process; a GPU has its own generator.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
@@ -24,7 +24,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Puts the generators back to where they were."""
+    """Restores all generators to states from `random_states`."""
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
@@ -32,13 +32,13 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
 
 
 def torch_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Those of torch's generators, which are all that a step draws from; a GPU does not have to wait for it."""
+    """Returns the states of torch's generators, the only ones a step draws from; does not synchronize the GPU."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
 def set_torch_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """The opposite of `torch_states`."""
+    """Restores torch's generators to states from `torch_states`."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -1,4 +1,4 @@
-"""Runs one cell, from its configuration to its result. Read it from the top."""
+"""Runs one cell, from its configuration to its result."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from lightning_modules.tracking.tracker import Tracking
 from zoo.errors import ConvzooError
 
 CONFIG_FILE = "config.json"
-"""The configuration of the run in this folder, for people. Hydra would write that of a start which is refused too."""
+"""The configuration of the run in this folder, for people. Hydra's own copy would also record rejected starts."""
 
 JOB_FILE = "job.json"
-"""What the ranks of a distributed run read: the configuration, the command, and when the run began."""
+"""Input of the ranks of a distributed run: the configuration, the command, and the start time."""
 
 
 def run_cell(
@@ -52,22 +52,22 @@ def run_cell(
     command: str,
     signals: StopSignals | None = None,
 ) -> dict[str, Any]:
-    """Trains and tests one cell; with ``task=time`` it measures the cell and trains nothing.
+    """Trains and tests one cell; with ``task=time`` it only measures speed.
 
     Args:
         settings: The cell, or the composed configuration (the tree of ``conf/config.yaml``) as plain values.
-        folder: Where the run's files go; made if need be.
-        command: What reproduces the run; it goes into the result.
-        signals: Those that the program has taken over already.
+        folder: The run's folder; created if necessary.
+        command: The command that reproduces the run; stored in the result.
+        signals: Signal handlers that the program has already installed.
 
     Returns:
-        The result, as it stands in ``result.json`` in the folder.
+        The result, as written to ``result.json`` in the folder.
 
     Raises:
-        ConvzooError: A mistake in the configuration, or a folder with the result or the checkpoint of another one
-            (nothing was trained); a result that could not be saved.
-        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM, 124: ``trainer.max_time``); the result says
-            "interrupted", and the same call goes on with it.
+        ConvzooError: The configuration is wrong, or the folder holds the result or checkpoint of another run (in both
+            cases nothing was trained); or the result could not be saved.
+        SystemExit: The run was stopped (130: Ctrl-C, 143: SIGTERM, 124: ``trainer.max_time``); the result's status is
+            "interrupted", and the same call resumes the run.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def run_cell(
         last = find_last(folder, spec, say=not ranks)
         remove_unfinished(folder)
         _write_config(folder / CONFIG_FILE, spec)
-        # What an earlier start left behind must not be taken for this one's.
+        # The result of an earlier start must not be mistaken for this one's.
         (folder / FILE).unlink(missing_ok=True)
         if ranks:
             del last  # each rank reads its own
@@ -95,7 +95,7 @@ def run_cell(
 
 
 def _run_ranks(spec: CellSpec, folder: Path, command: str, hardware: Hardware, signals: StopSignals) -> dict[str, Any]:
-    """Runs the cell once per rank of this machine, each in a process of its own."""
+    """Runs the cell with one process per rank on this machine."""
     try:
         try:
             write_whole(
@@ -105,7 +105,7 @@ def _run_ranks(spec: CellSpec, folder: Path, command: str, hardware: Hardware, s
             raise ConvzooError(f"{why_not(error, folder / JOB_FILE, 10_000)}. Make room there.") from None
         launch_ranks(hardware.devices, signals, "lightning_modules.rank", folder)
     except (ConvzooError, RuntimeError, OSError) as error:
-        # Whichever rank failed first knows why; what rank 0 saw is that the other one was gone.
+        # Report the error of the rank that failed first; rank 0 may have seen only that a peer was gone.
         result = read_result(folder) or _empty(spec, command, hardware)
         if result["status"] == "completed":
             print(f"{error} That was after the result was written.", flush=True)
@@ -129,7 +129,7 @@ def _write_config(path: Path, spec: CellSpec) -> None:
 
 
 def _goes_on(folder: Path, command: str) -> str:
-    """What a person types to go on with a run that was stopped."""
+    """Returns the instruction for resuming a stopped run."""
     where = os.path.relpath(folder)
     if not re.fullmatch(r"[\w./-]+", where, re.ASCII):
         # Quoted for Hydra, then for the shell.
@@ -159,7 +159,7 @@ def run_rank(
     signals: StopSignals,
     last: Saved | None,
 ) -> dict[str, Any]:
-    """Trains and tests one cell in this process: alone, or as one rank of several; goes on from ``last``."""
+    """Trains and tests one cell in this process, alone or as one rank of several; resumes from ``last`` if given."""
     _be_quiet()
     main = global_rank() == 0
     result = _empty(spec, command, hardware)
@@ -181,15 +181,15 @@ def run_rank(
         result["environment"] |= cell.conditions
     except BaseException as error:
         if signals.pending is not None and isinstance(error, Exception):
-            # The same signal ended what the run depends on.
+            # The error is a consequence: the signal also stopped something the run depends on.
             error = Stopped(signals.pending)
         status, code = _outcome(error)
         result |= {"status": status, "error": str(error) or type(error).__name__}
         if not isinstance(error, ConvzooError) and status == "failed":
             result["traceback"] = traceback.format_exc()
         if status == "failed" and torch.distributed.is_initialized():
-            # What was registered last is called first: Lightning's farewell to NCCL waits for the other ranks, and they
-            # for this one.
+            # Handlers run last in, first out: exit before Lightning tears down NCCL, which would wait for the other
+            # ranks while they wait for this one.
             atexit.register(_leave, 2 if isinstance(error, ConvzooError) else 1)
         if code is not None:
             raise SystemExit(code) from None
@@ -214,11 +214,11 @@ def run_rank(
 
 
 def _save(folder: Path, result: dict[str, Any]) -> str | None:
-    """Writes the result of a run that ended; says why it could not."""
+    """Writes the result and removes obsolete checkpoints; returns the error message if writing failed."""
     completed = result["status"] == "completed"
     try:
         if completed:
-            # First one of the two: a full disk has room for the result then.
+            # Before the result, to make room for it on a full disk.
             (folder / PREVIOUS).unlink(missing_ok=True)
         write_result(folder, result)
     except OSError as error:
@@ -232,10 +232,10 @@ def _save(folder: Path, result: dict[str, Any]) -> str | None:
 
 
 def _outcome(error: BaseException) -> tuple[str, int | None]:
-    """Status and exit code of a run that ended with an exception; None as a code: the exception itself is the end."""
+    """Returns the status and exit code for a run that raised; the code is None if the exception is to propagate."""
     if isinstance(error, Stopped):
         return "interrupted", error.code
-    # Lightning has handlers of its own while it validates and tests; of Ctrl-C it makes SystemExit(1).
+    # Lightning installs its own handlers during validation and testing; it turns Ctrl-C into SystemExit(1).
     if isinstance(error, SIGTERMException):
         return "interrupted", 143
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == 1):
@@ -254,7 +254,7 @@ def _exit_code(status: str, code: int | None) -> int:
 
 
 def _be_quiet() -> None:
-    """Silences what Lightning says about things that are so on purpose."""
+    """Silences Lightning's warnings about intentional settings."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (

@@ -1,4 +1,4 @@
-"""``task=time``: how fast one cell is on this machine, measured in some seconds; nothing is trained."""
+"""``task=time``: measures the speed of one cell on this machine in a few seconds, without training it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from zoo.speeds.network import TrainingSpeed, TrainingStep
 from zoo.speeds.roofline import DTYPES, bound, measure_peaks
 
 SECONDS = 1.0
-"""Of each measurement, about; there are eight."""
+"""Approximate duration of each of the eight measurements."""
 
 MIXED = {"bf16-mixed": "bf16", "bf16": "bf16", "16-mixed": "fp16", "16": "fp16"}
 TRUE = {"32-true": "fp32", "32": "fp32", "bf16-true": "bf16", "16-true": "fp16"}
-"""Lightning's names of precisions: products in another dtype than the weights, and all in one."""
+"""Lightning's precision names: ``MIXED`` multiplies in another dtype than the weights have, ``TRUE`` in the same."""
 
 
 def time_cell(cell: Cell) -> dict[str, float]:
-    """Measures a cell as it would be trained: its network, batch, optimizer, precision and data.
+    """Measures a cell as it would be trained: with its network, batch size, optimizer, precision and data.
 
     Returns:
-        ``cost/…`` as after training, and ``speed/…``: beside each measured one its ``_iqr`` and ``_noisy`` (0 or 1).
-        ``train_images_per_s`` is that of a plain loop with the real data, ``step_images_per_s`` that of steps whose
-        images are on the device already.
+        ``cost/…`` as after training, and ``speed/…``, each measurement with its ``_iqr`` and ``_noisy`` (0 or 1).
+        ``train_images_per_s`` is the throughput of a plain loop over the real data, ``step_images_per_s`` that of
+        steps whose images are already on the device.
 
     Raises:
-        ConvzooError: Data that is not there, or a precision that cannot be measured.
+        ConvzooError: The data are missing, or the precision cannot be measured.
     """
     device = cell.hardware.device
     weights, products = _dtypes(cell.conditions["dtype"])
@@ -97,7 +97,7 @@ def _step_metrics(training: TrainingSpeed) -> dict[str, float]:
 
 
 def _batches(cell: Cell) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The training data as they come from the loader, epoch after epoch."""
+    """Yields the training batches of the loader, epoch after epoch, without end."""
     cell.data.prepare_data()
     cell.data.setup("fit")
     loader = cell.data.train_dataloader()
@@ -106,10 +106,10 @@ def _batches(cell: Cell) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _dtypes(precision: str) -> tuple[str, str]:
-    """What the weights are in, and what the products are computed in.
+    """Returns the dtype of the weights and the dtype of matrix products and convolutions.
 
     Raises:
-        ConvzooError: A precision that is neither.
+        ConvzooError: The precision is unknown here.
     """
     known = {**{name: (dtype, dtype) for name, dtype in TRUE.items()}, **{k: ("fp32", v) for k, v in MIXED.items()}}
     try:

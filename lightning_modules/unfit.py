@@ -1,4 +1,4 @@
-"""Reject cells whose network cannot be trained on their images, before anything starts."""
+"""Rejects cells whose network cannot be trained on their images, before training starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from zoo.inputs import Run, name_of, try_inputs
 
 
 def check_network(net: nn.Module, resolved: Resolved, batch_size: int) -> None:
-    """Checks that a network takes a cell's images, in evaluation and in training, and gives logits for its classes.
+    """Checks that a network accepts a cell's images, in eval and train mode, and returns logits for its classes.
 
     Args:
-        net: The cell's network, with or without weights. It is left as it is.
-        batch_size: Of training: a BatchNorm cannot be trained on one value.
+        net: The cell's network, with or without weights; not modified.
+        resolved: The cell's network arguments and image size.
+        batch_size: Training batch size; a batch of one matters, since BatchNorm cannot be trained on a single value.
 
     Raises:
-        UnfitError: It does not, in the network's own words; which images would do, where that is found out.
+        UnfitError: It does not; the text quotes the network's error and, if known, names images that would work.
     """
     n, classes = min(2, batch_size), resolved.network["num_classes"]
 

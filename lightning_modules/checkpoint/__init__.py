@@ -1,1 +1,1 @@
-"""Checkpoints: the best one, the last one, and how a stopped run resumes."""
+"""Checkpoints: the best, the last, and resuming a stopped run."""

@@ -1,4 +1,4 @@
-"""Keeps the best checkpoint."""
+"""Keeps the best checkpoint of a run, ``best.ckpt``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ NAME = "best.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the highest ``val/acc``, of equals the latest, which has trained the longest.
+    """Keeps ``best.ckpt``: the checkpoint with the highest ``val/acc``; ties go to the latest, which trained longest.
 
-    It holds the weights and how to build their network, not the optimizer: for testing and for `zoo.load`.
+    It holds the weights and the arguments that build their network, but not the optimizer: enough for testing and for
+    `zoo.load`.
+
+    Args:
+        folder: The run's folder.
 
     Attributes:
-        path: Where it is.
+        path: The file's path.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -32,11 +36,11 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    # Lightning's asks after every batch whether to save, which this one does only when it knows val/acc.
+    # Lightning checks after every batch whether to save; this callback saves only when val/acc is known.
     on_train_batch_end = Callback.on_train_batch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The folder may have been moved since, and Lightning would forget what the best was.
+        # If the folder was moved, Lightning would drop the record of the best checkpoint.
         here, paths = str(self.path), ("best_model_path", "kth_best_model_path")
         moved = {key: here for key in paths if state_dict[key]}
         moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if moved else {}

@@ -1,4 +1,4 @@
-"""How all checkpoints of a run get to the disk and back: whole, checked, and without ending the run."""
+"""Checkpoint I/O for Lightning: atomic writes, verified reads, and no aborted run when the disk is full."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from zoo.deploy.verify_checkpoint import read_checked
 class Checkpoints(TorchCheckpointIO):
     """Writes and reads checkpoints for Lightning's Trainer.
 
-    A checkpoint that cannot be written (a full disk) does not end the run: one line says so and the old one stays. One
-    that is written once only (``best.ckpt``) is kept in memory and tried again before anything else is written, so that
-    ``last.ckpt`` never knows of a ``best.ckpt`` that is not there. One that has a previous one (``last.ckpt``, which
-    passes ``storage_options={"previous": path}``) is soon written anew anyway.
+    A checkpoint that cannot be written (on a full disk) does not end the run: one line reports it, and the old file
+    stays. A checkpoint that is written only once (``best.ckpt``) stays in memory and is retried before any other
+    write, so that ``last.ckpt`` never refers to a ``best.ckpt`` that does not exist. A checkpoint with a previous
+    version (``last.ckpt``, which passes ``storage_options={"previous": path}``) is not retried: the next one is due
+    soon anyway.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class Checkpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Path] | None = None
     ) -> None:
-        """Writes a checkpoint, or says that it could not."""
+        """Writes a checkpoint, or reports that it could not."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path, content = Path(path), buffer.getbuffer()
@@ -51,23 +52,23 @@ class Checkpoints(TorchCheckpointIO):
         return self._patience.attempt(lambda: write_whole(path, content, previous), path, len(content))
 
     def finish(self) -> None:
-        """Tries once more what is not on the disk yet.
+        """Makes a last attempt to write the checkpoints that are still in memory.
 
         Raises:
-            ConvzooError: It cannot be written.
+            ConvzooError: One of them cannot be written.
         """
         if not self._write_waiting():
             self._patience.end()
 
     def give(self, path: Path, content: dict[str, Any]) -> None:
-        """What was read already need not be read again."""
+        """Hands over the content of a checkpoint that was already read, so that Lightning does not read it again."""
         self._read[path] = content
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Reads a checkpoint, once its checksums are right.
+        """Reads a checkpoint and verifies its checksums.
 
         Raises:
-            DamagedError: They are not.
+            DamagedError: They do not match.
         """
         path = Path(path)
         return self._read.pop(path) if path in self._read else read_checked(path)

@@ -1,4 +1,4 @@
-"""Keeps the checkpoint from which a run that was stopped goes on, to the bit."""
+"""Keeps the checkpoint from which a stopped run resumes, bit for bit: ``last.ckpt``."""
 
 from __future__ import annotations
 
@@ -20,42 +20,43 @@ from zoo.errors import ConvzooError
 from zoo.text import typed
 
 LOOK_S = 1.0
-"""Ranks ask each other whether to save or to stop, for which they wait: every so often, not after every batch."""
+"""Interval between the synchronizations in which ranks agree to save or stop: each one blocks, so not every batch."""
 
 PATIENCE_S = 8.0
-"""How long a signal waits for a validation to end: schedulers kill after 30 seconds, a sweep after 20."""
+"""How long a signal waits for validation to finish: schedulers kill after 30 seconds, a sweep after 20."""
 
 
 States = dict[str, dict[str, torch.Tensor]]
-"""Metric → state → value."""
+"""Metric name → state name → value."""
 
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every ``every_s`` seconds, after a batch or an epoch, and when a signal stops the run.
 
-    Beside what Lightning saves it holds the random states of all ranks and the metrics of the unfinished epoch, so that
-    a run which goes on ends where an undisturbed one does. The one before it stays, as ``last-previous.ckpt``.
+    Besides what Lightning saves, it holds the random states of all ranks and the metrics of the unfinished epoch, so
+    that a resumed run gives the same result as an uninterrupted one. The previous checkpoint is kept as
+    ``last-previous.ckpt``.
 
     Attributes:
-        path: Where it is; the run removes it once its result is written.
+        path: The file's path; the run removes it once its result is written.
         seconds: Time spent fitting, over all starts of the run.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         every_s: Seconds between two checkpoints.
-        spec: The run's cell: a checkpoint of another one is refused.
-        plan: The execution plan's name; the next start has the same.
-        signals: Those that stop the run.
+        spec: The run's cell; a resume from a checkpoint of another cell is refused.
+        plan: Name of the execution plan; a resumed run uses the same one.
+        signals: The signals that stop the run.
     """
 
     def __init__(self, folder: Path, every_s: float, spec: CellSpec, plan: str, signals: StopSignals) -> None:
         self.plan, self.spec = plan, spec
         self.path, self.every_s, self.identity, self.signals = folder / LAST, every_s, cell_id(spec), signals
         self._seconds_before = self._start = 0.0
-        self._batches, self._look_after = 0, 1  # since the ranks asked each other, and until they ask again
+        self._batches, self._look_after = 0, 1  # batches since the ranks last synchronized, and until they do again
         self._looked, self._stop = 0.0, 0
-        self._random: list[dict[str, Any]] = []  # one a rank
-        self._metrics: list[States] = []  # one a rank
+        self._random: list[dict[str, Any]] = []  # one per rank
+        self._metrics: list[States] = []  # one per rank
 
     @property
     def seconds(self) -> float:
@@ -84,8 +85,8 @@ class LastCheckpoint(Checkpoint):
         self.signals.wait = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The last batch belongs to the end of the epoch, gradients that are being accumulated are in no checkpoint, and
-        # a validation that is due after this batch would be left out by a run that goes on from here.
+        # The last batch is saved with the end of the epoch; accumulated gradients are in no checkpoint; and a run that
+        # resumes here would skip a validation that is due after this batch.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self._in_epoch(trainer) and stepped and not _validates_now(trainer):
             self._batches += 1
@@ -93,12 +94,12 @@ class LastCheckpoint(Checkpoint):
                 self._save_if_due(trainer)
 
     def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
-        # There is no checkpoint of half a validation, and whoever sent the signal does not wait for ever.
+        # Validation cannot be checkpointed half-way, and the sender of the signal does not wait for ever.
         if self.signals.waited_s > PATIENCE_S:
             self.signals.look()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        # The epoch is in the checkpoint, and not yet in the logger: the run is stopped after that.
+        # The epoch is in the checkpoint but not yet in the logger: stop only after it is logged.
         self._stop = self._saved_if_due(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -125,7 +126,7 @@ class LastCheckpoint(Checkpoint):
         self._end_if_stopped()
 
     def _saved_if_due(self, trainer: Any) -> int:
-        """Saves where it is time to; the signal that stops all ranks, 0 for none."""
+        """Saves if a checkpoint is due or a signal is pending; returns the signal that stops all ranks, or 0."""
         due = time.perf_counter() - self._saved >= self.every_s
         stop = self.signals.pending or 0
         if trainer.world_size > 1:
@@ -135,11 +136,11 @@ class LastCheckpoint(Checkpoint):
         return stop
 
     def _ask_all(self, trainer: Any, due: bool, stop: int) -> tuple[bool, int]:
-        """All ranks save, or none: a signal does not reach them at the same moment."""
+        """Lets the ranks agree on saving and stopping, since a signal does not reach them all at the same moment."""
         seconds = (time.perf_counter() - self._looked) / max(1, self._batches)
         wishes = torch.tensor([float(due), float(stop), seconds], device=trainer.strategy.root_device)
         due, stop, slowest = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
-        # Every rank computes the same. Doubled at most: the first batches are slow, and the next ones may be again.
+        # Equal on every rank. At most doubled, since the first batches are slow and later ones may be slow again.
         self._look_after = max(1, min(2 * self._look_after, int(min(LOOK_S, self.every_s) / max(slowest, 1e-6))))
         self._batches, self._looked = 0, time.perf_counter()
         return bool(due), int(stop)
@@ -162,12 +163,12 @@ class LastCheckpoint(Checkpoint):
         saved = checkpoint.get(KEY)
         if saved and trainer.state.fn == "fit":
             self._seconds_before, self._random, metrics = saved["seconds"], saved["random"], saved["metrics"]
-            # Before there was one a rank it was their sum.
+            # Older checkpoints hold the sum over ranks.
             self._metrics = [metrics] if isinstance(metrics, dict) else metrics
 
 
 def _validates_now(trainer: Any) -> bool:
-    # By the clock, the ranks would come to different ends.
+    # With a validation interval in wall-clock time, the ranks could disagree.
     if getattr(trainer, "_val_check_time_interval", None) is not None:
         return False
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
@@ -182,7 +183,7 @@ def _of_all_ranks(value: Any) -> list[Any]:
 
 
 def _metric_states(module: Any) -> States:
-    """What this rank's training metrics have seen of the unfinished epoch."""
+    """Returns the states of this rank's training metrics in the unfinished epoch."""
     return {
         name: {k: getattr(metric, k).cpu().clone() for k, v in metric._defaults.items() if isinstance(v, torch.Tensor)}
         for name, metric in module.named_modules()
@@ -191,8 +192,10 @@ def _metric_states(module: Any) -> States:
 
 
 def _states_of(rank: int, ranks: int, saved: list[States]) -> States:
-    """A rank's own. As many ranks as before add up the same numbers in the same order, and come to the same bits; of
-    another number the first one takes the sum, and the others start from nothing.
+    """Returns the metric states of a rank.
+
+    With as many ranks as before, each gets its own states, so that the final sum is identical to the bit. With another
+    number of ranks, rank 0 gets the sum over all saved states, and the others start from zero.
     """
     if len(saved) == ranks:
         return saved[rank]

@@ -1,4 +1,4 @@
-"""What a stopped run goes on from."""
+"""Finds the checkpoint from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from zoo.text import typed
 
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
 KEY = "convzoo"
-"""Under which these have what is beside Lightning's."""
+"""Key of convzoo's own entries in these checkpoints."""
 
 
 @dataclass
 class Saved:
-    """A checkpoint to go on from, read whole.
+    """A checkpoint to resume from, in memory.
 
     Attributes:
-        path: Its file.
-        content: What is in it.
+        path: The file it was read from.
+        content: Its content.
     """
 
     path: Path
     content: dict[str, Any]
 
     def take(self) -> dict[str, Any]:
-        """Hands over the content, whose memory is not held here any longer."""
+        """Returns the content and drops this reference to it, to free its memory."""
         content, self.content = self.content, {}
         return content
 
     @property
     def plan(self) -> str:
-        """The execution plan of the run that was stopped."""
+        """Name of the execution plan of the stopped run."""
         return self.content[KEY]["plan"]
 
 
 def find_last(folder: Path, spec: CellSpec, say: bool = True) -> Saved | None:
-    """Reads what a stopped run goes on from: ``last.ckpt``, or where that one is damaged the one before it.
+    """Reads the checkpoint that a stopped run resumes from: ``last.ckpt``, or the previous one if that is damaged.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         spec: The run's cell.
-        say: Whether to print what was found to be damaged.
+        say: Whether to print which files are damaged.
 
     Returns:
-        None where there is nothing to go on from: the run starts anew.
+        The checkpoint; None if there is no usable one, and the run starts from scratch.
 
     Raises:
-        ConvzooError: It is of a run with another configuration; the text says in what they differ.
+        ConvzooError: The checkpoint belongs to a run with another configuration (the text lists the differences), or
+            it cannot be read.
     """
     wrong = None
     for path in (folder / LAST, folder / PREVIOUS):
@@ -92,7 +93,7 @@ def _read(path: Path, spec: CellSpec) -> dict[str, Any]:
 
 
 def _check_best(folder: Path, content: dict[str, Any]) -> None:
-    """What was the best so far is in its own file, and may be the best at the end."""
+    """Checks that the ``best.ckpt`` a checkpoint refers to is intact, since it may remain the best until the end."""
     best = folder / BEST
     if not any(state.get("best_model_path") for state in content["callbacks"].values()):
         return

@@ -1,1 +1,1 @@
-"""From Hydra's composed configuration to a checked, typed description of the cell."""
+"""Turns Hydra's composed configuration into a checked, typed description of the cell."""

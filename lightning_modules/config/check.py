@@ -1,4 +1,4 @@
-"""Checks that need more than one key, before anything starts."""
+"""Checks that span several keys, made before anything starts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ INITS = ("random", "svd")
 
 
 def check(spec: CellSpec) -> None:
-    """Checks how the values of a cell fit together.
+    """Checks that the values of a cell fit together.
 
     Raises:
-        ConvzooError: The first one that is wrong, and what is allowed.
+        ConvzooError: Some do not; the text names the first such value and what is allowed.
     """
     if spec.data.num_classes is None and spec.data.name != "imagefolder":
         raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
@@ -42,12 +42,12 @@ def check(spec: CellSpec) -> None:
             "task=time measures whole batches. Leave hardware.micro_batch out, or lower data.batch_size."
         )
     if spec.trainer.sync_batchnorm and micro == "auto":
-        # One rank would make its step again while the others wait for its statistics.
+        # After running out of memory, one rank would repeat its step while the others wait for its statistics.
         raise ConvzooError(
             "trainer.sync_batchnorm=true needs a fixed hardware.micro_batch. Type hardware.micro_batch=N."
         )
     if micro and str(spec.trainer.precision).startswith("16"):
-        # Its small gradients vanish unless they are scaled before each part's backward pass.
+        # Small fp16 gradients underflow unless the loss is scaled before the backward pass of each part.
         raise ConvzooError("hardware.micro_batch does not work in fp16. Type trainer.precision=bf16-mixed.")
     check_scaling(spec)
     check_images(spec)
@@ -55,10 +55,10 @@ def check(spec: CellSpec) -> None:
 
 
 def check_init(spec: CellSpec) -> None:
-    """Checks the init group before anything starts.
+    """Checks the init group.
 
     Raises:
-        ConvzooError: What is wrong with it, and what to type instead.
+        ConvzooError: It is wrong; the text says why and what to type instead.
     """
     init, pretrained = spec.init, spec.model.pretrained
     if choose("init", init.name, INITS) == "random":

@@ -14,11 +14,11 @@ def _unless(value: Any, usual: Any) -> Any:
 
 
 def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
-    """The choices of a run as flat strings and numbers: result.json's ``cell`` and W&B's columns.
+    """Returns the choices of a run as flat strings and numbers: ``cell`` of result.json, and the columns of W&B.
 
     Args:
         spec: The cell.
-        hardware: What the hardware choice turned out to be.
+        hardware: The resolved hardware choice: ``cpu``, ``gpu`` or ``ddp``.
     """
     model, data, optim, init = spec.model, spec.data, spec.optim, spec.init
     cell = {

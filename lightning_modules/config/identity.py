@@ -1,4 +1,4 @@
-"""Run identity: the hash of a cell, and the recipe that it shares with others."""
+"""Run identity: the hash of a cell, and the recipe it shares with comparable runs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ WHERE = (
     "data.workers",
     "data.check",
     "data.max_bad_images",
-    "optim.bad_step",  # what to do where there would be no result
+    "optim.bad_step",  # applies only to runs that would otherwise have no result
     "optim.max_skipped",
     "trainer.enable_progress_bar",
     "trainer.max_time",
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
-"""Says where and how a run takes place, and does not change its result."""
+"""Prefixes of keys that say where and how a run executes, without changing its result."""
 
 CHOICES = ("model.", "scale.", "conv.", "act.", "init.", "hardware.", "seed")
-"""The axes of the zoo: what runs of one recipe may differ in."""
+"""The axes of the zoo: prefixes of keys in which runs of one recipe may differ."""
 
 MOST_SHOWN = 12
-"""Differences that a message names."""
+"""Maximum number of differences listed in a message."""
 
 _NOTHING = object()
 
@@ -40,15 +40,15 @@ DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "train
 
 
 def cell_id(spec: CellSpec) -> str:
-    """A short name for a cell: the same for two runs that must have the same result.
+    """Returns a short identifier of a cell, equal for two runs that must give the same result.
 
-    Starts with a letter: all digits and one ``e`` would be read as a float.
+    It starts with a letter, since digits with a single ``e`` would be parsed as a float.
     """
     return "c" + digest(dict(_result_matters(spec.plain())))[:11]
 
 
 def recipe(spec: CellSpec) -> dict[str, Any]:
-    """Data, optimizer, epochs and whatever else runs must share to be ranked against each other; flat."""
+    """Returns, as a flat dict, everything that runs must share to be ranked together: data, optimizer, epochs …"""
     return {
         key: value
         for key, value in _result_matters(spec.plain())
@@ -57,7 +57,7 @@ def recipe(spec: CellSpec) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: CellSpec) -> str:
-    """Differences that influence the result: ``optim.lr: 0.003 there, 0.1 here``.
+    """Returns the differences that affect the result, as text: ``optim.lr: 0.003 there, 0.1 here``.
 
     Args:
         there: Another cell as plain values, read from a file.
@@ -68,7 +68,7 @@ def differences(there: Mapping[str, Any], here: CellSpec) -> str:
 
 
 def shown_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """In what two flat mappings differ, key by key; what one of them lacks is ``nothing`` there."""
+    """Returns the differences between two flat mappings as text; a missing key is shown as ``nothing``."""
     keys = [key for key in {**there, **here} if there.get(key, _NOTHING) != here.get(key, _NOTHING)]
     texts = [f"{key}: {_shown(there.get(key, _NOTHING))} there, {_shown(here.get(key, _NOTHING))} here" for key in keys]
     more = f" and {len(texts) - MOST_SHOWN} more" if len(texts) > MOST_SHOWN else ""
@@ -76,7 +76,7 @@ def shown_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a tree of plain values as the user types it, with its value."""
+    """Yields every key of a tree of plain values, as the user types it (dotted), with its value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -90,9 +90,9 @@ def _shown(value: Any) -> str:
 
 def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(tree):
-        # A folder is where a data set lies, but for one's own images it is the data set.
+        # data.root is only a location, except for imagefolder, where it identifies the data set.
         elsewhere = key == "data.root" and tree["data"]["name"] != "imagefolder"
-        # Training is what a run is, in whole batches; only what it does instead is worth a word.
+        # The defaults, training in whole batches, are left out; only deviations enter the identity.
         usual = (key, value) in (("task", "train"), ("hardware.micro_batch", None))
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

@@ -1,4 +1,4 @@
-"""Reject configurations that cannot fit in memory."""
+"""Rejects configurations that cannot fit in memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from zoo.deploy.checkpoint import LARGEST_IMAGE
 from zoo.errors import ConvzooError
 
 ANY_MACHINE = 2**42
-"""Bytes that no machine has: 4 TiB."""
+"""More bytes than any machine has: 4 TiB."""
 BYTES_A_WEIGHT = 16
-"""Of a float32 weight with its gradient and an optimizer's two moments."""
+"""Memory of a float32 weight, its gradient and an optimizer's two moments."""
 GROWTH, MANY_CLASSES = 8, 100_000
-"""A network that is scaled to no more than this, with fewer classes than this, is not counted: counting takes time."""
+"""Networks up to this growth (width² × depth) and this many classes are not counted, since counting takes time."""
 
 
 def check_images(spec: CellSpec, memory: int = ANY_MACHINE) -> None:
-    """Checks that a batch, and what is kept in memory of the data set, can be had.
+    """Checks that a batch, and the part of the data set that is kept in memory, fit.
 
     Args:
         spec: The cell.
-        memory: Bytes that there are.
+        memory: Available bytes.
 
     Raises:
-        ConvzooError: They cannot.
+        ConvzooError: An image is too large, or they do not fit.
     """
     data, size = spec.data, image_sizes(spec)[1]
     if size > LARGEST_IMAGE:
@@ -37,16 +37,16 @@ def check_images(spec: CellSpec, memory: int = ANY_MACHINE) -> None:
     pixels = size**2 * data.in_chans
     _check(data.batch_size * pixels * 4, memory, "one batch of images", "data.batch_size or data.image_size")
     padded = (size + 2 * (data.augment.crop_padding or 0)) ** 2 * data.in_chans
-    # Digits and noise are stored at the size that is asked for; what else there is has a size of its own.
+    # Only digits and synthetic images are stored at the requested size; other data sets keep their own.
     images = {"digits": 1797, "synthetic": data.images or 0}.get(data.name, 0)
     _check(images * padded, memory, "the data set", "data.images, data.image_size or data.augment.crop_padding")
 
 
 def check_memory(spec: CellSpec, network: dict[str, Any]) -> None:
-    """Checks that this machine's memory can hold a cell: its images, and its network's weights while it trains.
+    """Checks that a cell fits into this machine's memory: its images, and its network's weights during training.
 
     Raises:
-        ConvzooError: It cannot.
+        ConvzooError: It does not.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     check_images(spec, memory)

@@ -1,4 +1,4 @@
-"""Groups of the configuration as frozen dataclasses whose annotations hold the rules."""
+"""Base class for configuration groups: frozen dataclasses whose annotations hold the validation rules."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from zoo.errors import ConvzooError
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A group of the configuration. A key that the group's chosen option does not have is None.
+    """A group of the configuration. Keys that the group's chosen option does not define are None.
 
     Attributes:
-        given: The keys that it has.
+        given: The keys that the chosen option defines.
     """
 
     given: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def of(cls, values: Any, name: str = "") -> Self:
-        """Checks a group of Hydra's composed configuration.
+        """Checks a group of Hydra's composed configuration and returns it as an instance.
 
         Args:
             values: Its keys with plain values.
-            name: What the user calls it (``data``, ``data.augment``); empty for the whole configuration.
+            name: Its dotted name as typed (``data``, ``data.augment``); empty for the whole configuration.
 
         Raises:
-            ConvzooError: A key that does not exist, or a value that is not allowed.
+            ConvzooError: A key does not exist, or a value is not allowed.
         """
         if not isinstance(values, Mapping):
             raise ConvzooError(f"{name}={shown(values)} is not allowed: {name} is a group of keys.")
@@ -44,17 +44,17 @@ class Options:
         return cls(**read, given=tuple(values))
 
     def having(self, **values: Any) -> Self:
-        """A copy with other values."""
+        """Returns a copy with the given values replaced or added."""
         return replace(self, **values, given=tuple(dict.fromkeys((*self.given, *values))))
 
     def plain(self) -> dict[str, Any]:
-        """The keys that it has, with plain values."""
+        """Returns the defined keys with plain values."""
         values = {key: getattr(self, key) for key in self.given}
         return {key: value.plain() if isinstance(value, Options) else value for key, value in values.items()}
 
 
 def check_value(name: str, value: Any, member: type[Options] | Rule) -> Any:
-    """Checks the value of a key, or of a group.
+    """Checks the value of a key, or a whole group, and returns it.
 
     Raises:
         ConvzooError: It is not allowed.
@@ -68,7 +68,7 @@ def check_value(name: str, value: Any, member: type[Options] | Rule) -> Any:
 
 
 def rules(group: type[Options], name: str = "") -> Iterator[tuple[str, Rule]]:
-    """Every key as the user types it, with its rule."""
+    """Yields every key, as the user types it (dotted), with its rule."""
     for key, member in _members(group).items():
         full = f"{name}.{key}".removeprefix(".")
         if isinstance(member, type):
@@ -79,6 +79,6 @@ def rules(group: type[Options], name: str = "") -> Iterator[tuple[str, Rule]]:
 
 @cache
 def _members(group: type[Options]) -> dict[str, type[Options] | Rule]:
-    """Each key's rule, or the group that it is."""
+    """Returns each key's rule, or its class if the key is itself a group."""
     hints = get_type_hints(group, include_extras=True)
     return {key: hint if isinstance(hint, type) else get_args(hint)[1] for key, hint in hints.items() if key != "given"}

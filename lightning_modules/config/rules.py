@@ -1,4 +1,4 @@
-"""Rules for values of the configuration: a check, and the text that says what is allowed."""
+"""Validation rules for configuration values: a predicate, and a text that says what is allowed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 Rule = tuple[Callable[[Any], bool], str]
 
 MANY = 10**12
-"""Of anything that is counted: more is a slip, and too much for what a run computes with."""
+"""Upper limit for all counts: more is a typing error, and would overflow what a run computes from it."""
 
 
 def whole(low: int, high: int = MANY) -> Rule:
+    """Accepts whole numbers from ``low`` to ``high``, both included."""
     return lambda v: type(v) is int and low <= v <= high, _range("a whole number from", low, high)
 
 
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
+    """Accepts numbers from ``low`` (with ``above``: greater than ``low``) to ``high``, below 1e30."""
     text = _range(f"a number {'above' if above else 'from'}", low, high)
     return lambda v: type(v) in (int, float) and (low < v if above else low <= v) and v <= high and v < 1e30, text
 
@@ -27,18 +29,20 @@ def _range(what: str, low: float, high: float) -> str:
 
 
 def or_null(rule: Rule) -> Rule:
+    """Accepts null too."""
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
 def one_of(values: tuple[str, ...]) -> Rule:
+    """Accepts any of the given texts."""
     return lambda v: v in values, ", ".join(values)
 
 
 def seconds_of(time: str | None) -> float | None:
-    """Seconds of ``[[DD:]HH:]MM:SS``; None for null.
+    """Converts ``[[DD:]HH:]MM:SS`` to seconds; None stays None.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text has another form.
     """
     if time is None:
         return None
@@ -49,6 +53,7 @@ def seconds_of(time: str | None) -> float | None:
 
 
 def is_time(value: Any) -> bool:
+    """Returns whether a value is a positive duration as in `seconds_of`, or None."""
     try:
         return value is None or seconds_of(value) > 0
     except (ValueError, TypeError):
@@ -80,4 +85,4 @@ LIMIT: Rule = (
     "a whole number of batches, or a share from 0.0 to 1.0",
 )
 ANYTHING: Rule = (lambda v: True, "")
-"""For what Lightning checks itself, and says clearly."""
+"""Accepts every value: for keys that are checked elsewhere, by Lightning or by the module that reads them."""

@@ -1,4 +1,4 @@
-"""How the configuration scales a network and its images."""
+"""Scale factors of a cell's network and images, from ``scale``, ``model.phi`` and ``model.match``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_scaling(spec: CellSpec) -> None:
     """Checks the scale group and ``model.match``.
 
     Raises:
-        ConvzooError: Factors that make no sense, or two choices that both set the width.
+        ConvzooError: A factor is invalid, or two choices both set the width.
     """
     backbone, scale, model = find_network(spec).backbone, find_scale(spec), spec.model
     if spec.scale.name != "none" and model.phi is not None:
@@ -52,18 +52,18 @@ def _check_match(model: ModelOptions, scaled_by: str, scale: Scale) -> None:
 
 
 def find_network(spec: CellSpec) -> Network:
-    """The network that the model group names."""
+    """Returns the network that the model group names."""
     model = spec.model
     return resolve(model.name, model.variant, model.phi)
 
 
 def find_scale(spec: CellSpec) -> Scale:
-    """The factors that the scale group names, or ``model.phi``.
+    """Returns the scale factors from the scale group or ``model.phi``.
 
-    ``model.phi`` is a variant of one's own: as with b0 to b7, its resolution holds where the data set has none.
+    ``model.phi`` defines a custom variant: as with b0 to b7, its resolution applies only if the data set has none.
 
     Raises:
-        ConvzooError: Factors that make no sense.
+        ConvzooError: A factor is invalid.
     """
     group, phi = spec.scale, spec.model.phi
     name = choose("scale", group.name, SCALES)
@@ -82,10 +82,10 @@ def find_scale(spec: CellSpec) -> Scale:
 
 
 def image_sizes(spec: CellSpec) -> tuple[int, int]:
-    """Pixels a side before scaling (the data set's, else the network's), and after it.
+    """Returns the image size (pixels per side) before scaling (of the data set, else of the network) and after.
 
     Raises:
-        ConvzooError: An image of less than 8 pixels.
+        ConvzooError: The scaled image has fewer than 8 pixels per side.
     """
     base = spec.data.image_size or find_network(spec).image_size or 224
     scaled = find_scale(spec).image_size(base)
@@ -98,7 +98,7 @@ def image_sizes(spec: CellSpec) -> tuple[int, int]:
 
 
 def scale_to(spec: CellSpec, found: Match) -> ScaleOptions:
-    """The scale group that a match amounts to, besides what the configuration scales already."""
+    """Returns the scale group that combines a match with the scaling already in the configuration."""
     if found.over == "phi":
         scale = {"name": "compound", "phi": found.value}
     elif spec.scale.name == "none":
@@ -109,7 +109,7 @@ def scale_to(spec: CellSpec, found: Match) -> ScaleOptions:
 
 
 def scale_columns(spec: CellSpec) -> dict[str, str | float]:
-    """How a network was scaled, as flat values: what is as it was, is not there."""
+    """Returns the scaling as flat values, leaving out factors of 1."""
     name = spec.scale.name
     if name == "none":
         return {}

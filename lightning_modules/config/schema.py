@@ -1,6 +1,7 @@
-"""The schema: one dataclass a group of ``conf/``, each key with its type and its rule; all of them make a `CellSpec`.
+"""The configuration schema: one dataclass per group of ``conf/``, with a type and a rule per key; and `CellSpec`.
 
-Imports no torch: a sweep is checked before anything starts.
+Imports no torch, so that a sweep can be checked before anything starts. A comment beside a key names the module that
+checks it further.
 """
 
 from dataclasses import dataclass
@@ -28,14 +29,14 @@ from lightning_modules.config.rules import (
 TASKS = ("train", "time")
 LOGGERS = ("wandb", "csv", "none")
 STEMS = ("auto", "small", "imagenet")
-"""As in `zoo.backbones.stem`, which needs torch."""
+"""Copied from `zoo.backbones.stem`, which needs torch."""
 PLANS = ("auto", "fp32", "fp32_fast", "bf16", "bf16_fast", "fp32_compiled", "bf16_compiled")
-"""``auto``, and the names in `zoo.speeds.plan`, which needs torch."""
+"""``auto``, and the plan names of `zoo.speeds.plan`, which needs torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorsOptions(Options):
-    """Factors of `scale=factors`."""
+    """Scale factors of ``scale=factors``."""
 
     depth: Annotated[Any, ANYTHING]
     width: Annotated[Any, ANYTHING]
@@ -57,7 +58,7 @@ class ModelOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions(Options):
-    """How the network and its images are scaled."""
+    """Scaling of the network and its images."""
 
     name: Annotated[str, TEXT]
     phi: Annotated[Any, ANYTHING]  # lightning_modules.config.scaling
@@ -84,7 +85,7 @@ class ActOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InitOptions(Options):
-    """Where the first weights come from."""
+    """Source of the initial weights."""
 
     name: Annotated[str, TEXT]
     checkpoint: Annotated[str | None, or_null(TEXT)]
@@ -93,7 +94,7 @@ class InitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions(Options):
-    """How training images are augmented; each data set has some of these."""
+    """Augmentation of training images; each data set defines a subset of these keys."""
 
     crop_padding: Annotated[int, whole(0, 4096)]
     hflip: Annotated[bool, SWITCH]
@@ -139,7 +140,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareOptions(Options):
-    """Devices, processes, and how the network is computed."""
+    """Devices, processes, and the execution plan."""
 
     name: Annotated[str, TEXT]
     devices: Annotated[Any, ANYTHING]  # lightning_modules.hardware.devices
@@ -167,7 +168,7 @@ class OptimOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions(Options):
-    """Arguments of Lightning's Trainer. None: the hardware choice decides, else Lightning's default."""
+    """Arguments of Lightning's Trainer. None leaves the value to the hardware group, else to Lightning's default."""
 
     max_epochs: Annotated[
         int,
@@ -232,14 +233,14 @@ class TrainerOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
-    """When a run is saved."""
+    """Frequency of checkpoints."""
 
     every_s: Annotated[float, number(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(Options):
-    """A sweep: its name, its limits."""
+    """Name and limits of a sweep."""
 
     name: Annotated[
         str | None,
@@ -279,7 +280,7 @@ class LoggerOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpec(Options):
-    """One cell as it was configured: the tree of ``conf/config.yaml``, checked key by key."""
+    """One cell as configured: the tree of ``conf/config.yaml``, with every key checked."""
 
     seed: Annotated[int, (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295")]
     task: Annotated[str, one_of(TASKS)]

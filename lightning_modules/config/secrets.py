@@ -1,4 +1,4 @@
-"""Keys and passwords do not belong on a command line: it goes into files, logs and W&B."""
+"""Rejects command lines that contain secrets, since they are stored in files, logs and W&B."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NAMED = re.compile(
     r"\s*[:=]\s*[\"']?(?!null\b)[^\s\"',}]",
     re.IGNORECASE,
 )
-"""A word that says what is given for it."""
+"""Assignments to a name that denotes a secret."""
 
 FORMS = re.compile(
     r"(?<![0-9A-Za-z/])("
-    r"[0-9a-f]{40}"  # W&B's of old; between slashes it is a commit's folder
+    r"[0-9a-f]{40}"  # W&B's old format; between slashes it is a folder named after a commit
     r"|wandb_v\d_\w+"
     r"|hf_[0-9A-Za-z]{30,}"  # Hugging Face
     r"|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{30,}"
@@ -26,21 +26,21 @@ FORMS = re.compile(
     r")(?![0-9A-Za-z/])"
     r"|\w://[^/\s:@]*:[^/\s@]+@"  # a password in an address
 )
-"""Keys that can be told by their form."""
+"""Secrets recognizable by their format."""
 
 
 SHORTEST = 16
-"""Characters of a key; what is shorter, as in some test's environment, may be a word of anything."""
+"""Minimum length of ``WANDB_API_KEY`` to search for; a shorter value, as in a test, may match ordinary words."""
 
 
 def check_secrets(arguments: Sequence[str]) -> None:
-    """Refuses a command line with a key, a token or a password in it, before any of it is written.
+    """Rejects a command line that contains a key, a token or a password, before any of it is written.
 
     Args:
         arguments: The words of the command line.
 
     Raises:
-        ConvzooError: One of them looks like a secret; the message does not repeat it.
+        ConvzooError: One of them looks like a secret; the text does not repeat it.
     """
     key_here = os.environ.get("WANDB_API_KEY", "")
     for number, argument in enumerate(arguments, 1):

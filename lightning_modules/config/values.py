@@ -1,4 +1,4 @@
-"""How values are typed and shown: null by other names, texts that look like numbers. Needs no torch."""
+"""Parses and formats values as users type them: spellings of null, texts that look like numbers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import re
 from typing import Any
 
 WORDS = ("None", "~", "null", "NULL", "Null")
-"""Python's null, and YAML's in quotation marks. Nothing in the configuration is called so."""
+"""Spellings of null that arrive as text: Python's, and YAML's in quotation marks. No value has such a name."""
 
 HAVE_NONE = ("conv.between", "logger.name", "scale.name")
-"""Keys with a value ``none``, which is not null."""
+"""Keys for which ``none`` is a value of its own, not null."""
 
 LOOKS_OTHERWISE = re.compile(r"true|false|null|none|~|[+-]?[\d._]+(e[+-]?\d+)?|[\[{].*|\s*", re.IGNORECASE | re.DOTALL)
-"""Texts that are read as something else where they are typed without quotation marks."""
+"""Texts that parse as another type when typed without quotation marks."""
 
 
 def read_nulls(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration, or some of its groups, as it is meant: ``None`` is null.
+    """Returns a configuration, or a part of it, with every spelling of null replaced by None.
 
     Args:
-        config: Plain values, as they were typed.
-        prefix: Of its keys, as the user types them (``optim.``).
+        config: Plain values, as typed.
+        prefix: Prefix of its keys as the user types them (``optim.``).
     """
     return {key: _meant(value, prefix + key) for key, value in config.items()}
 
 
 def means_null(value: Any) -> bool:
-    """Whether a value is null, or a text that stands for it."""
+    """Returns whether a value is None, or a text that stands for null."""
     return value is None or (isinstance(value, str) and value.strip() in WORDS)
 
 
@@ -41,7 +41,7 @@ def _meant(value: Any, key: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed; a text that looks like something else as what it is: ``"True" (a text)``."""
+    """Formats a value as typed; marks a text that looks like another type: ``"True" (a text)``."""
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, str):
@@ -50,5 +50,5 @@ def shown(value: Any) -> str:
 
 
 def quoted(folder: str | os.PathLike[str]) -> str:
-    """A folder as Hydra reads it in an override, whatever is in its name."""
+    """Quotes a path for a Hydra override; safe for any characters in the name."""
     return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"

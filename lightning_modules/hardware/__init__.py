@@ -1,1 +1,1 @@
-"""Devices, processes, execution plans, memory, and the signals that stop a run."""
+"""Hardware: devices, processes, execution plans, memory, and the signals that stop a run."""

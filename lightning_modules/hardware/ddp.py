@@ -1,4 +1,4 @@
-"""Starts the ranks of a distributed job on this machine, and ends them all when one fails."""
+"""Launches the ranks of a distributed job on this machine, and ends them all when one fails."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from zoo.errors import ConvzooError
 POLL_S = 0.1
 
 FAILED_S = 10.0
-"""What the other ranks have once one has failed: to notice, and to close what they have open."""
+"""Grace period for the other ranks after one failed: to notice it and to clean up."""
 
 STOPPED_S = 60.0
-"""What ranks have to write their checkpoint, and to end what they have open, once the job is stopped."""
+"""Grace period for the ranks of a stopped job: to write their checkpoint and to clean up."""
 
 PARENT = "CONVZOO_PARENT"
-"""The number of the process that started the ranks: they end when it has gone."""
+"""Environment variable with the process id of the launcher: ranks exit when it is gone."""
 
 
 class _Rank:
-    """One process, in a session of its own: what it starts ends with it."""
+    """One rank's process, in a session of its own, so that its child processes can be killed with it."""
 
     def __init__(self, number: int, words: Sequence[str], environment: dict[str, str], told: Path) -> None:
         self.number, self.told = number, told
@@ -49,7 +49,7 @@ class _Rank:
         self.process.wait()
 
     def error(self) -> str | None:
-        """What it said before it ended (`torch.distributed.elastic`'s ``record``): ``TYPE: text``; None for nothing."""
+        """Returns the error saved by ``record`` of `torch.distributed.elastic`: ``TYPE: text``, or None."""
         try:
             message = json.loads(self.told.read_text())["message"]
         except (OSError, ValueError, KeyError):
@@ -58,19 +58,25 @@ class _Rank:
 
 
 def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: str | Path) -> None:
-    """Runs ``python -m module arguments`` once per rank, as torchrun would, and waits.
+    """Runs ``python -m module arguments`` once per rank, as torchrun would, and waits for all ranks.
 
-    A rank that fails takes the others down: at once where they notice themselves, else after ``FAILED_S``.
+    When a rank fails, the others end too: on their own if they notice it, else killed after ``FAILED_S``.
+
+    Args:
+        processes: Number of ranks.
+        signals: The signals that stop the job; they are forwarded to the ranks.
+        module: The module to run.
+        *arguments: Its command-line arguments.
 
     Raises:
-        ConvzooError: A rank met a mistake of the user's, or ended without a word; the text says which and how.
+        ConvzooError: A rank reported a user error, or ended without reporting one; the text says which and how.
         RuntimeError: A rank failed; the text says which and why.
-        SystemExit: The job was sent a signal, or its time is over; the ranks have ended, the code is one of
+        SystemExit: The job received a signal or reached its time limit; the ranks have ended, and the code is one of
             `lightning_modules.hardware.signals.CODES`.
     """
     from torch.distributed import TCPStore
 
-    # Where ranks find each other. Here, not in rank 0, so that the port is known before they start.
+    # The rendezvous store. Hosted here, not in rank 0, so that the port is known before the ranks start.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
@@ -82,7 +88,7 @@ def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: 
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    # One thread too many a core is far worse than one too few.
+    # Oversubscribing a core costs far more than leaving one idle, hence the floor division.
     shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     words = [sys.executable, "-m", module, *map(str, arguments)]
     watch, ranks = KillWatch(), []
@@ -108,7 +114,7 @@ def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: 
 
 
 def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
-    """Until all have ended, or as long as they may take; the ranks that failed by themselves, as they ended."""
+    """Waits until all ranks have ended or the grace period is over; returns the failed ranks in order of failure."""
     failed: list[_Rank] = []
     passed_on, ending, deadline = False, False, float("inf")
     while running := [rank for rank in ranks if rank.code is None]:
@@ -116,7 +122,7 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
             passed_on, deadline = True, time.monotonic() + STOPPED_S
             for rank in running:
                 rank.process.send_signal(signals.pending)
-        # One that has said its error may yet wait for the others at its exit.
+        # A rank that has reported its error may still be waiting for the others at its exit.
         failed += [rank for rank in ranks if (rank.code or rank.error()) and rank not in failed]
         if failed and not ending:
             ending = True
@@ -133,8 +139,8 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
 
 def _tell(failed: list[_Rank], processes: int, watch: KillWatch) -> NoReturn:
     told = [rank for rank in failed if rank.error() is not None]
-    # Whoever ended without a word was the first: the others then missed it, and said so. But NCCL ends a process that
-    # has waited too long for one that had an error, with this signal.
+    # A rank that ended without an error message failed first: the others reported that they lost it. The exception is a
+    # rank that NCCL aborted (SIGABRT) for waiting too long for one that had reported an error.
     silent = [
         rank
         for i, rank in enumerate(failed)

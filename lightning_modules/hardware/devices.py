@@ -1,4 +1,4 @@
-"""The hardware axis: which devices a cell runs on, in how many processes."""
+"""Resolves the hardware choice: which devices a cell runs on, and in how many processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from zoo.errors import ConvzooError, choose
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
 GPU_NAMES = ("gpu", "cuda")
-"""What Lightning's accelerators for them are called."""
+"""Names of Lightning's accelerators for GPUs."""
 
 CPU_PROCESSES = 2
-"""Processes of ``hardware=ddp`` without a GPU."""
+"""Number of processes for ``hardware=ddp`` without a GPU."""
 
 MOST_CPU_PROCESSES = 256
 
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
-"""Of Lightning's, those whose processes are ours."""
+"""Lightning's strategies that work with processes launched here."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Hardware:
     Attributes:
         name: ``cpu``, ``gpu`` or ``ddp``.
         accelerator, devices, num_nodes, strategy: Arguments of Lightning's Trainer.
-        timeout_s: How long ranks wait for each other before they give up.
+        timeout_s: Seconds that ranks wait for each other before they give up.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Hardware:
 
     @property
     def device(self) -> torch.device:
-        """Of this process."""
+        """The device of this process."""
         return torch.device("cuda" if self.accelerator in GPU_NAMES else "cpu")
 
     @property
@@ -74,15 +74,15 @@ class Hardware:
 
 
 def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gpus: int | None = None) -> Hardware:
-    """Says what a hardware choice means on a machine.
+    """Resolves a hardware choice on a machine.
 
     Args:
         hardware: The hardware group of the configuration.
-        trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win where given.
-        node_gpus: GPUs of the machine; None for this one's.
+        trainer: The trainer group; its ``accelerator``, ``devices``, ``num_nodes`` and ``strategy`` win if set.
+        node_gpus: Number of GPUs of the machine; None for this machine.
 
     Raises:
-        ConvzooError: The machine does not have what was asked for.
+        ConvzooError: The machine lacks the requested devices, or the request is not valid.
     """
     name = choose("hardware", hardware.name, CHOICES)
     gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
@@ -116,10 +116,10 @@ def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gp
 
 
 def _number(key: str, hardware: HardwareOptions, given: dict[str, Any]) -> int:
-    """How many devices, or nodes; 0 for as many devices as there are.
+    """Returns the number of devices or nodes; 0 means all devices.
 
     Raises:
-        ConvzooError: It is no number of them; told under the key that was typed.
+        ConvzooError: The value is no such number; the text names the key that was typed.
     """
     value, name = (given[key], f"trainer.{key}") if key in given else (getattr(hardware, key), f"hardware.{key}")
     if key == "devices" and value in ("auto", "-1", -1):
@@ -135,10 +135,10 @@ def _number(key: str, hardware: HardwareOptions, given: dict[str, Any]) -> int:
 
 
 def _check_strategy(strategy: str) -> None:
-    """Refuses strategies that start processes of their own, or split a network over several.
+    """Rejects strategies that start their own processes or shard a network.
 
     Raises:
-        ConvzooError: It is one of those, or none of Lightning's.
+        ConvzooError: The strategy is one of those, or unknown to Lightning.
     """
     if strategy not in STRATEGIES:
         raise ConvzooError(
@@ -148,20 +148,20 @@ def _check_strategy(strategy: str) -> None:
 
 
 def inside_a_rank() -> bool:
-    """Whether something (torchrun, srun) has started this process as one of several already."""
+    """Returns whether an external launcher (torchrun, srun) started this process as one of several ranks."""
     return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or _started() > 1
 
 
 def _started() -> int:
-    """How many processes torchrun or srun has started; not what an allocation could hold."""
+    """Returns the number of processes that torchrun or srun started, which may be below the size of the allocation."""
     return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
 
 
 def check_ranks(hardware: Hardware) -> None:
-    """Refuses a process that is one of more, or fewer, than the job needs: each would train all of it by itself.
+    """Checks that an external launcher started as many processes as asked for; else each would train on its own.
 
     Raises:
-        ConvzooError: Their number differs.
+        ConvzooError: The numbers differ.
     """
     if inside_a_rank() and _started() != hardware.world_size:
         raise ConvzooError(_other_number(hardware, _started()))
@@ -175,12 +175,12 @@ def _other_number(hardware: Hardware, processes: int) -> str:
 
 
 def global_rank() -> int:
-    """Which of a job's processes this is, as torchrun or srun says; 0 where it is the only one."""
+    """Returns the rank of this process in the job, as set by torchrun or srun; 0 for a single process."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if inside_a_rank() else 0
 
 
 def check_world_size(trainer: Any, hardware: Hardware) -> None:
-    """Refuses a job whose processes are not as many as asked for: it would train on a part of the data, silently.
+    """Checks that the Trainer's world size is the one asked for; else it would silently train on part of the data.
 
     Raises:
         ConvzooError: The world size differs.

@@ -1,4 +1,4 @@
-"""Training on a batch in parts, so that one which does not fit into memory gives the same step."""
+"""Micro-batches: trains on a batch in parts, so that a batch too large for memory gives the same step."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from lightning_modules.rng import set_torch_states, torch_states
 AUTO = "auto"
 
 LEAST = 2
-"""Images that ``auto`` goes down to: BatchNorm has no statistics of one."""
+"""Smallest micro-batch of ``auto``: BatchNorm has no statistics of a single image."""
 
 
 class MicroBatch:
-    """How many images a device takes at a time.
+    """Splits batches into micro-batches that fit into a device's memory.
 
-    The loss of a batch is the mean over all its images and so is its gradient, whatever the parts: optimizer, schedule
-    and augmentation see no difference. BatchNorm does: it normalises over a part, and its running statistics are
-    brought up to date once a part.
+    Loss and gradient of a batch are means over all its images, however it is split, so optimizer, schedule and
+    augmentation see no difference. BatchNorm does: it normalizes over a part, and updates its running statistics once
+    per part.
 
     Attributes:
-        size: Images of one pass of training, at most (one more, where one would be left over); None: a whole batch.
+        size: Maximum number of images per training pass (one more if a single image would be left over); None: the
+            whole batch.
         evaluated: The same for evaluation, whose results do not depend on it.
 
     Args:
-        asked: ``hardware.micro_batch``: a number; ``auto``: halved whenever memory runs out, and the step made again
-            from its beginning; None: a whole batch.
+        asked: ``hardware.micro_batch``: a number; ``auto``: halve the size whenever memory runs out, and repeat the
+            step from its beginning; None: the whole batch.
     """
 
     def __init__(self, asked: int | str | None = None) -> None:
@@ -45,13 +46,13 @@ class MicroBatch:
         labels: torch.Tensor,
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """The mean loss of a batch, ready for ``backward``.
+        """Returns the mean loss of a batch, a scalar ready for ``backward``.
 
         Args:
-            net: What is trained.
+            net: The network being trained.
             images: (N, …).
             labels: (N, …).
-            loss: Images and labels of a part → its mean loss, a scalar.
+            loss: Maps images and labels of a part to its mean loss, a scalar.
         """
         if self.asked is None:
             return loss(images, labels)
@@ -63,16 +64,16 @@ class MicroBatch:
                 return _Known.apply(total, gradients, *weights)
             except Exception as error:
                 self.size = self._fewer(self.size, len(images), error)
-            # Outside of the handler: the error's traceback holds on to what filled the memory.
+            # Outside the handler: the error's traceback keeps the tensors alive that filled the memory.
             self._again(net, before, images.device)
 
     def logits(self, net: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        """What the network says of images (N, …), for evaluation."""
+        """Returns the network's output for images (N, …), for evaluation."""
         while True:
             try:
                 if self.evaluated is None or self.evaluated >= len(images):
                     return net(images)
-                # Copies: CUDA graphs write their output again.
+                # Copies, since CUDA graphs overwrite their output.
                 return torch.cat([net(part).clone() for part in images.split(self.evaluated)])
             except Exception as error:
                 self.evaluated = self._fewer(self.evaluated, len(images), error)
@@ -82,17 +83,17 @@ class MicroBatch:
         return {"size": self.size, "evaluated": self.evaluated}
 
     def load_state_dict(self, state: dict[str, int | None]) -> None:
-        """A run that goes on takes as many as it did; never more than it has learned since."""
+        """Restores the sizes of a resumed run with ``auto``; keeps a smaller size found since."""
         if self.auto:
             for name, saved in state.items():
                 known = [size for size in (saved, getattr(self, name)) if size is not None]
                 setattr(self, name, min(known, default=None))
 
     def _fewer(self, size: int | None, images: int, error: Exception) -> int:
-        """Half as many.
+        """Returns half the number of images, after an out-of-memory error.
 
         Raises:
-            Exception: The error itself, where it has another reason or there is nothing to halve.
+            Exception: The error itself, if it has another cause or the size cannot be halved.
         """
         now = min(size or images, images)
         if not self.auto or not is_out_of_memory(error) or now <= LEAST:
@@ -116,7 +117,7 @@ class MicroBatch:
         return torch_states(device)
 
     def _again(self, net: nn.Module, before: Any, device: torch.device) -> None:
-        """As if the step had not begun."""
+        """Restores buffers and random states from before the step."""
         _free(device)
         for buffer, kept in zip(net.buffers(), self._buffers, strict=True):
             buffer.copy_(kept)
@@ -130,28 +131,28 @@ def _in_parts(
     weights: list[torch.Tensor],
     size: int,
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """Mean loss and gradients of a batch, one part after the other."""
-    # Of nearly the same size, and none of one image, which would be no good to BatchNorm: of 5 images 3 and 2.
+    """Computes mean loss and gradients of a batch, one part after the other."""
+    # Parts of nearly equal size, none of a single image, which BatchNorm cannot use: 5 images become 3 and 2.
     many = min(-(-len(images) // size), max(1, len(images) // LEAST))
     total = images.new_zeros((), dtype=torch.float32)
     sums: list[torch.Tensor | None] = [None] * len(weights)
     for some, theirs in zip(images.tensor_split(many), labels.tensor_split(many), strict=True):
         part = loss(some, theirs) * (len(some) / len(images))
-        # As usual, the backward pass is not under autocast.
+        # The caller is under autocast, which a backward pass should not be.
         with torch.autocast(images.device.type, enabled=False):
             gradients = torch.autograd.grad(part, weights, allow_unused=True)
         total += part.detach()
         pairs = list(zip(sums, gradients, strict=True))
         if used := [(s, g) for s, g in pairs if s is not None and g is not None]:
             torch._foreach_add_([s for s, _ in used], [g for _, g in used])
-        # Copies: autograd may give two weights one tensor, and CUDA graphs write theirs again.
+        # Copies: autograd may return one tensor for two weights, and CUDA graphs overwrite theirs.
         sums = list(gradients) if many == 1 else [g.clone() if s is None and g is not None else s for s, g in pairs]
         del gradients, pairs, used
     return total, sums
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradients are known already."""
+    """Attaches precomputed gradients to a loss, so that ``backward`` delivers them."""
 
     @staticmethod
     def forward(ctx, loss, gradients, *weights):
@@ -161,7 +162,7 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         gradients, ctx.gradients = ctx.gradients, None
-        # Not in place: autograd may have given two weights one tensor.
+        # Not in place: autograd may have returned one tensor for two weights.
         used = iter(torch._foreach_mul([g for g in gradients if g is not None], gradient))
         return None, None, *(None if g is None else next(used) for g in gradients)
 

@@ -1,4 +1,4 @@
-"""Why the kernel killed a process, as far as it says. Needs no torch."""
+"""Finds out whether the kernel killed a process for lack of memory. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import signal
 from pathlib import Path
 
 CONTAINER = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-"""Where a container's kills are counted: cgroup v2, v1."""
+"""Files that count the OOM kills of a container: cgroup v2, v1."""
 
 MACHINE = "/proc/vmstat"
 
 
 class KillWatch:
-    """Counts the kernel's kills for want of memory, from before the process whose end is to be explained."""
+    """Counts the kernel's OOM kills from its creation on; create it before the process whose end it is to explain."""
 
     def __init__(self) -> None:
         self._before = _counts()
 
     def ending(self, code: int) -> int | str:
-        """How a process with this exit code ended: the code, or in words where it was SIGKILL."""
+        """Describes how a process with this exit code ended: the code itself, or a text for SIGKILL."""
         return f"killed by SIGKILL: {self.why()}" if code == -signal.SIGKILL else code
 
     def why(self) -> str:
-        """Of a process that was killed by SIGKILL."""
+        """Describes the likely reason for a SIGKILL."""
         container, machine = (now - before for now, before in zip(_counts(), self._before, strict=True))
         if container > 0:
             return "out of memory: the kernel ended a process of this container, whose memory limit was reached"

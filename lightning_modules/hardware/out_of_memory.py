@@ -1,4 +1,4 @@
-"""Running out of memory, on a GPU or a CPU: what it looks like, and what a person can do."""
+"""Detects out-of-memory errors on a GPU or CPU, and advises what to change."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WORDS = (
     *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed"),
     *("could not create a primitive", "could not create a memory", "unable to find an engine"),
 )
-"""Of errors that have no type of their own: PyTorch's CPU allocator, C++, cuBLAS and cuDNN; and oneDNN and cuDNN's
-search, which do not say why, and nearly always mean this."""
+"""Parts of the text of out-of-memory errors that have no type of their own: from PyTorch's CPU allocator, C++, cuBLAS
+and cuDNN; and from oneDNN and cuDNN's algorithm search, which give no reason but nearly always mean this."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is about memory."""
+    """Returns whether an error means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
@@ -27,14 +27,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def plain_memory_errors(spec: CellSpec, devices: int = 1) -> Iterator[None]:
-    """Says what to lower where memory runs out.
+    """Turns out-of-memory errors into advice on what to reduce.
 
     Args:
         spec: The cell.
-        devices: That share a batch.
+        devices: Number of devices that share a batch.
 
     Raises:
-        ConvzooError: Instead of the error that the allocator raised.
+        ConvzooError: Replaces the allocator's error.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def plain_memory_errors(spec: CellSpec, devices: int = 1) -> Iterator[None]:
 
 
 def advice(spec: CellSpec, devices: int = 1) -> str:
-    """What to type instead."""
+    """Returns a text that says what to type instead."""
     data, micro = spec.data, spec.hardware.micro_batch
     each = max(1, data.batch_size // devices)
     if micro == "auto":

@@ -1,4 +1,4 @@
-"""Which execution plan a cell gets: the one that was asked for, or the fastest one on this machine."""
+"""Chooses a cell's execution plan: the requested one, or the fastest on this machine."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from zoo.speeds.timing import timed
 
 AUTO = "auto"
 MEASURE_S = 2.0
-"""Seconds that candidates are measured for, at most."""
+"""Maximum seconds for measuring all candidates."""
 
 SHARE = 0.02
-"""Of the run's own time, at most, that goes into measuring; where that is too little, the usual winner is taken."""
+"""Maximum fraction of the run's time spent on measuring; if that is too short, the first candidate is taken."""
 
 LEAST = 4
-"""Steps that measuring takes for each candidate, at least."""
+"""Minimum number of steps to measure per candidate."""
 
 FLOAT32, BF16 = ("32", "32-true"), ("bf16", "bf16-mixed")
-"""What Lightning calls the precisions that plans are about."""
+"""Lightning's names of the precisions that plans cover."""
 
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """A plan, and why.
+    """A chosen plan, and why it was chosen.
 
     Attributes:
-        precision: For Lightning's Trainer.
+        plan: The plan.
+        why: The reason, as text.
+        precision: ``precision`` of Lightning's Trainer.
     """
 
     plan: Plan
@@ -48,13 +50,13 @@ class PlanChoice:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a process has to do.
+    """The work of one process, for which a plan is chosen.
 
     Attributes:
-        batch: (N, C, H, W) of its batches.
-        classes: Of the network's output.
-        steps: How many it takes, about: a short run is not worth measuring for.
-        accumulates: Gradients of several batches are added up.
+        batch: Shape (N, C, H, W) of its batches.
+        classes: Number of classes in the network's output.
+        steps: Approximate number of training steps: measuring does not pay off for a short run.
+        accumulates: Whether gradients of several batches are accumulated.
     """
 
     batch: tuple[int, int, int, int]
@@ -77,15 +79,15 @@ def choose_plan(
 
     Args:
         asked: ``hardware.plan``: a plan's name, or ``auto``.
-        given: ``trainer.precision``; None where the plan decides.
-        net: The cell's network; it stays as it is.
-        work: What is to be done with it.
+        given: ``trainer.precision``; None lets the plan decide.
+        net: The cell's network; not modified.
+        work: The work of this process.
         device: Where it runs.
-        before: The plan that an earlier start of this run had: it goes on with it.
-        unmeasured: Why nothing may be measured, if so: several processes, or two runs, would come to different ends.
+        before: The plan of the stopped run that is being resumed, which keeps it.
+        unmeasured: Reason for not measuring, if any: several processes, or repeated runs, could choose differently.
 
     Raises:
-        ConvzooError: A plan that contradicts the precision, or that cannot accumulate gradients.
+        ConvzooError: The plan contradicts the precision, or cannot accumulate gradients.
     """
     bf16 = _bf16(given)
     if given is not None and bf16 is None:
@@ -102,7 +104,7 @@ def choose_plan(
         if bf16 not in (None, plan.bf16):
             raise ConvzooError(f"hardware.plan={asked} and trainer.precision={given} contradict each other.")
         if plan.compiled and device.type == "cuda" and work.accumulates:
-            # Each batch writes its gradients where the last one's are.
+            # Each replay of a CUDA graph overwrites the previous gradients.
             raise ConvzooError(
                 f"hardware.plan={asked} has CUDA graphs, which cannot accumulate gradients. Type "
                 "hardware.micro_batch=N for a large batch in parts, or another plan."
@@ -115,22 +117,22 @@ def choose_plan(
         return chosen(plans[0], f"not measured: {unmeasured}")
     if SHARE * work.steps < LEAST * len(plans):
         return chosen(plans[0], "not measured: a short run")
-    # What the run draws must not depend on whether it was measured.
+    # Measuring must not change the random numbers that the run draws.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             return chosen(*_remembered(net, plans, work, device))
         except Exception as error:
             if not any(map(is_out_of_memory, (error, *getattr(error.__cause__, "exceptions", ())))):
                 raise
-    # A plan that has no room must not end a run that may have it with another.
+    # A candidate that runs out of memory must not end a run that fits with another plan.
     return chosen(plans[0], "not measured: out of memory")
 
 
 def _remembered(net: nn.Module, plans: list[Plan], work: PlanRequest, device: torch.device) -> tuple[Plan, str]:
-    """The fastest plan and what was measured; from the cache where this cell was measured on this machine before."""
+    """Returns the fastest plan and its timings as text, from the cache if this cell was measured here before."""
     key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])[:24]
     known = recall("plans", key)
-    # On a GPU a run may be long enough to be compiled, and only a look at a step says so.
+    # Not on a GPU: there a long run may gain from compilation, and deciding that takes timing a step.
     if device.type != "cuda" and known.get("plan") in PLANS:
         return PLANS[known["plan"]], f"{known['why']}, measured before"
     images = torch.randn(work.batch, device=device)
@@ -153,7 +155,7 @@ def _bf16(precision: str | int | None) -> bool | None:
 
 
 def _machine(device: torch.device) -> list[Any]:
-    """What a measured choice holds for."""
+    """Returns the properties of the machine that a measured choice depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
 

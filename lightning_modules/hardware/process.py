@@ -1,4 +1,4 @@
-"""What a process that trains does before it imports torch, and a setting that PyTorch has not: how memory is kept."""
+"""Prepares a training process before it imports torch: memory allocator, output streams and OpenMP threads."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
-"""glibc's numbers and ours. By default a large tensor is fresh memory from the kernel each time, which fills it with
-zeros page by page; so it comes from the heap, which grows by 64 MiB and is never given back."""
+"""Parameters of glibc's ``mallopt``: their numbers and our values. By default, malloc maps fresh memory for every large
+tensor, which the kernel zeroes page by page. With these values tensors come from the heap instead, which grows in steps
+of 64 MiB and is never returned to the system. PyTorch has no such setting."""
 
 
 def keep_memory() -> bool:
-    """Lets this process keep the memory that it frees, for the next tensor of that size.
+    """Makes this process keep freed memory and reuse it for later tensors.
 
     Returns:
-        Whether it does: only Linux's glibc can.
+        Whether that is in effect; only glibc on Linux supports it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -30,19 +31,19 @@ def keep_memory() -> bool:
 
 
 class _Output(io.FileIO):
-    """A stream that cannot stop a run: where nobody reads it (``… | head``), or its disk is full, it is silent."""
+    """An output stream that never raises: it drops output if the reader is gone (``… | head``) or the disk is full."""
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
-            return super().write(data) or len(data)  # None: a pipe that does not wait is full
+            return super().write(data) or len(data)  # None: a non-blocking pipe is full
         return len(data)
 
 
 def keep_output() -> None:
-    """Lets a run go on where what it prints cannot be written: it has its result in a file."""
+    """Keeps a run alive when its output cannot be written; its result goes to a file anyway."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        # What is not Python's own stream is somebody else's, a test's for example.
+        # Leave replaced streams alone, such as those of a test runner.
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             stream.flush()
             raw, at_once = _Output(stream.fileno(), "wb", closefd=False), stream.isatty() or name == "stderr"
@@ -52,28 +53,29 @@ def keep_output() -> None:
 
 
 def prepare(logger: str) -> None:
-    """To be called before torch is imported, in a process that trains and tracks with ``logger``."""
+    """Prepares a process that trains and tracks with ``logger``; call it before importing torch."""
     keep_memory()
     os.environ.update(waiting_threads(os.environ))
     if logger == "wandb":
-        # wandb.init imports this, and pydantic looks through all modules for each class there: 0.1 s before there are
-        # torch's, 1 s afterwards. It is W&B's own affair, and may be called otherwise in another version.
+        # wandb.init imports this module, and pydantic searches all loaded modules for each of its classes: that takes
+        # 0.1 s before torch is loaded, 1 s after. It is internal to W&B and may be renamed, hence the suppress.
         with contextlib.suppress(ImportError):
             importlib.import_module("wandb.sdk.launch")
 
 
 def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
-    """How long OpenMP's threads (GNU's library, which PyTorch has on Linux) look for work before they sleep.
+    """Returns variables that limit how long idle OpenMP threads spin before they sleep; empty if already set.
 
-    By default for milliseconds. Where another process needs the core, each of a network's hundreds of small steps then
-    waits that long: MobileNetV2 with two threads on two busy cores took 3 and 4 times as long, in two tries.
+    The default of GNU's library, which PyTorch uses on Linux, is milliseconds. On a core shared with another process,
+    each of a network's hundreds of small operations then waits that long: MobileNetV2 with two threads on two busy
+    cores took 3 and 4 times as long, in two trials.
     """
     given = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(environment)
     return {} if given else {"GOMP_SPINCOUNT": "10000"}
 
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a process is started with that others are forked from: nothing in it may start a thread, or a GPU."""
+    """Returns the environment for a fork server, in which nothing may start a thread or initialize a GPU."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Whether there is a GPU is asked of the driver's library, not by starting CUDA.
+    # Checks for a GPU through NVML instead of initializing CUDA.
     return {**environment, **waiting_threads(environment), **one, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

@@ -1,4 +1,4 @@
-"""Whether Slurm starts a stopped job again. Imports neither torch nor Lightning."""
+"""Slurm requeue: tells whether a stopped job will be started again. Imports neither torch nor Lightning."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 ANSWER_S = 10.0
-"""How long a run that ends waits for what scontrol says: it is about a mark in W&B only."""
+"""How long an ending run waits for scontrol, whose answer only sets a mark in W&B."""
 
 TIME_IS_OVER = signal.SIGUSR2
-"""What Slurm sends (``--signal``, by submitit) before the time limit."""
+"""The signal that Slurm sends before the time limit (``--signal``, set by submitit)."""
 
 REQUEUES = "CONVZOO_REQUEUES"
-"""Set for the child: whoever started it puts a job that was stopped back into the queue."""
+"""Environment variable set for a child whose parent requeues stopped jobs."""
 
 
 def requeued(code: int | None) -> bool:
-    """Asked in the child: whether the task above it puts the job back into the queue.
+    """Returns whether the parent task will requeue this job; called in the child.
 
     Args:
-        code: The child's exit code, 128 and the number of the signal that stopped it.
+        code: The child's exit code: 128 + the number of the signal that stopped it.
     """
     if REQUEUES not in os.environ or (code or 0) <= 128:
         return False
@@ -32,11 +32,12 @@ def requeued(code: int | None) -> bool:
 
 
 def will_requeue(received: Collection[int], timeout_s: float | None = None) -> bool:
+    """Returns whether a job that received these signals is to be requeued: before its time limit, or if preempted."""
     return TIME_IS_OVER in received or (bool(received) and preempted(job_id(os.environ), timeout_s))
 
 
 def preempted(job: str, timeout_s: float | None = None) -> bool:
-    """Whether Slurm stops this job to make room for another one. A signal alone could be ``scancel``'s."""
+    """Returns whether Slurm is preempting this job; a signal alone could come from ``scancel``."""
     shown = subprocess.run(
         ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, timeout=timeout_s
     )
@@ -45,6 +46,6 @@ def preempted(job: str, timeout_s: float | None = None) -> bool:
 
 
 def job_id(environment: Mapping[str, str]) -> str:
-    """The id that squeue and scontrol show for this job: ``12_3`` for a part of an array."""
+    """Returns this job's id as squeue and scontrol show it: ``12_3`` for a task of an array."""
     array = environment.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment["SLURM_JOB_ID"]

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, which a forward pass changes before anybody knows whether its step is a good one."""
+"""Saves and restores BatchNorm's running statistics, which a forward pass updates even if its step is then skipped."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import nn
 
 ALIGNED = 64
-"""Bytes: a cache line, and what vector instructions like best."""
+"""Alignment in bytes: a cache line, which suits vector instructions best."""
 
 NAMES = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class RunningStats:
-    """Can take back what forward passes did to a module's running statistics.
+    """Undoes the changes of forward passes to a module's running statistics.
 
-    They are moved into one piece of memory for each data type, so that keeping and taking back cost an operation or
-    two however many layers there are; the buffers stay the same tensors for everybody who holds them.
+    The buffers are moved into one contiguous tensor per dtype and device, so that `keep` and `undo` take one or two
+    operations, whatever the number of layers. The buffers stay the same tensor objects, so references remain valid.
 
     Args:
-        module: Any; one without running statistics costs nothing.
+        module: Any module; one without running statistics has no overhead.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,17 +30,17 @@ class RunningStats:
         self._kept = [live.clone() for live in self._live]
 
     def keep(self) -> None:
-        """They are good as they are now."""
+        """Saves the current statistics."""
         for live, kept in zip(self._live, self._kept, strict=True):
             kept.copy_(live)
 
     def undo(self) -> None:
-        """Back to what was kept."""
+        """Restores the statistics that were last saved."""
         for live, kept in zip(self._live, self._kept, strict=True):
             live.copy_(kept)
 
     def keep_unless(self, bad: torch.Tensor) -> None:
-        """`undo` where ``bad`` (a scalar on their device, not 0) says so, else `keep`; no GPU has to wait for it."""
+        """Calls `undo` if ``bad`` (a scalar on their device) is not 0, else `keep`, without synchronizing the GPU."""
         if self._live:
             bad = bad != 0
         for live, kept in zip(self._live, self._kept, strict=True):
@@ -49,7 +49,7 @@ class RunningStats:
 
 
 def _packed(buffers: list[torch.Tensor]) -> torch.Tensor:
-    # Each at an address as round as its own memory had.
+    # Align each buffer, as a separate allocation would.
     rooms = [
         -(-buffer.numel() * buffer.element_size() // ALIGNED) * ALIGNED // buffer.element_size() for buffer in buffers
     ]

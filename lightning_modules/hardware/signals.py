@@ -1,4 +1,4 @@
-"""Stopping a run from outside: Ctrl-C, SIGTERM, the signals of a scheduler, and a limit of time."""
+"""Handles the signals that stop a run: Ctrl-C, SIGTERM, a scheduler's signals, and a time limit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = tuple(s for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if (s := getattr(signal, name, None)))
-"""SIGUSR1 and SIGUSR2: a scheduler's warning that the time is nearly over."""
+"""SIGUSR1 and SIGUSR2 are a scheduler's warning that the time limit is near."""
 
 TIME_OVER = 124
-"""The exit code of a run that reached its limit of time: that of the command ``timeout``."""
+"""Exit code of a run that reached its time limit, as for the command ``timeout``."""
 
 CODES = (TIME_OVER, *(128 + signum for signum in SIGNALS))
-"""Exit codes of a run that was stopped: the same command goes on."""
+"""Exit codes of a stopped run, which the same command resumes."""
 
 AGAIN_S = 1.0
-"""A terminal and a launcher may both pass on the same Ctrl-C; a second one after this many seconds is meant."""
+"""A terminal and a launcher may both deliver one Ctrl-C; a second one counts only after this many seconds."""
 
 
 class Stopped(BaseException):
-    """Somebody stopped the run. Not an Exception: nothing but the run itself should catch it.
+    """Raised when a signal stops the run. A BaseException, since only the run itself should catch it.
 
     Attributes:
-        code: The exit code a shell expects: 128 + the signal's number; `TIME_OVER`.
+        code: The exit code a shell expects: 128 + the signal's number, or `TIME_OVER`.
     """
 
     def __init__(self, signum: int) -> None:
@@ -36,15 +36,16 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Takes over the signals that stop a run: they raise `Stopped`.
+    """Handles the signals that stop a run by raising `Stopped`.
 
     Args:
-        wait: As below.
+        wait: Initial value of the attribute.
 
     Attributes:
-        wait: Somebody looks at ``pending`` soon (at the end of the batch): the first signal is only kept there.
-        pending: The signal that was kept; None for none.
-        begun: When the run began, on the machine's monotonic clock: its limit of time counts from then.
+        wait: Whether the first signal is only stored in ``pending``, because the run will check it soon (at the end of
+            the batch).
+        pending: The stored signal; None if there is none.
+        begun: Start of the run on the machine's monotonic clock; the time limit counts from here.
     """
 
     def __init__(self, wait: bool = False) -> None:
@@ -56,20 +57,20 @@ class StopSignals:
         self._old: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Takes over. To be called again where another library has put its own handlers there."""
+        """Installs the handlers; call it again after another library has replaced them."""
         self._set(self._handle)
 
     def limit(self, seconds: float | None) -> None:
-        """Stops the run when it has taken so long since it began; None: never."""
+        """Stops the run this many seconds after it began; None: no limit."""
         if seconds is not None and threading.current_thread() is threading.main_thread():
             left = seconds - (time.monotonic() - self.begun)
             signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))
 
     def look(self) -> None:
-        """From now on a signal stops the run at once.
+        """Checks for a pending signal; from now on, a signal stops the run at once.
 
         Raises:
-            Stopped: One was kept.
+            Stopped: A signal is pending.
         """
         self.wait = False
         if self.pending is not None:
@@ -77,15 +78,15 @@ class StopSignals:
 
     @property
     def waited_s(self) -> float:
-        """Seconds since a signal was kept; 0 where none was."""
+        """Seconds since the pending signal arrived; 0 if there is none."""
         return 0.0 if self.pending is None else time.monotonic() - self._kept_at
 
     def ignore(self) -> None:
-        """What is written now shall be written whole."""
+        """Ignores signals from now on, while the final files are written."""
         self._set(signal.SIG_IGN)
 
     def restore(self) -> None:
-        """Gives the signals back."""
+        """Restores the previous handlers and cancels the time limit."""
         if threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_REAL, 0)
             for signum, old in self._old.items():
@@ -93,14 +94,14 @@ class StopSignals:
             self._old.clear()
 
     def _set(self, handler: Any) -> None:
-        # Python allows this in the main thread only; elsewhere the signals are somebody else's business.
+        # Python allows this in the main thread only; in another thread, the caller handles signals.
         if threading.current_thread() is threading.main_thread():
             for signum in (*SIGNALS, signal.SIGALRM):
                 old = signal.signal(signum, handler)
                 self._old.setdefault(signum, old)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        # What is forked inherits the handler, and is not the run.
+        # Forked processes inherit the handler but are not the run.
         if os.getpid() != self._pid:
             return
         now, first = time.monotonic(), self.pending is None

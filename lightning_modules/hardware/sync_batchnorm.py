@@ -1,4 +1,4 @@
-"""``trainer.sync_batchnorm=true``: BatchNorm over the batches of all GPUs, and nothing else changed."""
+"""``trainer.sync_batchnorm=true``: synchronizes BatchNorm over all GPUs and changes nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class SyncNorms(TorchSyncBatchNorm):
-    """timm's BatchNorm has the activation in it. Lightning asks PyTorch to replace it, which loses that activation."""
+    """Lightning's SyncBatchNorm plugin with timm's conversion in place of PyTorch's.
+
+    timm's BatchNorm contains the activation, which PyTorch's conversion would lose.
+    """
 
     def __init__(self) -> None:
         self._stock: dict[str, nn.Module] = {}
@@ -22,7 +25,7 @@ class SyncNorms(TorchSyncBatchNorm):
         places = places_of(model)
         stock = [module for module in places if isinstance(module, _BatchNorm)]
         model = timm.layers.convert_sync_batchnorm(model)
-        # A norm that stands in several places is converted in each, or in the first one only: they have to be one.
+        # timm converts a shared norm separately in each place, or in the first place only: share one result again.
         for module in stock:
             synchronized = model.get_submodule(places[module][0])
             for name in filter(None, places[module]):
@@ -31,7 +34,7 @@ class SyncNorms(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """The modules that there were, with what the statistics have become; the weights are the same tensors."""
+        """Restores the original modules with the updated statistics; the weights are the same tensors."""
         for name, stock in self._stock.items():
             synchronized = model.get_submodule(name)
             for statistic in STATISTICS:

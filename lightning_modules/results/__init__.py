@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and who may write there."""
+"""Results: the files of a run's folder, and the lock on it."""

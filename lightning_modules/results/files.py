@@ -1,4 +1,4 @@
-"""Files that a kill, a cut or a full disk leaves whole: the old one stays until the new one is on the disk."""
+"""Writes files atomically: a kill, a power cut or a full disk leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 from zoo.errors import ConvzooError
 
 UNFINISHED = ".unfinished"
-"""What is added to a file's name while it is written."""
+"""Suffix of a file while it is being written."""
 
 ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, somebody's share of it, or a file's largest size is used up."""
+"""Errors for a full disk, an exhausted quota, and a file above the maximum size."""
 
 
 def write_whole(path: Path, content: bytes | memoryview | str, previous: Path | None = None) -> None:
-    """Writes a file whole or not at all: to a temporary file, synced, renamed, and the folder synced too.
+    """Writes a file atomically: writes a temporary file, syncs and renames it, then syncs the folder.
 
     Args:
         path: The file.
-        content: All of it; a text is written as UTF-8.
-        previous: Where the file that was there goes, instead of being replaced.
+        content: Its whole content; text is encoded as UTF-8.
+        previous: Where to move an existing file, which is otherwise replaced.
 
     Raises:
-        OSError: It cannot be written; the old one is still there.
+        OSError: It cannot be written; the old file is still there.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
@@ -46,7 +46,7 @@ def write_whole(path: Path, content: bytes | memoryview | str, previous: Path | 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the names of a folder's files on the disk; not every file system can."""
+    """Syncs a folder, so that a rename survives a power cut; some file systems do not support it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -56,24 +56,24 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process was writing."""
+    """Removes the partial files of a killed process."""
     for path in folder.glob(f"*{UNFINISHED}"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 class RetryWriter:
-    """For files that a run can do without for a while: a write that fails is told once and tried again later.
+    """Writes files that a run can do without for a while: reports a failed write once and lets it be retried.
 
     Attributes:
-        problem: Why the last one failed; None: it did not.
+        problem: Why the last write failed; None if it succeeded.
     """
 
     def __init__(self) -> None:
         self.problem: str | None = None
 
     def attempt(self, write: Callable[[], None], path: Path, size: int) -> bool:
-        """Calls what writes ``size`` bytes to a file; whether that worked."""
+        """Calls ``write``, which writes ``size`` bytes to ``path``; returns whether it succeeded."""
         before = self.problem
         try:
             write()
@@ -88,17 +88,17 @@ class RetryWriter:
         return True
 
     def end(self) -> None:
-        """To be called after the last attempt.
+        """Ends the series of attempts.
 
         Raises:
-            ConvzooError: It failed.
+            ConvzooError: The last attempt failed.
         """
         if self.problem is not None:
             raise ConvzooError(f"{self.problem}. Make room, and type the same command: it goes on.")
 
 
 def why_not(error: OSError, path: Path, size: int) -> str:
-    """Why a file of ``size`` bytes could not be written, in words a person can act on."""
+    """Describes why a file of ``size`` bytes could not be written, with the free space if the disk is full."""
     reason = error.strerror or str(error)
     if error.errno in ROOM:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The result that an earlier run left in a folder. A finished one is not overwritten."""
+"""Finds the finished result of an earlier run in a folder, which is never overwritten."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay",
 
 
 def finished_before(spec: CellSpec, folder: Path, hardware: str) -> dict[str, Any] | None:
-    """The result of this very run, where it has completed in this folder already; None: there is something to do.
+    """Returns the result of this run if it has already completed in this folder, else None.
 
     Args:
         spec: The run's cell.
-        folder: The run's.
-        hardware: What the hardware choice turned out to be.
+        folder: The run's folder.
+        hardware: The resolved hardware choice: ``cpu``, ``gpu`` or ``ddp``.
 
     Raises:
-        ConvzooError: The folder has the finished result of a run with another configuration; the text says in what
-            they differ.
+        ConvzooError: The folder has the finished result of a run with another configuration; the text lists the
+            differences.
     """
     result = _read(folder)
     if result.get("status") == "completed":
@@ -46,7 +46,7 @@ def finished_before(spec: CellSpec, folder: Path, hardware: str) -> dict[str, An
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """A result; empty where there is none. One that cannot be used is kept under another name, and said so."""
+    """Reads a result; empty if there is none. Renames an unusable one, reports it, and returns an empty result."""
     try:
         return read_result(folder)
     except ValueError as problem:

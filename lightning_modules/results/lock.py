@@ -1,4 +1,4 @@
-"""One process at a time in a folder, on one machine or on several that share it."""
+"""Locks a folder for one process, on one machine or on several that share the folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from zoo.text import typed
 
 
 class Lock:
-    """Holds a file's lock for as long as this process lives; the operating system lets go of it, whatever happens.
+    """A file lock, held for as long as this process lives; the operating system releases it however the process ends.
 
-    Some network file systems keep locks on each machine for itself, or have none. So the file says who holds it, and
-    its time is renewed every `BEAT_S` seconds: a holder on another machine that cannot be seen by its lock is seen by
-    that. Nobody's clock is asked: the file's time moves, or it does not.
+    Some network file systems keep locks local to each machine, or have none. So the file also names its holder, and
+    its modification time is renewed every `BEAT_S` seconds: this heartbeat reveals a holder on another machine whose
+    lock is not visible here. No clocks are compared: only whether the file's time changes.
 
     Args:
         path: The lock's file.
-        what: What is going on there, for the message.
+        what: What the lock protects, for the error message (``a run``).
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -32,14 +32,15 @@ class Lock:
         self._end = threading.Event()
 
     def __enter__(self) -> Lock:
-        """Takes the lock. Where the last holder was on another machine and did not let go, it takes `DEAD_AFTER` beats.
+        """Acquires the lock; waits `DEAD_AFTER` beats if the last holder was on another machine and never released it.
 
         Raises:
-            ConvzooError: Another process has it.
+            ConvzooError: Another process holds it.
         """
         locked, owner = self._take()
         if locked is not False and owner and (locked is None or host(owner) != socket.gethostname()):
-            # Its lock, or the lack of one, says nothing about such a holder. To look at the file gives up our lock.
+            # Locks prove nothing about a holder on another machine, so watch its heartbeat. Release our lock first:
+            # closing any descriptor of the file, as watching does, drops POSIX locks.
             self._file.close()
             print(f"{typed(self.path.parent)} was left by {owner}: waiting for a sign of life.", flush=True)
             locked = False if self._beats() else self._take()[0]
@@ -55,10 +56,10 @@ class Lock:
         return self
 
     def _take(self) -> tuple[bool | None, str]:
-        """Whether the file could be locked (None where there are no locks), and who it says holds it."""
+        """Returns whether the file could be locked (None if locks are not supported), and the holder it names."""
         self._file = self.path.open("a+", encoding="utf-8", errors="replace")
         locked: bool | None = False
-        # Where the system cannot be asked, whoever looks (`is_locked`) holds it for a moment.
+        # On systems without a lock query, `is_locked` itself holds the lock for a moment, hence the retries.
         for wait_s in (0.02, 0.1, 0.3, 0):
             try:
                 # POSIX locks, not flock: they hold on network file systems too.
@@ -74,7 +75,7 @@ class Lock:
         return locked, self._file.read(200).strip()
 
     def _beats(self) -> bool:
-        """Whether the holder gives a sign of life."""
+        """Returns whether the holder's heartbeat is seen within `DEAD_AFTER` beats."""
         first, deadline = self._time(), time.monotonic() + DEAD_AFTER * BEAT_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 10)
@@ -83,13 +84,13 @@ class Lock:
         return False
 
     def _time(self) -> int:
-        # Opened anew: a network file system may answer for an open file from what it remembers.
+        # Reopened each time: a network file system may serve the attributes of an open file from its cache.
         with self.path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_S):
-            # A network file system fails for a while; a folder that somebody removed is told elsewhere.
+            # A network file system may fail for a while; a removed folder is reported elsewhere.
             with contextlib.suppress(OSError):
                 os.utime(self.path)
 

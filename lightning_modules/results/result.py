@@ -1,4 +1,4 @@
-"""``result.json``: what a run leaves behind, in the form that the README documents."""
+"""Reads and writes ``result.json``, a run's result, as documented in docs/reference/results.md."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from zoo.report.checksum import seal, unseal
 
 FILE = "result.json"
 LOCK = "job.lock"
-"""Held while a run goes on: two runs in one folder would overwrite each other's files."""
+"""Held during a run: two runs in one folder would overwrite each other's files."""
 EPOCHS = "epochs.jsonl"
 STATUSES = ("completed", "failed", "interrupted")
 PARTS = ("cell", "metrics", "environment")
-"""What every result has, empty where nothing is known."""
+"""Keys of every result; empty if nothing is known."""
 PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
 
 
 def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path:
-    """Writes a result whole or not at all (to a temporary file, synced, renamed), with a checksum in it.
+    """Writes a result atomically (to a temporary file, synced, renamed), with a checksum in it.
 
     Args:
         folder: The run's folder.
         result: ``status``, ``cell``, ``metrics``, ``environment``, ``wandb``, ``checkpoint``, ``command``; ``error``
-            where the status is not ``completed``.
+            unless the status is ``completed``.
+
+    Returns:
+        The path of the file.
 
     Raises:
         OSError: It cannot be written.
@@ -41,10 +44,10 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
 
 
 def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The result that a run left in a folder; empty where there is none.
+    """Reads the result of the run in a folder; empty if there is none.
 
     Raises:
-        ValueError: It cannot be read, it is not what a run writes, or it was changed since; the text says why.
+        ValueError: It cannot be read, is not a run's result, or was modified since; the text says why.
     """
     try:
         result = json.loads((Path(folder) / FILE).read_text())
@@ -62,7 +65,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as null."""
+    """Replaces NaN and infinity, which JSON lacks, with None."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -71,7 +74,7 @@ def _finite(value: Any) -> Any:
 
 
 def environment(**measured_on: Any) -> dict[str, Any]:
-    """Where a run took place: versions, machine, git commit, and what the caller adds (device, dtype, threads …)."""
+    """Returns the environment of a run: versions, platform, git commit, and what the caller adds (device, dtype …)."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -82,7 +85,7 @@ def environment(**measured_on: Any) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of convzoo's own source (``+`` where files differ from it); None outside a clone."""
+    """Returns the commit of convzoo's source, with ``+`` if files differ from it; None outside a clone."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
