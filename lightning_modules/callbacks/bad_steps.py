@@ -140,7 +140,7 @@ class BadSteps(Callback):
             self._flag = trainer.strategy.reduce(self._flag, reduce_op="max")
         # Keep the window: an optimizer may evaluate the same batch again, and there may be several optimizers.
         seen, self._stepped, self._steps = self._window, True, self._steps + 1
-        # If fused SGD skips its first step, its momentum buffer stays uninitialized memory.
+        # If fused SGD skips its first step, its momentum buffer stays uninitialised memory.
         if self._later and optimizer in self._took:
             optimizer.found_inf = self._flag
             self._stats.keep_unless(self._flag)

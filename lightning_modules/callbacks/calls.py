@@ -21,7 +21,7 @@ class Call:
         length: Length of the input's first tensor.
         key: Identifies the images: equal if the same images are passed again; None if they are not the batch's own
             tensors.
-        derived: Whether the input is another network's output.
+        derived: Whether the input comes from another network.
         trains: Whether the module has a trainable weight.
         sample: Arguments for one image; None unless every module is watched.
     """
@@ -67,7 +67,7 @@ def find_part(parts: dict[Place, int], images: int) -> tuple[Place, int] | None:
     """Find the part of a batch that has this many images, or else one whose count divides it (two views of each).
 
     Returns:
-        The part's path, and how many of the images come from each of its own; None if no part fits.
+        The part's path, and the number of network images per image of the part; None if no part fits.
     """
     fitting = sorted((images // size, i) for i, size in enumerate(parts.values()) if size and images % size == 0)
     return (list(parts)[fitting[0][1]], fitting[0][0]) if fitting else None

@@ -173,7 +173,7 @@ def _networks(calls: list[Call]) -> list[Call]:
 
 @contextmanager
 def _uncompiled(module: Any) -> Iterator[None]:
-    """Restore a LightningModule's uncompiled methods for a while; Lightning replaces them by compiled ones."""
+    """Restore a LightningModule's own methods inside the block; Lightning replaces them with compiled ones."""
     context, own = getattr(module, "_compiler_ctx", None), vars(module)
     methods = {k: v for k, v in own.items() if context and f"original_{k}" in context}
     for name in methods:

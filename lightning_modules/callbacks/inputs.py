@@ -30,7 +30,7 @@ class Inputs:
         self._trainer, self._module = trainer, module
         self._watched: list[tuple[str, nn.Module]] | None = None  # None: everything
         self._compiled = hasattr(module.training_step, "_torchdynamo_orig_callable")
-        self._place: tuple[Place, int] | None = None  # path of the matching part, and images per entry of it
+        self._place: tuple[Place, int] | None = None  # path of the matching part, and network images per image of it
         self._open, self._known, self._tries, self._hooks = False, False, 0, 0
         self._handles: list[Any] = []
         # One object for all steps: a compiled step has a guard on its identity.

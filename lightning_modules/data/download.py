@@ -24,7 +24,7 @@ FAILURES = (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.
 
 @contextmanager
 def one_at_a_time(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock so that only one process downloads a data set to a place; wait for another one that does.
+    """Hold a lock so that only one process at a time downloads a data set to a folder; wait for it if necessary.
 
     Raises:
         ConvzooError: The folder is not writable.

@@ -64,7 +64,7 @@ class FolderData(Data):
         for split in self._splits:
             for path, reason in split.bad():
                 self.bad.note(path, reason)
-        # data.check reads all images, so it shall report all bad ones before it stops the run.
+        # data.check reads all images and must report all bad ones before it stops the run.
         if not self.options.check:
             self.bad.check()
 
@@ -122,7 +122,7 @@ class FolderData(Data):
         )
 
     def _workers(self) -> int:
-        """Return the number of worker processes of this rank, unless ``data.workers`` sets it.
+        """Return this rank's number of worker processes: ``data.workers`` if set, or else by the number of cores.
 
         With a GPU, the ranks share all cores but one. On a CPU they share a quarter of the cores: the network needs
         the others, and decoding is a small part of the work.

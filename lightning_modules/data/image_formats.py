@@ -33,7 +33,7 @@ def endings() -> tuple[str, ...]:
 @cache
 def endings_of(form: str) -> tuple[str, ...]:
     """Return the file name extensions of a format, in lower case."""
-    # Pillow opens every JPEG as such, and then calls one with several pictures MPO.
+    # Pillow opens a JPEG with several pictures as JPEG, but then names its format MPO.
     names = ("JPEG", "MPO") if form in ("JPEG", "MPO") else (form,)
     return tuple(end for end, name in Image.registered_extensions().items() if name in names)
 
