@@ -1,4 +1,4 @@
-"""Callbacks that work with any LightningModule."""
+"""Lightning callbacks for cost, speed and bad steps, for any LightningModule."""
 
 from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.cost_logger import CostLogger

@@ -1,4 +1,4 @@
-"""What a Trainer does at the moment, as it tells its profiler: every hook, fetch and step has a name there."""
+"""Listen to the actions that a Trainer reports to its profiler: every hook, fetch and step has a name there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 Listener = Callable[[str, bool], None]
-"""Is told an action's name, and whether it starts (else it ends)."""
+"""Called with an action's name and whether it starts (True) or ends (False)."""
 
 
 def listen(trainer: Any, listener: Listener) -> Callable[[], None]:
-    """Tells a listener of everything that the Trainer tells its profiler, whichever that is.
+    """Forward every action that the Trainer reports to its profiler, of any class, to a listener.
 
     Returns:
-        What ends it.
+        A function that removes the listener.
     """
     profiler = trainer.profiler
     if not isinstance(vars(profiler).get("start"), _Method):
@@ -29,14 +29,14 @@ def listen(trainer: Any, listener: Listener) -> Callable[[], None]:
         if listener in listeners:
             listeners.remove(listener)
             if not listeners:
-                # The class's own are seen again.
+                # Uncover the class's own methods again.
                 del profiler.start, profiler.stop
 
     return end
 
 
 class _Method:
-    """A profiler's ``start`` or ``stop`` that others hear too; what the profiler itself takes is outside of theirs."""
+    """Wraps a profiler's ``start`` or ``stop`` to call listeners too; the profiler's own time is outside of theirs."""
 
     def __init__(self, method: Callable[[str], None], listeners: list[Listener], starts: bool) -> None:
         self.method, self.listeners, self.starts = method, listeners, starts

@@ -1,4 +1,4 @@
-"""The batch of a step that went wrong: kept for a look, and run again to see where the first bad value arises."""
+"""Save the batch of a non-finite step, and rerun it to find the layer where the first bad value arises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "bad_batch.pt"
 
 @dataclass(frozen=True)
 class Seen:
-    """A batch as training saw it, and the random states from before."""
+    """A batch as training saw it, with the random states from before its forward pass."""
 
     batch: Any
     index: int
@@ -29,17 +29,17 @@ class Seen:
 
 
 def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
-    """Finds out why a step's gradients are not finite, and writes ``bad_batch.pt``.
+    """Find out why a step's gradients are not finite, and write ``bad_batch.pt``.
 
-    The file loads with ``torch.load(weights_only=True)``: ``images``, ``labels`` and what else the batch held
-    (``others``), on the CPU; ``step``, ``epoch`` and ``batch``, from 1; ``layer`` and ``what`` is not finite in it;
-    ``rank``; ``random``, the states of torch's generators before the forward pass.
+    The file loads with ``torch.load(weights_only=True)``. It holds ``images``, ``labels`` and the batch's other tensors
+    (``others``), on the CPU; ``step``, ``epoch`` and ``batch``, counted from 1; ``layer``, and ``what`` in it is not
+    finite; ``rank``; and ``random``, the states of torch's generators before the forward pass.
 
     Args:
-        trainer: All ranks of its job have to call this.
-        seen: The step's batches, several where gradients were accumulated.
-        step: Its number, from 1.
-        folder: Where the file goes.
+        trainer: The Trainer. All ranks of its job must call this function.
+        seen: The step's batches; several if gradients were accumulated.
+        step: The step's number, from 1.
+        folder: Folder for the file.
 
     Returns:
         The first half of a message: when, where, and the file.
@@ -52,7 +52,7 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
     for candidate in seen:
         try:
             bad = _run_again(trainer, candidate)
-        except Exception as error:  # whatever else is wrong: that the step is bad must be told
+        except Exception as error:  # the bad step must be reported, even if the rerun fails
             told = f"running the batch again failed ({type(error).__name__})"
         if bad:
             one, told = candidate, f"the first value that is not finite is {bad.what}"
@@ -70,7 +70,7 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
 def _run_again(trainer: Any, seen: Seen) -> Bad | None:
     module = trainer.lightning_module
     set_torch_states(seen.random, trainer.strategy.root_device)
-    # As Lightning decides it; a compiled or decorated step says little of its arguments by itself.
+    # Lightning's own test: the signature of a compiled or decorated step says little about its arguments.
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
     arguments = (seen.batch, seen.index) if takes_index else (seen.batch,)
 
@@ -83,13 +83,13 @@ def _run_again(trainer: Any, seen: Seen) -> Bad | None:
 
 
 def _first_rank(trainer: Any, found: bool) -> int:
-    """The first rank that found something; 0 where none did."""
+    """Return the first rank that found a bad value; 0 if none did."""
     mine = torch.tensor(float(found), device=trainer.strategy.root_device)
     return int(trainer.strategy.all_gather(mine).view(-1).argmax())
 
 
 def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> str:
-    """Writes the file, and says whether it could."""
+    """Write the file and return a sentence that says where it is, or why it could not be written."""
     images, labels, *others = [*(t.detach().cpu().clone() for t in tensors_of(seen.batch)), None, None]
     content = {
         "images": images,

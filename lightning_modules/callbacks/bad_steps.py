@@ -1,4 +1,4 @@
-"""Stops a run, or leaves out a step, whose gradients are not finite. Works with anybody's LightningModule."""
+"""Stop a run, or skip a step, whose loss or gradients are not finite. Works with any LightningModule."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from zoo.errors import ConvzooError, choose
 
 ACTIONS = ("stop", "skip")
 IN_A_ROW = 5
-"""Steps left out one after the other that stop the run: it will not come back."""
+"""Number of consecutive skipped steps that stops the run: training will not recover."""
 
 BEHIND = 2
-"""Steps after which a GPU's answer is asked for: it has worked through that step by then, and nobody waits."""
+"""Number of steps after which a GPU's flag is read: the GPU has done that step by then, so the host does not wait."""
 
 CHECKPOINT = "bad_step.ckpt"
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step whose answer is not known yet."""
+    """One step whose flag has not been read yet."""
 
     seen: list[Seen]
     number: int
@@ -40,24 +40,25 @@ class _Step:
 class BadSteps(Callback):
     """Keeps NaN and infinity out of the weights.
 
-    A step is bad if its loss or any gradient is not finite. It changes neither weights nor optimizer nor BatchNorm's
-    statistics; then the run stops (``stop``), or goes on without it (``skip``), the schedule as if it had been taken.
-    ``bad_batch.pt`` in the folder holds the first bad step's batch, its number, the layer in which the first bad value
-    arose and the random states; ``bad_step.ckpt`` holds the weights from before it, where the run was stopped.
+    A step is bad if its loss or any gradient is not finite. A bad step changes neither the weights nor the optimizer
+    nor BatchNorm's statistics. The run then stops (``stop``) or continues without the step (``skip``); the learning
+    rate schedule advances as if it had been taken. ``bad_batch.pt`` in the folder holds the first bad step's batch, its
+    number, the layer where the first bad value arose, and the random states. If the run stops, ``bad_step.ckpt`` holds
+    the weights from before the step.
 
-    The gradients are checked on the device that has them. A CPU is asked at once. A GPU is asked ``BEHIND`` steps later
-    (by then its fused optimizer has left the step out by itself, and under ``stop`` all later ones); other optimizers
-    have to wait for the answer. fp16's GradScaler leaves out steps of its own: there the loss alone is checked.
-    In a distributed job all ranks decide the same: a bad loss makes its gradients bad, which are those of all ranks.
+    Gradients are checked on their own device. The result on a CPU is read at once. On a GPU it is read ``BEHIND`` steps
+    later: by then its fused optimizer has skipped the step by itself, and under ``stop`` all later steps too. Other
+    optimizers must wait for the result. fp16's GradScaler skips steps by itself, so only the loss is checked there.
+    In a distributed job all ranks decide alike: a bad loss makes its gradients bad, and all ranks share the gradients.
 
-    It is off, and a warning says so, where a step is not Lightning's to leave out: under manual optimization, which
-    may have changed weights of one optimizer before another one's gradients turn out to be bad, and for LBFGS, which
-    moves weights and asks for gradients in turn.
+    The callback is off, with a warning, if Lightning cannot skip a step: under manual optimization, which may have
+    changed one optimizer's weights before another one's gradients turn out bad, and for LBFGS, which alternates
+    between moving weights and evaluating gradients.
 
     Args:
-        folder: Where to put the files; None: the Trainer's ``default_root_dir``.
+        folder: Folder for the files; None: the Trainer's ``default_root_dir``.
         action: ``stop`` or ``skip``.
-        at_most: Steps left out in all before the run stops; ``IN_A_ROW`` stop it too.
+        at_most: Total number of skipped steps before the run stops; ``IN_A_ROW`` consecutive ones stop it too.
         advice: What to try, for the message.
     """
 
@@ -76,7 +77,7 @@ class BadSteps(Callback):
 
     @property
     def metrics(self) -> dict[str, int]:
-        """How many steps were left out; empty where a bad one stops the run, or nobody looks."""
+        """Number of skipped steps; empty if a bad step stops the run or the callback is off."""
         return {"train/skipped_steps": self.skipped} if self.skips and not self._off else {}
 
     def state_dict(self) -> dict[str, int]:
@@ -95,10 +96,10 @@ class BadSteps(Callback):
         self._device = trainer.strategy.root_device
         self._stats = RunningStats(pl_module)
         self._flag, self._one = (torch.full((), value, device=self._device) for value in (0.0, 1.0))
-        self._window: list[Seen] = []  # of the step that is being made
+        self._window: list[Seen] = []  # of the current step
         self._loss: torch.Tensor | None = None
         self._found = self._stepped = False
-        self._took: set[Any] = set()  # optimizers that have made a step
+        self._took: set[Any] = set()  # optimizers that have taken a step
         self._waiting.clear()
         self._before, self._steps = trainer.global_step, 0
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -110,7 +111,7 @@ class BadSteps(Callback):
             return
         if self._stepped:
             self._window, self._loss, self._found, self._stepped = [], None, False, False
-        # However many are accumulated, two are held: the bad one where it is known, else the last two.
+        # Hold two batches, however many are accumulated: the bad one if it is known, else the last two.
         held = self._window[:1] if self._found else self._window[-1:]
         self._window = [*held, Seen(batch, batch_idx, torch_states(self._device))]
 
@@ -119,10 +120,10 @@ class BadSteps(Callback):
             return
         value = loss.detach()
         if self._scales or trainer.world_size == 1:
-            # A finite one adds nothing, another one NaN.
+            # A finite loss adds 0, any other adds NaN.
             self._loss = value if self._loss is None else self._loss + (value * 0).sum().to(self._loss)
         if self._scales or trainer.world_size > 1:
-            # Every gradient becomes NaN: on all ranks, and for a GradScaler, which then leaves the step out.
+            # A bad loss turns every gradient into NaN: on all ranks, and for a GradScaler, which then skips the step.
             loss.register_hook(lambda gradient: gradient + value * 0)
         if trainer.accumulate_grad_batches > 1 and not self._found and value.device.type == "cpu":
             self._found = not value.isfinite().all()
@@ -137,9 +138,9 @@ class BadSteps(Callback):
         self._check([*([] if self._loss is None else [self._loss]), *([] if self._scales else _gradients(optimizer))])
         if self._scales:
             self._flag = trainer.strategy.reduce(self._flag, reduce_op="max")
-        # Not emptied here: an optimizer may ask for the same batch again, or there may be several.
+        # Keep the window: an optimizer may evaluate the same batch again, and there may be several optimizers.
         seen, self._stepped, self._steps = self._window, True, self._steps + 1
-        # Fused SGD's momentum of a first step that is left out is memory that nobody wrote.
+        # If fused SGD skips its first step, its momentum buffer stays uninitialised memory.
         if self._later and optimizer in self._took:
             optimizer.found_inf = self._flag
             self._stats.keep_unless(self._flag)
@@ -147,7 +148,7 @@ class BadSteps(Callback):
             self._answer(trainer, BEHIND)
         elif self._flag.item():
             self._stats.undo()
-            # No optimizer touches a weight without a gradient. A GradScaler wants to see that they are bad.
+            # No optimizer touches a weight without a gradient. A GradScaler must see the bad gradients itself.
             for weight in [] if self._scales else _weights(optimizer):
                 weight.grad = None
             self._bad(trainer, seen, trainer.global_step + 1)
@@ -157,7 +158,7 @@ class BadSteps(Callback):
             self._took.add(optimizer)
 
     def _check(self, values: list[torch.Tensor]) -> None:
-        """Sets the flag where a value is not finite; what GradScaler uses, with a factor of 1."""
+        """Set the flag if any value is not finite, with GradScaler's own kernel and a scale of 1."""
         for (device, kind), ((same, *_), _) in torch._C._group_tensors_by_device_and_dtype([values], False).items():
             same = [value.coalesce()._values() if value.is_sparse else value for value in same]
             if kind.is_complex:
@@ -170,7 +171,7 @@ class BadSteps(Callback):
                 self._flag.logical_or_(flag.to(self._flag.device))
 
     def _answer(self, trainer: Any, behind: int = 0) -> None:
-        """Asks how the steps were, but for the last ones."""
+        """Read the flags of all waiting steps except the last ``behind``."""
         while len(self._waiting) > behind:
             step = self._waiting.popleft()
             if step.ready is not None:
@@ -194,7 +195,7 @@ class BadSteps(Callback):
             except (OSError, RuntimeError) as error:
                 print(f"{folder / CHECKPOINT} could not be written: {error}", flush=True)
                 trainer.strategy.barrier()  # where the other ranks wait for the file
-        # The batch is run again.
+        # look_into reruns the batch, which changes the running statistics.
         self._stats.keep()
         found = look_into(trainer, seen, number, folder)
         self._stats.undo()
@@ -215,9 +216,9 @@ class BadSteps(Callback):
         if trainer.state.fn != "fit" or self._off:
             return
         self._answer(trainer)
-        # Lightning took it before that.
+        # Lightning collected this state before the flags were read.
         checkpoint["callbacks"][self.state_key] = self.state_dict()
-        # A step with finite gradients may be so large that the weights are not finite after it.
+        # Finite gradients can still make a step so large that the weights overflow.
         finite = {k: v.isfinite().all() for k, v in checkpoint["state_dict"].items() if v.is_floating_point()}
         if finite and not torch.stack([value.to(self._device) for value in finite.values()]).all().item():
             name = next(name for name, value in finite.items() if not value)
@@ -227,7 +228,7 @@ class BadSteps(Callback):
 
 
 def _not_ours(trainer: Any, module: Any) -> str | None:
-    """Why a bad step cannot be left out; None where it can."""
+    """Return why a bad step cannot be skipped; None if it can."""
     if not module.automatic_optimization:
         return "under manual optimization a training step steps its optimizers itself"
     if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
@@ -244,7 +245,7 @@ def _gradients(optimizer: Any) -> list[torch.Tensor]:
 
 
 def _asked(seen: list[Seen], number: int, flag: torch.Tensor) -> _Step:
-    """Has the flag copied to where looking at it later makes nobody wait."""
+    """Copy the flag to where the host can read it later without waiting."""
     if flag.device.type != "cuda":
         return _Step(seen, number, flag.clone(), None)
     copy = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)

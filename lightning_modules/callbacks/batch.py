@@ -1,4 +1,4 @@
-"""What a batch of anybody's holds."""
+"""Find the tensors and images in a batch of any structure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 DEEPEST = 6
-"""Containers in containers that are looked into; an object may hold itself."""
+"""Maximum nesting depth of containers that is searched; an object may contain itself."""
 
 CHANNELS = (1, 3, 4)
-"""Of an image that comes by itself; a sequence has other numbers of features, or so it is hoped."""
+"""Channel counts of a single image; the number of features of a sequence is assumed to be a different one."""
 
 
 def _parts(batch: Any) -> dict[Any, Any]:
-    """What a container holds, by key, index or attribute: dictionaries, sequences, dataclasses and any other object."""
+    """Return a container's contents by key, index or attribute: of mappings, sequences, dataclasses, other objects."""
     if isinstance(batch, Mapping):
         return dict(batch)
     if isinstance(batch, (list, tuple)):
@@ -32,7 +32,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def tensors_of(batch: Any, deepest: int = DEEPEST) -> Iterator[torch.Tensor]:
-    """Every tensor in a batch, however it is nested."""
+    """Yield every tensor in a batch, at any depth of nesting down to ``deepest``."""
     if isinstance(batch, torch.Tensor):
         yield batch
     elif deepest:
@@ -41,14 +41,14 @@ def tensors_of(batch: Any, deepest: int = DEEPEST) -> Iterator[torch.Tensor]:
 
 
 Place = tuple[Any, ...]
-"""Keys, indices and attributes that lead to a part of a batch."""
+"""Path of keys, indices and attributes to a part of a batch."""
 
 
 def images_of(batch: Any, place: Place = ()) -> dict[Place, list[torch.Tensor]]:
-    """The parts of a batch that hold images: tensors (N, C, H, W), (N, H, W, C), (N, …, H, W) and lists of (C, H, W).
+    """Find the parts of a batch that hold images: (N, C, H, W), (N, H, W, C), (N, …, H, W) and lists of (C, H, W).
 
     Returns:
-        Where → the tensors: one of many images, or many of one image.
+        Path → tensors: one tensor of many images, or many tensors of one image each.
     """
     if isinstance(batch, torch.Tensor):
         return {place: [batch]} if batch.ndim > 3 else {}
@@ -65,5 +65,5 @@ def _is_image(part: Any) -> bool:
 
 
 def count_of(images: list[torch.Tensor]) -> int:
-    """How many images a part found by `images_of` holds."""
+    """Return the number of images in a part found by `images_of`."""
     return images[0].size(0) if images[0].ndim > 3 else len(images)

@@ -1,4 +1,4 @@
-"""Networks that a training step called, and how many images it gave them."""
+"""Record which networks a training step called, and count the images they received."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from lightning_modules.callbacks.batch import Place, count_of, images_of, tensor
 
 @dataclass(frozen=True)
 class Call:
-    """A network that was called from a step, not from within another network.
+    """A network called directly from a step, not from within another network.
 
     Attributes:
-        name: Of the module; ``""`` for the LightningModule's own ``forward``.
-        images: How many there are in its input; 0: it holds none.
-        length: Of the input's first tensor.
-        key: The same where the same images are given again; None where they are not the batch's own tensors.
+        name: Name of the module; ``""`` for the LightningModule's own ``forward``.
+        images: Number of images in the input; 0 if it holds none.
+        length: Length of the input's first tensor.
+        key: Identifies the images: equal if the same images are passed again; None if they are not the batch's own
+            tensors.
         derived: Whether the input comes from another network.
-        trains: Whether the module has a weight that is trained.
-        sample: Arguments for one image, where everything is watched.
+        trains: Whether the module has a trainable weight.
+        sample: Arguments for one image; None unless every module is watched.
     """
 
     name: str
@@ -35,16 +36,17 @@ class Call:
 
 
 def count_calls(calls: list[Call], sizes: set[int]) -> int:
-    """How many images went through the network that trains on them.
+    """Count the images that went through the network that trains on them.
 
     Args:
-        sizes: Of the batch's own parts that hold images.
+        calls: All calls of the step.
+        sizes: Image counts of the batch's own parts that hold images.
     """
     seeing = [call for call in calls if call.images]
     forward = [call for call in seeing if not call.name]
     groups = (
         [call for call in forward if call.key],
-        # Not a loss that is a network itself; of a GAN, the discriminator's real images.
+        # Excludes a loss that is itself a network; for a GAN, counts the discriminator's real images.
         [call for call in seeing if call.key and call.trains],
         [call for call in seeing if call.key],
         forward,
@@ -52,23 +54,27 @@ def count_calls(calls: list[Call], sizes: set[int]) -> int:
         [call for call in seeing if not call.derived],
     )
     if group := next(filter(None, groups), None):
-        # The same images again are no more images, nor are those that a second network is given.
+        # Images passed again, or passed to a second network, count once.
         return max(
             sum({call.key or i: call.images for i, call in enumerate(group) if call.name == name}.values())
             for name in {call.name for call in group}
         )
-    # Images that the step has made flat.
+    # The step may have flattened the images.
     return next((call.length for call in calls if call.length in sizes), 0)
 
 
 def find_part(parts: dict[Place, int], images: int) -> tuple[Place, int] | None:
-    """The part of a batch that has as many images, else one of which that many are a multiple (two views of each)."""
+    """Find the part of a batch that has this many images, or else one whose count divides it (two views of each).
+
+    Returns:
+        The part's path, and the number of network images per image of the part; None if no part fits.
+    """
     fitting = sorted((images // size, i) for i, size in enumerate(parts.values()) if size and images % size == 0)
     return (list(parts)[fitting[0][1]], fitting[0][0]) if fitting else None
 
 
 def one_image(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for one image only: of all that is as long as there are images, the first."""
+    """Cut arguments down to one image: take the first entry of everything that is as long as the batch."""
     given = {**dict(enumerate(arguments)), **named}
     images = next(iter(images_of(given).values()), None)
     many = count_of(images) if images else next((t.size(0) for t in tensors_of(given) if t.ndim), 0)

@@ -1,4 +1,4 @@
-"""Logs what a network costs: parameters, MACs, activations. Works with anybody's LightningModule."""
+"""Log a network's parameters, MACs and activations. Works with any LightningModule."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lightning_modules.callbacks.inputs import Inputs
 class CostLogger(Callback):
     """Counts the LightningModule's forward pass for one image: ``cost/params``, ``cost/macs``, ``cost/activations``.
 
-    What the forward pass is given is, in this order: ``inputs``; an image of ``image_size`` and ``in_chans``; the
-    module's ``example_input_array``; what its ``forward`` receives in the first training or test step. Where a step
-    does not call ``forward``, the networks that it calls are counted, each once, but for frozen ones that judge another
-    one's output. The counts go to every logger of the Trainer as whole numbers, and stay in ``cost``. One MAC is one
-    multiply-add.
+    The input of the forward pass is the first of these that exists: ``inputs``; an image of ``image_size`` and
+    ``in_chans``; the module's ``example_input_array``; the input of its ``forward`` in the first training or test step.
+    If a step does not call ``forward``, the networks that it calls are counted once each, except frozen ones whose
+    input is another network's output (losses). Every logger of the Trainer receives the counts as whole numbers;
+    ``cost`` keeps them. One MAC is one multiply-add.
 
     Args:
         image_size: H = W, or (H, W).
-        in_chans: Channels of the image; goes with ``image_size``.
-        inputs: Images (N, C, H, W), of which the first is counted, or what else ``forward`` is given: a tuple holds
-            arguments, a dictionary named ones.
+        in_chans: Channels of the image; used with ``image_size``.
+        inputs: Images (N, C, H, W), of which the first is counted, or any other input of ``forward``: a tuple holds
+            positional arguments, a dictionary keyword arguments.
     """
 
     def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3, inputs: Any = None) -> None:
@@ -41,7 +41,7 @@ class CostLogger(Callback):
 
     @property
     def metrics(self) -> dict[str, int]:
-        """What is logged; empty before it has been counted, parameters only where the rest cannot be."""
+        """The logged values; empty before counting, parameters only if the rest cannot be counted."""
         params = {} if self._params is None else {"cost/params": self._params}
         return (self.cost.metrics if self.cost else {}) | params
 
@@ -56,7 +56,7 @@ class CostLogger(Callback):
         self._observed = None
 
     def _begin(self, trainer: Any, module: Any, batch: Any) -> None:
-        """Before the first step."""
+        """Count from a known input, or start observing the first step."""
         if self._params is not None:
             return
         given = self.inputs if self.inputs is not None else getattr(module, "example_input_array", None)
@@ -69,7 +69,7 @@ class CostLogger(Callback):
             self._observed.begin(batch)
 
     def _end(self, trainer: Any, module: Any, batch: Any) -> None:
-        """After it."""
+        """Count from what the first step was observed to pass, if it was observed."""
         if self._observed:
             calls = [(call.name, *call.sample) for call in _networks(self._observed.calls)]
             found = self._observed.seen(batch) and (images_of(calls) or images_of(batch))
@@ -81,7 +81,7 @@ class CostLogger(Callback):
         try:
             with _uncompiled(module):
                 self.cost = zoo.cost(net, *(shape or net.shape()))
-        except Exception as error:  # Whatever their forward pass does, it must not end their training.
+        except Exception as error:  # a user's forward pass that cannot be counted must not end the training
             warnings.warn(
                 f"CostLogger could not count the forward pass of {type(module).__name__} ({error}); "
                 "it logs cost/params only. CostLogger(inputs=…) or (image_size=…, in_chans=…) says what the input is.",
@@ -114,11 +114,12 @@ class CostLogger(Callback):
 
 
 class _Calls(nn.Module):
-    """Networks of a module, each called with what it was given, whatever image comes.
+    """Calls networks of a module with their recorded arguments, and ignores the image that it is given.
 
     Args:
-        calls: Name, arguments and named arguments.
-        images: Holds an image (…, C, H, W), if only for its size.
+        module: Module that holds the networks.
+        calls: Name, positional arguments and keyword arguments of each call.
+        images: Holds an image (…, C, H, W), used only for its size.
     """
 
     def __init__(
@@ -131,22 +132,22 @@ class _Calls(nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[Any]:
         def move(x: torch.Tensor) -> torch.Tensor:
-            # Nothing is under autocast here.
+            # Autocast is off here, so dtypes must match.
             return x.to(image.device, self.dtype if x.is_floating_point() else x.dtype)
 
         outputs = []
         for name, *given in self.calls:
             arguments, named = tree_map_only(torch.Tensor, move, given)
-            # Counted is a copy that nothing compiles.
+            # The counted module is an uncompiled copy, whose names lack this part.
             plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
             outputs.append(self.module.get_submodule(plain)(*arguments, **named))
         return outputs
 
     def shape(self) -> tuple[tuple[int, int], int]:
-        """Size and channels of the image.
+        """Return the image's size and channels.
 
         Raises:
-            ConvzooError: Nothing was called, or with no images.
+            ConvzooError: No network was called, or none with images.
         """
         if not self.calls or not self.shapes:
             raise zoo.ConvzooError("no images (N, C, H, W) reached a network")
@@ -155,14 +156,14 @@ class _Calls(nn.Module):
 
 
 def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As Lightning takes an ``example_input_array``."""
+    """Split an input into positional and keyword arguments, as Lightning does for ``example_input_array``."""
     if isinstance(given, dict):
         return (), given
     return (given if isinstance(given, tuple) else (given,)), {}
 
 
 def _networks(calls: list[Call]) -> list[Call]:
-    """The module's own forward; else every network once, but for losses that are networks."""
+    """Select the module's own forward, or else each called network once, except losses that are networks."""
     if own := [call for call in calls if not call.name]:
         return own[:1]
     trained = {call.name for call in calls if call.trains}
@@ -172,7 +173,7 @@ def _networks(calls: list[Call]) -> list[Call]:
 
 @contextmanager
 def _uncompiled(module: Any) -> Iterator[None]:
-    """A LightningModule as it was before it was compiled: Lightning puts compiled methods in place of its own."""
+    """Restore a LightningModule's own methods inside the block; Lightning replaces them with compiled ones."""
     context, own = getattr(module, "_compiler_ctx", None), vars(module)
     methods = {k: v for k, v in own.items() if context and f"original_{k}" in context}
     for name in methods:

@@ -1,4 +1,4 @@
-"""Writes one line of metrics an epoch: learning curves that need no logger, and a run's pulse."""
+"""Write one line of metrics per epoch to ``epochs.jsonl``: learning curves without a logger, and a sign of life."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 
 
 class EpochLines(Checkpoint):
-    """Appends to ``epochs.jsonl`` after each epoch. A run that goes on begins with the lines that its checkpoint knows:
-    the file has each epoch once, whatever became of it meanwhile.
+    """Appends to ``epochs.jsonl`` after each epoch.
 
-    A Checkpoint, because Lightning calls those last, when all of the epoch's metrics are there.
+    A resumed run rewrites the file from the lines in its checkpoint, so each epoch stands in it once, whatever happened
+    to the file in between. Derives from `Checkpoint` because Lightning calls checkpoint callbacks last, when all of the
+    epoch's metrics are known.
 
     Args:
         folder: The run's folder.
-        seconds: Says how long the run has been fitting.
+        seconds: Returns the time in seconds that the run has been fitting.
     """
 
     def __init__(self, folder: Path, seconds: Callable[[], float]) -> None:
@@ -54,14 +55,14 @@ class EpochLines(Checkpoint):
         line |= {"seconds": round(self.seconds(), 3)}
         self._lines.append(json.dumps(line) + "\n")
         if trainer.is_global_zero:
-            # What could not be written may be there in part.
+            # A failed write may have left part of a line.
             self._try(self._write_all if self._patience.problem else self._append)
 
     def finish(self) -> None:
-        """Sees to it that the file has all epochs, whatever an earlier start of the run could not write.
+        """Write all epochs to the file, including those that an earlier start of the run could not write.
 
         Raises:
-            ConvzooError: It cannot be written.
+            ConvzooError: The file cannot be written.
         """
         if global_rank() == 0:
             self._try(self._write_all)
@@ -79,7 +80,7 @@ class EpochLines(Checkpoint):
 
 
 def _values(trainer: Any, prefix: str) -> dict[str, float | None]:
-    """JSON has no NaN and no infinity: they are null."""
+    """Return the logged values under a prefix; NaN and infinity become None (null), since JSON has neither."""
     found = trainer.callback_metrics
     values = {key: float(found[key]) for key in KEYS if key in found and key.startswith(prefix)}
     return {key: value if math.isfinite(value) else None for key, value in values.items()}

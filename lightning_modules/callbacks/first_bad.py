@@ -1,4 +1,4 @@
-"""Finds the layer in which the first value that is not finite arises: a batch is run again, and all layers watched."""
+"""Find the layer where the first non-finite value arises, by rerunning a batch with hooks on every layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from lightning_modules.callbacks.batch import tensors_of
 
 COMPILED = "_orig_mod."
-"""What ``torch.compile`` puts into the names of a module's layers."""
+"""Prefix that ``torch.compile`` inserts into the names of a module's layers."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Bad:
     """The first value that is not finite.
 
     Attributes:
-        layer: The module's name; ``""`` where it is in no layer: in the batch itself, or in the loss.
-        what: In words: which value of which layer.
+        layer: Name of the layer; ``""`` if the value is outside all layers: in the batch itself, or in the loss.
+        what: Description of the value and its layer, in words.
     """
 
     layer: str
@@ -32,17 +32,17 @@ class Bad:
 
 
 def first_bad(module: nn.Module, batch: Any, loss: Callable[[], torch.Tensor]) -> Bad | None:
-    """Runs forward and backward and watches.
+    """Run the forward and backward pass and return the first value that is not finite.
 
-    Leaves gradients, metrics and what was logged as they were; running statistics and random states change.
+    Gradients, metrics and logged values stay as they were; running statistics and random states change.
 
     Args:
-        module: Whose layers are watched.
-        batch: What it is given.
-        loss: The forward pass over the batch.
+        module: Module whose layers are watched.
+        batch: Its input.
+        loss: Runs the forward pass over the batch and returns the loss.
 
     Returns:
-        None where all values are finite.
+        The first bad value; None if all values are finite.
     """
     if not all(t.isfinite().all() for t in tensors_of(batch)):
         return Bad("", "the batch itself, before any layer")
@@ -59,7 +59,7 @@ def first_bad(module: nn.Module, batch: Any, loss: Callable[[], torch.Tensor]) -
 
 
 class _Watch:
-    """Looks at what each layer is given and gives, first values and then gradients, until one is not finite."""
+    """Checks each layer's weights and outputs, then the gradients, until one is not finite."""
 
     def __init__(self, module: nn.Module) -> None:
         self.bad: Bad | None = None
@@ -67,7 +67,7 @@ class _Watch:
         self._handles: list[Any] = []
         for name, layer in module.named_modules():
             name = name.replace(COMPILED, "")
-            # A layer is what has no layers below it.
+            # Only leaf modules are layers.
             if next(layer.children(), None) is None and not isinstance(layer, Metric):
                 self._handles.append(layer.register_forward_pre_hook(self._before(name, layer)))
                 self._handles.append(layer.register_forward_hook(self._after(name, layer)))
@@ -83,7 +83,7 @@ class _Watch:
             handle.remove()
 
     def ended(self, loss: torch.Tensor) -> None:
-        """After the forward pass."""
+        """Check the loss after the forward pass, and watch its gradient."""
         self._look(loss, "", "the loss")
         if self._last is not None and self._last.requires_grad:
             self._handles.append(self._last.register_hook(self._gradient("", "the gradient of the loss")))

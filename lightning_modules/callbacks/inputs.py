@@ -1,4 +1,4 @@
-"""What a LightningModule's networks are given in a training step: it is observed, not guessed from the batch."""
+"""Observe the inputs of a LightningModule's networks in a training step, rather than guess them from the batch."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from lightning_modules.callbacks.batch import Place, count_of, images_of, tensor
 from lightning_modules.callbacks.calls import Call, count_calls, find_part, one_image, storage_of
 
 TRIES = 3
-"""Batches in which everything is watched, as long as no images are seen."""
+"""Maximum number of batches in which every module is watched while no images are seen."""
 
 
 class Inputs:
-    """Observes the first training step (or test step) of each batch, while it runs.
+    """Observes the first training step (or test step) of each batch.
 
-    In the first batch all modules are watched, and what is compiled runs uncompiled, since nobody can look into it
-    otherwise. Later only those are that were called from the step. Where nothing is seen of them then (they are
-    compiled, or another part of the module has its turn) the batch itself says how many images it has: by the part
-    that had as many in the first one.
+    In the first batch all modules are watched, and compiled code runs uncompiled, because hooks cannot see into it
+    otherwise. Later, only the modules that the step called are watched. If their calls are not seen then (they are
+    compiled, or the step uses another part of the module), the number of images is read from the batch itself: from
+    the part that matched in the first batch.
     """
 
     def __init__(self, trainer: Any, module: Any) -> None:
         self._trainer, self._module = trainer, module
         self._watched: list[tuple[str, nn.Module]] | None = None  # None: everything
         self._compiled = hasattr(module.training_step, "_torchdynamo_orig_callable")
-        self._place: tuple[Place, int] | None = None  # of the part that says it, and how many images each of it is
+        self._place: tuple[Place, int] | None = None  # path of the matching part, and network images per image of it
         self._open, self._known, self._tries, self._hooks = False, False, 0, 0
         self._handles: list[Any] = []
-        # One object: who compiles a step looks whether it is still the same.
+        # One object for all steps: a compiled step has a guard on its identity.
         self._spy = torch.compiler.disable(self._log)
         self.begin(None)
         self._end = listen(trainer, self._hear)
 
     def begin(self, batch: Any) -> None:
-        """A new batch, on its device."""
+        """Start a new batch, which is on its device."""
         self.batch, self.logged = batch, None
         self.calls: list[Call] = []
         self._seen = False
 
     def stop(self) -> None:
-        """Observes no more."""
+        """Stop observing."""
         self._close()
         self._end()
 
     def images(self, batch: Any) -> int:
-        """How many images a batch has: what ``self.log`` was told, else what was seen; 0 where nobody can tell.
+        """Return the batch's number of images: the ``batch_size`` given to ``self.log``, or else `seen`; 0 if unknown.
 
         Args:
-            batch: As it was after the step.
+            batch: The batch as it is after the step.
         """
         return self.seen(batch) if self.logged is None else self.logged
 
     def seen(self, batch: Any) -> int:
-        """How many images the step gave to the network that it trains; 0 where nobody can tell."""
+        """Return the number of images that the step gave to the network that it trains; 0 if unknown."""
         parts = {place: count_of(found) for place, found in images_of(batch).items()}
         if images := count_calls(self.calls, set(parts.values())):
             self._place = self._place or find_part(parts, images)
@@ -72,7 +72,7 @@ class Inputs:
 
     def _hear(self, action: str, starts: bool) -> None:
         if action.startswith("[Callback]"):
-            # It was a callback's hook that made this object.
+            # Not below 0: this object may have been made inside a callback's hook, whose start it did not hear.
             self._hooks = max(0, self._hooks + (1 if starts else -1))
         elif action.startswith("[Strategy]") and action.endswith((".training_step", ".test_step")) and not self._hooks:
             if not starts:
@@ -88,7 +88,7 @@ class Inputs:
         self._made: list[torch.Tensor] = []
         self._stack: list[bool] = []
         self._inner: set[int] = set()
-        # A strategy that wraps the module has the step run inside of a call of both.
+        # A strategy that wraps the module runs the step inside a call of the wrapper and of the module.
         self._wrapped = self._trainer.strategy.model is not self._module
         self._storages = {storage_of(t) for t in tensors_of(self.batch)}
         if everything:
@@ -139,7 +139,7 @@ class Inputs:
             outer = not any(self._stack)
             self._stack.append(True)
             if not outer:
-                # Checkpointing calls it again, from the backward pass.
+                # Activation checkpointing calls it again from the backward pass, where it would look outermost.
                 self._inner.add(id(part))
             elif id(part) not in self._inner and next(part.parameters(), None) is not None:
                 self.calls.append(self._call(name, part, arguments, named, everything))
@@ -171,7 +171,7 @@ class Inputs:
 
 
 class _Eager:
-    """Nothing runs compiled as long as somebody looks."""
+    """Forces eager execution as long as at least one observer is watching."""
 
     def __init__(self) -> None:
         self._looking: set[int] = set()

@@ -1,4 +1,4 @@
-"""What a person sees while a cell trains: a bar in a terminal, a line an epoch elsewhere."""
+"""Show training progress: a bar in a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 REFRESH_S = 0.1
-"""Drawing takes as long as a step of a small network: no more often than one can see."""
+"""Minimum time in seconds between redraws: drawing takes as long as a step of a small network."""
 
 
 class _Bar(TQDMProgressBar):
-    """One bar for the epoch; validation and test come and go below it."""
+    """One bar for the epoch; the bars of validation and test come and go below it."""
 
     _drawn = 0.0
 
@@ -30,7 +30,7 @@ class _Bar(TQDMProgressBar):
 
 
 class _Lines(Callback):
-    """One line an epoch, once all of its metrics are there."""
+    """Prints one line per epoch once all of its metrics are known: when the next epoch starts or training ends."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch:
@@ -48,5 +48,5 @@ class _Lines(Callback):
 
 
 def progress() -> Callback:
-    """The display that fits where the output goes."""
+    """Return the display for the current output: a bar if stderr is a terminal, lines otherwise."""
     return _Bar() if sys.stderr.isatty() else _Lines()

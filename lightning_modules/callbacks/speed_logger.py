@@ -1,4 +1,4 @@
-"""Logs how fast training is, honestly. Works with anybody's LightningModule."""
+"""Log training throughput in images/s, including the wait for data. Works with any LightningModule."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from lightning_modules.callbacks.stopwatch import FETCH, TRAIN, Stopwatch
 from zoo.speeds.timing import Spread
 
 WARMUP = 3
-"""Batches left out at the start: allocators, thread pools and kernels warm up."""
+"""Number of batches left out at the start, while allocators, thread pools and kernels warm up."""
 
 
 class SpeedLogger(Callback):
-    """Measures training throughput, waiting for data included, and logs it once an epoch.
+    """Measures training throughput, including the wait for data, and logs it once per epoch.
 
-    Logged: ``speed/train_images_per_s`` (median over windows) with ``speed/train_images_per_s_iqr``, and
-    ``speed/data_wait``, the share of that time in which the next batch was waited for. Left out: the first batches,
-    and everything that is not training: see `Stopwatch`. A window is one batch on a CPU and ``window`` batches
-    elsewhere. In a distributed job the figure is that of all ranks: their images over the slowest one's time.
+    Logs ``speed/train_images_per_s`` (median over windows), ``speed/train_images_per_s_iqr``, and ``speed/data_wait``,
+    the share of that time spent waiting for the next batch. The first batches are left out, and so is everything
+    that is not training (see `Stopwatch`). A window is one batch on a CPU and ``window`` batches on an accelerator. In
+    a distributed job the throughput is that of all ranks: their images over the slowest rank's time.
 
-    How many images a batch has is, in this order: what ``images`` says; the ``batch_size`` that ``training_step`` gives
-    to ``self.log``; how many the module's ``forward`` receives, or, where that is not called, its networks: see
-    `Inputs`. Where none of these says it, nothing is logged, and a warning says so.
+    The number of images in a batch is the first of these that is known: the result of ``images``; the ``batch_size``
+    that ``training_step`` passes to ``self.log``; the number that the module's ``forward`` receives, or its networks if
+    ``forward`` is not called (see `Inputs`). If none is known, nothing is logged, and a warning says so.
 
-    A short run counts too: where no batch is left after the warm-up, the last one that there was is taken.
+    A short run is measured too: if no batch is left after the warm-up, the last batch of the warm-up is used.
 
     Args:
-        window: Batches of a window on an accelerator.
-        images: A batch → its number of images.
+        window: Number of batches in a window on an accelerator.
+        images: Returns the number of images in a batch.
     """
 
     def __init__(self, window: int = 20, images: Callable[[Any], int] | None = None) -> None:
@@ -44,10 +44,10 @@ class SpeedLogger(Callback):
 
     def _reset(self) -> None:
         self._stop()
-        self._samples: list[tuple[float, float]] = []  # one a window: images/s of this rank, share spent on fetching
+        self._samples: list[tuple[float, float]] = []  # one per window: this rank's images/s, share spent on fetching
         self._fallback: tuple[float, float] | None = None
-        self._open: list[Any] = []  # batches, with their images, of the window that is not full
-        self._full: list[Any] = []  # those of the window before, which is read when the next one is full
+        self._open: list[Any] = []  # (marks, images) of the batches in the window that is not full
+        self._full: list[Any] = []  # those of the previous window, which is read when the next one is full
         self._seen = 0
         self._uncounted = self._told = False
         self.rate: Spread | None = None
@@ -55,7 +55,7 @@ class SpeedLogger(Callback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What is logged; empty before the end of the first epoch."""
+        """The logged values; empty before the end of the first epoch."""
         if self.rate is None:
             return {}
         return {
@@ -119,7 +119,7 @@ class SpeedLogger(Callback):
             return
         self.rate = Spread(slowest[0].item() * len(ranks), slowest[1].item() * len(ranks))
         self.data_wait = ranks[:, 2].max().item()
-        # A step that fetches its batches itself has Lightning ask for a batch size, whatever is logged.
+        # If a step fetches its own batches, Lightning requires a batch size for whatever is logged.
         pl_module.log_dict(self.metrics, rank_zero_only=True, batch_size=1)
 
     def _say_why(self, trainer: Any) -> None:

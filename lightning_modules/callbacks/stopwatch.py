@@ -1,4 +1,4 @@
-"""What of a training loop's time is training, and what of that is waiting for data."""
+"""Time a training loop's batches: how much is training, and how much of that is waiting for data."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FOREIGN = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-"""Hooks that run while a batch is trained on. What a callback does in them is no training."""
+"""Hooks that run while a batch is trained on; time that callbacks spend in them does not count as training."""
 
 Mark = tuple[str, Any]
-"""What begins, and when: seconds, or an event in the device's queue."""
+"""Name of the phase that begins, and its time: in seconds, or as an event in the device's queue."""
 
 
 class Stopwatch:
     """Times the batches of a Trainer: fetch, move, forward, backward, optimizer step, and nothing else.
 
-    What runs between two batches (validation, checkpoints, loggers, ``on_train_batch_start`` and ``…_end`` of anybody)
-    does not count, nor does what callbacks do in the middle of a step. On an accelerator the marks are events in its
-    queue: nobody waits, work that is still under way while the host does something else counts in full, and waiting for
-    data is what the device waits.
+    Work between two batches (validation, checkpoints, loggers, any ``on_train_batch_start`` and ``…_end``) does not
+    count, nor does work of callbacks in the middle of a step. On an accelerator the marks are events in its queue: the
+    host does not wait, work that is still running while the host does something else counts in full, and the wait for
+    data is the device's idle time.
     """
 
     def __init__(self, trainer: Any, module: Any) -> None:
@@ -52,12 +52,12 @@ class Stopwatch:
         self.stop = listen(trainer, self._hear)
 
     def batch(self) -> list[Mark] | None:
-        """The marks of the batch that was trained on last, once; None where there was none."""
+        """Return the marks of the last trained batch, once; None if there is no new one."""
         done, self._done = self._done, None
         return done
 
     def seconds(self, batches: list[list[Mark]]) -> dict[str, float]:
-        """The time that `FETCH`, `TRAIN` and `OTHER` took in some batches; waits until the device has done them."""
+        """Return the seconds that batches spent in `FETCH`, `TRAIN` and `OTHER`; waits until the device is done."""
         if self._events and batches:
             batches[-1][-1][1].synchronize()
         found = dict.fromkeys((FETCH, TRAIN, OTHER), 0.0)
@@ -69,13 +69,13 @@ class Stopwatch:
     def _hear(self, action: str, starts: bool) -> None:
         if action in self._foreign:
             self._depth += 1 if starts else -1
-            # A hook may cause others.
+            # Hooks may nest: mark only the outermost.
             if self._marks and self._depth == (1 if starts else 0):
                 self._mark(OTHER if starts else TRAIN)
         elif action.endswith(".train_dataloader_next"):
             if not self._depth:
                 if starts and not self._running:
-                    # What was fetched before was not trained on.
+                    # The batch fetched before was not trained on.
                     self._marks = []
                 self._mark(FETCH if starts else TRAIN)
         elif action == "run_training_batch":
@@ -105,7 +105,7 @@ def _has_events(device: torch.device) -> bool:
 
 
 def _written(owner: Any, hook: str) -> bool:
-    """Whether a hook is somebody's own, not the empty one of Lightning, by either of its names."""
+    """Whether a hook is overridden, rather than Lightning's empty one (under either of the package's names)."""
     method = getattr(owner, hook)
     where = getattr(method, "__module__", None) or ""
     return callable(method) and not where.endswith((".callbacks.callback", ".core.hooks"))

@@ -1,6 +1,6 @@
-"""Augmentation of whole batches on their device, each image with numbers of its own, without a wait for the device.
+"""Augment whole batches on their device, with random numbers per image and without waiting for the device.
 
-Crops and flips are not here: they say where an image is read (`lightning_modules.data.store`, `…folder`).
+Crops and flips are not here: they determine where an image is read (`lightning_modules.data.store`, `…folder`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10
-"""Of random erasing, as in the paper and in torchvision: the rectangle's share of the image, height / width, draws."""
+"""Random erasing, as in the paper and in torchvision: share of the image's area, height / width, number of draws."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Augment:
     """Augmentation of pixels. Draws come from the global generator of the batch's device.
 
     Attributes:
-        rotate: Degrees, to either side.
-        zoom: Share, in and out.
-        shift: Share of the image's size, in each direction, in whole pixels.
-        cutout: Pixels a side of a square that is erased (DeVries & Taylor 2017, arXiv:1708.04552).
-        random_erasing: Share of the images that lose a rectangle (Zhong et al. 2017, arXiv:1708.04896).
+        rotate: Maximum rotation in degrees, to either side.
+        zoom: Maximum zoom as a fraction, in and out.
+        shift: Maximum shift as a fraction of the image's size, in each direction, rounded to whole pixels.
+        cutout: Side in pixels of the square that is erased (DeVries & Taylor 2017, arXiv:1708.04552).
+        random_erasing: Fraction of the images that lose a rectangle (Zhong et al. 2017, arXiv:1708.04896).
     """
 
     rotate: float = 0.0
@@ -35,7 +35,7 @@ class Augment:
     random_erasing: float = 0.0
 
     def warp(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotates about the centre, zooms, then shifts; bilinear, black outside, like torchvision's ``RandomAffine``.
+        """Rotate about the centre, zoom, then shift; bilinear, black outside, like torchvision's ``RandomAffine``.
 
         Args:
             x: Square images (N, C, S, S), black = 0.
@@ -44,26 +44,26 @@ class Augment:
             return x
         angle, zoom, right, down = (2 * torch.rand(4, len(x), device=x.device) - 1).unbind()
         angle, zoom = angle * math.radians(self.rotate), 1 + zoom * self.zoom
-        # From where a pixel is taken: the inverse of what is done to the image. From -1 to 1 is the whole image.
+        # grid_sample needs each pixel's source, so this is the inverse transform. The image spans -1 to 1.
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         size = x.shape[-1]
         right, down = ((move * self.shift * size).round() * (2 / size) for move in (right, down))
         matrix = torch.stack([cos, -sin, sin * down - cos * right, sin, cos, -sin * right - cos * down], dim=1)
         to_x, to_y, to_1 = matrix.view(-1, 2, 3, 1, 1).unbind(2)
         across = _centres(size, x.device)
-        # Planes of x and of y: faster than affine_grid's pairs, and never a matrix product in reduced precision.
+        # Separate planes of x and y: faster than affine_grid's pairs, and never a matrix product in reduced precision.
         grid = torch.addcmul(to_y * across[:, None] + to_1, to_x, across)
         return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
 
     def erase(self, x: torch.Tensor) -> torch.Tensor:
-        """Erases in place, with 0: the mean colour of normalised images.
+        """Erase in place, with 0, which is the mean colour of normalised images.
 
         Args:
-            x: (N, C, H, W).
+            x: Normalised images (N, C, H, W).
         """
         n, _, height, width = x.shape
         if self.cutout:
-            # The centre is anywhere in the image; what of the square is outside is lost.
+            # The centre may be anywhere in the image; the part of the square outside the image is cut off.
             top = torch.randint(0, height, (n,), device=x.device) - self.cutout // 2
             left = torch.randint(0, width, (n,), device=x.device) - self.cutout // 2
             x = _fill(x, top, left, top + self.cutout, left + self.cutout)
@@ -72,7 +72,7 @@ class Augment:
         return x
 
     def _rectangle(self, x: torch.Tensor) -> torch.Tensor:
-        """Erases the first of ten rectangles that fits; all tries of all images are drawn at once."""
+        """Erase the first of `TRIES` rectangles that fits; all tries of all images are drawn at once."""
         n, _, height, width = x.shape
         area, ratio = torch.rand(2, TRIES, n, device=x.device).unbind()
         area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area)
@@ -80,7 +80,7 @@ class Augment:
         ratio = (low + (high - low) * ratio).exp()
         high, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (high < height) & (wide < width)
-        first = fits.int().argmax(0, keepdim=True)  # of equals, the first
+        first = fits.int().argmax(0, keepdim=True)  # argmax returns the first of equal values
         high, wide, fits = (t.gather(0, first)[0] for t in (high, wide, fits))
         erased, down, across = torch.rand(3, n, device=x.device).unbind()
         high = high * ((erased < self.random_erasing) & fits)
@@ -90,10 +90,10 @@ class Augment:
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixes the images of a batch, each with the one before it, and their labels, like torchvision's MixUp and CutMix.
+    """Mixes each image of a batch, and its label, with the one before it, like torchvision's MixUp and CutMix.
 
-    One share a batch, from Beta(alpha, alpha); with both kinds on, each batch gets either at even odds. The draws are
-    plain numbers from the CPU's generator: a GPU has nothing to be asked for.
+    A batch shares one mixing ratio, drawn from Beta(alpha, alpha). If both methods are on, each batch gets one of them
+    with equal probability. The draws are plain numbers from the CPU's generator, so the host never waits for a GPU.
 
     Attributes:
         classes: Number of classes.
@@ -106,7 +106,7 @@ class Mix:
     cutmix: float = 0.0
 
     def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, C, H, W), int64 (N,) → the same shape, and float32 (N, classes); unchanged where all is off."""
+        """Map (N, C, H, W) and int64 (N,) to the same shape and float32 (N, classes); unchanged if both are off."""
         if not (self.mixup or self.cutmix):
             return x, labels
         both = self.mixup and self.cutmix
@@ -137,12 +137,12 @@ def _beta(alpha: float) -> float:
 
 @lru_cache(maxsize=8)
 def _centres(size: int, device: torch.device) -> torch.Tensor:
-    """The pixels' centres from -1 to 1."""
+    """Return the coordinates of the pixels' centres, for an image that spans -1 to 1."""
     return (2 * torch.arange(size, device=device) + 1) / size - 1
 
 
 def _fill(x: torch.Tensor, top: torch.Tensor, left: torch.Tensor, bottom: torch.Tensor, right: torch.Tensor):
-    """Sets each image's rectangle (from top and left to below bottom and right; (N,) each) to 0."""
+    """Set each image's rectangle to 0: from top and left, up to but excluding bottom and right; (N,) each."""
     y, x_ = (torch.arange(size, device=x.device) for size in x.shape[-2:])
     rows = (y >= top[:, None]) & (y < bottom[:, None])
     columns = (x_ >= left[:, None]) & (x_ < right[:, None])

@@ -1,4 +1,4 @@
-"""Bad images of a run: counted, named, and no more of them than allowed."""
+"""Count and list the bad images of a run, and stop the run if there are more than allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.errors import ConvzooError
 from zoo.text import typed
 
 FILE = "bad_images.txt"
-"""In the run's folder: a line for each, the path and what is wrong with it, with a tab between."""
+"""File in the run's folder with one line per bad image: path, tab, reason."""
 
 METRIC = "data/bad_images"
 
@@ -23,14 +23,14 @@ METRIC = "data/bad_images"
 class BadImages:
     """The images that a run could not use, each counted once.
 
-    Every rank has its own; `share` makes them the same.
+    Every rank keeps its own record; `share` makes them the same.
 
     Attributes:
-        found: Why, by path (as a text that can be shown).
+        found: Printable path → reason.
 
     Args:
-        limit: How many there may be: a number, or a share of ``total``, rounded up.
-        total: Images of all splits.
+        limit: Maximum number of bad images (int), or maximum fraction of ``total`` (float), rounded up.
+        total: Number of images in all splits.
     """
 
     def __init__(self, limit: int | float, total: int) -> None:
@@ -38,14 +38,15 @@ class BadImages:
         self.text, self.total = f"data.max_bad_images={limit}", total
         self.found: dict[str, str] = {}
         self._file: Path | None = None
-        self._told = 0  # of `found`, how many the other ranks know
+        self._told = 0  # number of entries of `found` that the other ranks know
 
     def follow(self, folder: Path, keep: bool, main: bool = True) -> None:
-        """Writes them into a run's folder from now on.
+        """Write the bad images into a run's folder from now on.
 
         Args:
-            keep: The run goes on: it has those that it found before.
-            main: This is the rank that may remove an old file.
+            folder: The run's folder.
+            keep: The run is resumed, so keep the images that it found before.
+            main: Whether this rank may remove an old file.
         """
         self._file = folder / FILE
         if main and not keep:
@@ -59,10 +60,12 @@ class BadImages:
         self.found |= before
 
     def note(self, path: str, reason: str, write: bool = True) -> bool:
-        """Notes an image that may be known already; returns whether it was not.
+        """Record a bad image that may be known already, and return whether it is new.
 
         Args:
-            write: Into the file, too.
+            path: The image's path.
+            reason: What is wrong with it.
+            write: Also write it to the file.
         """
         name = shown(path)
         if name in self.found:
@@ -73,10 +76,10 @@ class BadImages:
         return True
 
     def add(self, path: str, reason: str) -> None:
-        """Notes an image that was met in the middle of the run.
+        """Record a bad image found in the middle of the run, and print the first one.
 
         Raises:
-            ConvzooError: It is one too many.
+            ConvzooError: There are more bad images than allowed.
         """
         if self.note(path, reason):
             if len(self.found) == 1:
@@ -88,16 +91,16 @@ class BadImages:
         if not self._file or not lines:
             return
         try:
-            # Several ranks append to one file: each line at once.
+            # Unbuffered, one write per line, because several ranks append to the same file.
             with self._file.open("ab", buffering=0) as file:
                 for path, reason in lines.items():
                     file.write(f"{path}\t{reason}\n".encode())
-        except OSError as error:  # a full disk shall not cost the run
+        except OSError as error:  # a full disk must not stop the run
             print(f"{shown(self._file)} cannot be written: {error.strerror}.", flush=True)
             self._file = None
 
     def check(self) -> None:
-        """Raises ConvzooError if there are more than allowed."""
+        """Raise ConvzooError if there are more bad images than allowed."""
         if len(self.found) > self.limit:
             first = "\n".join(f"  {path}: {reason}" for path, reason in list(self.found.items())[:5])
             more = f"\n  … all so far: {typed(self._file)}" if self._file and len(self.found) > 5 else ""
@@ -108,10 +111,10 @@ class BadImages:
             )
 
     def share(self, world: int) -> None:
-        """Tells all ranks what each has found. A collective call.
+        """Exchange the bad images between all ranks. A collective call: all ranks must make it.
 
         Raises:
-            ConvzooError: Together they are too many.
+            ConvzooError: All ranks together found more than allowed.
         """
         if world > 1:
             own = dict(list(self.found.items())[self._told :])
@@ -124,9 +127,10 @@ class BadImages:
 
 
 class CountBadImages(Callback):
-    """Logs ``data/bad_images`` once an epoch, over all ranks, and says at the end where they are listed.
+    """Logs ``data/bad_images`` once per epoch, over all ranks, and prints at the end where they are listed.
 
     Args:
+        bad: The run's bad images.
         begin: Called with the Trainer before training.
     """
 
@@ -134,7 +138,7 @@ class CountBadImages(Callback):
         self.bad, self.begin = bad, begin
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        # Now it is known whether the run goes on from a checkpoint.
+        # Only now is it known whether the run resumes from a checkpoint.
         self.begin(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""What all data modules share."""
+"""Base class of all data modules: batch order, preparation on the device, progress for resuming."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from zoo.errors import ConvzooError
 
 
 class Data(LightningDataModule):
-    """What all data sets share: their size, their batches' way to the device, their share of a job's ranks.
+    """Base class of data modules: shards batches over a job's ranks and prepares them on the device.
 
     Attributes:
         options: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
-        device: Where batches go while there is no Trainer to say so.
-        prepare: From a batch's bytes to what the network sees.
+        device: Device for batches while no Trainer is attached.
+        prepare: Turns a batch's bytes into the network's input.
     """
 
     def __init__(self, options: DataOptions, seed: int) -> None:
         super().__init__()
-        # Into the checkpoint: whoever deploys the network needs its image size, its normalisation and its test images.
+        # Checkpoints hold these: deployment needs the network's image size, normalisation and test images.
         self.save_hyperparameters({"data": options.plain(), "seed": seed}, logger=False)
         self.options, self.seed = options, seed
         self.device = torch.device("cpu")
@@ -36,7 +36,7 @@ class Data(LightningDataModule):
         self._mix = _some(Mix, augment | {"classes": options.num_classes})
 
     def state_dict(self) -> dict[str, int]:
-        """How far training has come: the epoch, and the batches of it."""
+        """Return training's progress: the epoch, and the number of its batches that are done."""
         loop = self.trainer.fit_loop.epoch_loop.batch_progress
         if loop.is_last_batch:
             return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
@@ -50,23 +50,23 @@ class Data(LightningDataModule):
         return self.trainer.strategy.root_device if self.trainer else self.device
 
     def look(self, tell: bool) -> None:
-        """Looks for what is wrong with the data without reading them.
+        """Look for problems with the data without reading them.
 
         Args:
-            tell: Print what a person should know.
+            tell: Print an overview of the data.
 
         Raises:
-            ConvzooError: They cannot be used.
+            ConvzooError: The data cannot be used.
         """
 
     @property
     def callbacks(self) -> list[Callback]:
-        """What the Trainer needs for these data."""
+        """Callbacks that the Trainer needs for these data."""
         return []
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was found out about the data in this run."""
+        """Metrics of the data in this run, such as the number of bad images."""
         return {}
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = ShardedBatches) -> ShardedBatches:
@@ -77,22 +77,22 @@ class Data(LightningDataModule):
                 f"data.batch_size={batch_size} cannot be shared out over {world} processes. "
                 f"Type a multiple of {world}, such as data.batch_size={-(-batch_size // world) * world}."
             )
-        # Evaluation needs no gradients: larger batches, same result.
+        # Without gradients larger batches fit, and the result is the same.
         size = batch_size if training else max(batch_size, 128 * world)
         return kind(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        # In true half precision the network's weights are half too.
+        # In true half precision the network's weights, and so its input, are half precision too.
         return self.finish(*batch, self.trainer.training, self.trainer.lightning_module.dtype)
 
     def finish(
         self, images: torch.Tensor, labels: torch.Tensor, training: bool, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is left to do on the device: from bytes (N, C, H, W) to what the network sees, augmented in training."""
+        """Turn bytes (N, C, H, W) into the network's input, on the device; augments and mixes in training."""
         images = self.prepare(images, training, dtype)
         return self._mix(images, labels) if training else (images, labels)
 
 
 def _some(kind: type, values: dict[str, Any]) -> Any:
-    """Makes a dataclass of those values that are its fields."""
+    """Make a dataclass from the values that are its fields; ignore the others."""
     return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})

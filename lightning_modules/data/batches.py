@@ -1,4 +1,4 @@
-"""Which images make which batch: one seeded order, shared out exactly over the ranks of a job."""
+"""Assign images to batches: one seeded order, sharded exactly over the ranks of a job."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import torch
 class ShardedBatches:
     """Yields this rank's share of each batch, as tensors of indices.
 
-    Training (``shuffle=True``): one permutation an epoch, seeded by (seed, epoch) and the same on every rank. A batch
-    of the whole job is the same set of images whatever the number of ranks; a last, smaller batch is left out.
-    Evaluation: rank r takes images r, r + world, …: every image exactly once, however uneven.
+    Training (``shuffle=True``): one permutation per epoch, seeded by (seed, epoch) and the same on every rank. A batch
+    of the whole job is the same set of images for any number of ranks; a last, smaller batch is dropped.
+    Evaluation: rank r takes images r, r + world, …, so every image is used exactly once, even if the ranks' numbers of
+    images differ.
 
     Args:
         n: Number of images.
-        batch_size: Images per batch over all ranks together.
-        done: Epoch, and batches of it, that were trained before the run was stopped: they are left out.
+        batch_size: Images per batch, over all ranks together.
+        shuffle: Training order if True, evaluation order otherwise.
+        seed: Seed of the order.
+        rank: This process's rank.
+        world: Number of ranks.
+        done: Epoch in which the run was stopped, and its batches that were trained before: they are skipped.
     """
 
     def __init__(
@@ -32,16 +37,16 @@ class ShardedBatches:
     ) -> None:
         self.n, self.batch_size, self.shuffle = n, min(batch_size, n) if shuffle else batch_size, shuffle
         self.seed, self.rank, self.world, self.done = seed, rank, world, done
-        # Lightning's worker processes fetch ahead before they are told the epoch.
+        # Batches are prefetched before Lightning calls set_epoch.
         self.epoch = done[0]
 
     @property
     def sampler(self) -> ShardedBatches:
-        """Where Lightning looks for ``set_epoch`` in a DataLoader's ``batch_sampler``."""
+        """This object: Lightning looks for ``set_epoch`` in the ``sampler`` of a DataLoader's ``batch_sampler``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -54,15 +59,15 @@ class ShardedBatches:
         return max(1, self.batch_size // self.world)
 
     def generator(self, stream: int = 0) -> torch.Generator:
-        """This epoch's source of chance: stream 0 for the order, another for what each image gets by its index."""
-        # torch's generator takes the lower 32 bits of a seed.
+        """Return this epoch's random generator: stream 0 for the order, others for per-image draws by index."""
+        # torch's generator uses only the lower 32 bits of a seed.
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) ^ (stream * 0x9E3779B1 & 0xFFFFFFFF))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return self.on(torch.device("cpu"))
 
     def on(self, device: torch.device) -> Iterator[torch.Tensor]:
-        """The same on a device, where the indices of the whole epoch go at once."""
+        """Yield the same batches on a device; the whole epoch's indices are moved there at once."""
         if not self.shuffle:
             if self.rank < self.n:
                 yield from torch.arange(self.rank, self.n, self.world, device=device).split(self._share)

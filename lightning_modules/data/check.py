@@ -1,6 +1,6 @@
-"""Reads and decodes every image of a folder, and says what is wrong and what is odd.
+"""Read and decode every image of a folder, and report what is wrong and what is unusual.
 
-``data.check=true`` does it before training. Without training: ``python -m lightning_modules.data.check ROOT``.
+``data.check=true`` runs it before training. Without training: ``python -m lightning_modules.data.check ROOT``.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from zoo.errors import ConvzooError
 from zoo.text import typed
 
 FILE = "data_check.txt"
-"""A line for each thing that was found: what, the path and details, with tabs between."""
+"""File with one line per finding: what, path and details, separated by tabs."""
 
 CHUNK = 16
-"""Images that a worker reads at once."""
+"""Number of images that a worker reads per request."""
 
 SMALL = 8
-"""Pixels: an image with a shorter side is worth a word."""
+"""Images with a side shorter than this, in pixels, are reported."""
 
 MODES = {"L": "grey", "P": "palette", "CMYK": "CMYK", "1": "one bit a pixel", "F": "floating point"}
 TRANSPARENT = ("LA", "PA", "RGBA", "RGBa", "La")
 
 
 class Seen(NamedTuple):
-    """One image, read: its number, what is wrong (None: nothing), what is odd, and a hash of its content."""
+    """Result of reading one image: index, what is wrong (None: nothing), what is unusual, hash of its content."""
 
     index: int
     bad: tuple[str, str] | None
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
 
 class _Images(Dataset):
-    """Paths → what was seen of them. For worker processes."""
+    """Maps indices of paths to the results of reading them, in worker processes."""
 
     in_hand: WorkerProgress
 
@@ -72,9 +72,11 @@ class _Images(Dataset):
 
 
 def look_at(index: int, path: str, until: float) -> Seen:
-    """Reads and decodes one image.
+    """Read and decode one image, and report what is wrong or unusual.
 
     Args:
+        index: The image's index.
+        path: Its path.
         until: See `lightning_modules.data.files.read`.
     """
     try:
@@ -110,18 +112,23 @@ def _odd(path: str, content: bytes) -> Iterator[str]:
 def check_all(
     splits: Sequence[Split], bad: BadImages, folder: Path | None, workers: int, rank: int = 0, world: int = 1
 ) -> int:
-    """Reads all images, shared out over the ranks of a job, prints what was found and writes it down. All ranks call.
+    """Read all images, sharded over the ranks of a job; print the findings and write them to a file.
+
+    All ranks must call this function.
 
     Args:
-        bad: Gets the bad ones.
-        folder: Where `FILE` goes; None: nowhere.
-        workers: Processes of each rank.
+        splits: The splits whose images are read.
+        bad: Receives the bad images.
+        folder: Folder for `FILE`; None: do not write it.
+        workers: Number of worker processes per rank.
+        rank: This process's rank.
+        world: Number of ranks.
 
     Returns:
-        How many images are bad.
+        The number of bad images.
 
     Raises:
-        ConvzooError: More are bad than allowed.
+        ConvzooError: There are more bad images than allowed.
     """
     paths = [path for split in splits for path, _ in split.images]
     if rank == 0:
@@ -156,7 +163,7 @@ def check_all(
 
 
 def _read(paths: Sequence[str], indices: Sequence[int], workers: int, show: bool) -> Iterator[Seen]:
-    """Everything of ``indices``; a file that kills the process which decodes it is bad, and the others are read."""
+    """Yield the result of every index. A file that kills its worker process is bad; reading continues without it."""
     left = dict.fromkeys(indices)
     with tqdm(total=len(left), unit=" images", disable=not (show and sys.stderr.isatty()), leave=False) as bar:
         while left:
@@ -170,7 +177,7 @@ def _read(paths: Sequence[str], indices: Sequence[int], workers: int, show: bool
                         yield image
                     bar.update(len(seen))
             except RuntimeError as error:
-                # Somebody else may have killed it; then the file is good, and what to do is the same.
+                # Something else may have killed the worker; then the file is good, but the advice is the same.
                 culprits = [index for index in loader.of_the_dead() if index in left] if is_death(error) else []
                 if not culprits:
                     raise
@@ -180,7 +187,7 @@ def _read(paths: Sequence[str], indices: Sequence[int], workers: int, show: bool
 
 
 def _twins(splits: Sequence[Split], seen: Sequence[Seen]) -> Iterator[tuple[str, str, str]]:
-    """Images with the same content: what it means, the later one's path, the first one's."""
+    """Yield images with the same content: description, the later one's path, the first one's path."""
     places = [(split.name, label, path) for split in splits for path, label in split.images]
     first: dict[bytes, int] = {}
     for image in seen:
@@ -194,7 +201,7 @@ def _twins(splits: Sequence[Split], seen: Sequence[Seen]) -> Iterator[tuple[str,
 
 
 def main() -> None:
-    """Checks a folder without training; the exit code is 1 where an image is bad, 2 where the layout is wrong."""
+    """Check a folder without training; the exit code is 1 if an image is bad, 2 if the layout is wrong."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.data.check", description=__doc__)
     parser.add_argument("root", metavar="ROOT", help="has train/CLASS/, val/CLASS/ and perhaps test/CLASS/")
     parser.add_argument(

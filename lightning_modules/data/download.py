@@ -1,4 +1,4 @@
-"""Fetching a published data set: whole or not at all, and by one process at a time."""
+"""Download a published data set: completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import Any
 from zoo.errors import ConvzooError
 
 SILENCE_S = 60.0
-"""A server that sends nothing for so long has failed."""
+"""Timeout in seconds: a server that sends nothing for this long has failed."""
 
 FAILURES = (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error)
 
 
 @contextmanager
 def one_at_a_time(root: Path, name: str) -> Iterator[None]:
-    """Waits until no other process downloads the same data set to the same place.
+    """Hold a lock so that only one process at a time downloads a data set to a folder; wait for it if necessary.
 
     Raises:
-        ConvzooError: Nothing can be written there.
+        ConvzooError: The folder is not writable.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -44,24 +44,25 @@ def one_at_a_time(root: Path, name: str) -> Iterator[None]:
 
 
 def fetch(kind: type, folder: str, archives: dict[str, str], root: Path) -> None:
-    """Downloads and unpacks beside the place where the data set belongs, and moves it there once it is whole.
+    """Download and unpack a data set beside its final folder, and move it there once it is complete.
 
     Args:
-        kind: torchvision's class.
-        folder: What it makes of the archives, below ``root``; an older one is replaced.
-        archives: MD5s by path below ``root``: those that are there already are taken.
+        kind: torchvision's dataset class.
+        folder: Folder below ``root`` that the class unpacks to; an older one is replaced.
+        archives: MD5s by path below ``root``; archives that exist already are used.
+        root: Root folder of the data set.
 
     Raises:
-        ConvzooError: It did not work; nothing has changed.
+        ConvzooError: The download failed; nothing has changed.
     """
-    part = root / f".{kind.__name__}.part"  # may be left of a process that was killed
+    part = root / f".{kind.__name__}.part"  # may be left over from a killed process
     shutil.rmtree(part, ignore_errors=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     try:
         for name, md5 in archives.items():
             _take(root / name, part / name, md5)
-        # Without its __init__, which would unpickle what came.
+        # Skip its __init__, which would unpickle the downloaded files.
         dataset: Any = kind.__new__(kind)
         dataset.root = str(part)
         dataset.download()

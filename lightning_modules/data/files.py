@@ -1,4 +1,4 @@
-"""Reading image files that lie on disks and networks as they are: with patience, and with names that can be shown."""
+"""Read image files from unreliable disks and networks, with retries, and make any path printable."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import stat
 import time
 
 PAUSES_S = (0.1, 0.5, 2.0)
-"""Between attempts to read a file: a network file system comes back, or a file is being replaced."""
+"""Seconds between attempts to read a file: a network file system may come back, a file being replaced may reappear."""
 PATIENCE_S = 5.0
-"""What all files of a batch may wait together: a folder that is gone shall not take hours to say so."""
+"""Maximum time in seconds that all files of a batch wait together: a missing folder must not take hours to report."""
 
 FINAL = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""What does not become better by waiting."""
+"""Errors that a retry cannot cure."""
 
 
 class BadImage(Exception):
     """An image that cannot be used.
 
     Attributes:
-        kind: What is wrong, one of few, to count by.
-        detail: What the file system or the decoder said; may be empty.
+        kind: What is wrong; one of a few values, for counting.
+        detail: Message of the file system or the decoder; may be empty.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
@@ -33,13 +33,14 @@ class BadImage(Exception):
 
 
 def read(path: str, until: float) -> bytes:
-    """A file's content; what the file system refuses is asked for again.
+    """Return a file's content; retry on errors of the file system.
 
     Args:
-        until: No more attempts that would begin after this (`time.monotonic`).
+        path: The file's path.
+        until: No retry starts after this time (`time.monotonic`).
 
     Raises:
-        BadImage: It cannot be read, or is empty.
+        BadImage: The file cannot be read, is too large for the memory, is empty, or is not a regular file.
     """
     for pause in (*PAUSES_S, None):
         try:
@@ -61,11 +62,11 @@ def read(path: str, until: float) -> bytes:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Opens a file; a pipe that nobody writes to is not waited for."""
+    """Open a file without blocking, since opening a pipe without a writer would wait for ever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    r"""A path as a text that any terminal and any file takes: bytes that are no UTF-8, and line ends, as ``\xff``."""
+    r"""Return a path as printable text for any terminal or file; invalid UTF-8 and line ends are escaped (``\xff``)."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Image folders as batches: read and decoded by worker processes, around images that are bad."""
+"""Load batches from image folders with worker processes, replacing or skipping bad images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decode
 from zoo.errors import ConvzooError
 
 OTHERS = 100
-"""Images that are tried in a bad one's place."""
+"""Maximum number of images that are tried in place of a bad one."""
 
 Found = list[tuple[int, str]]
-"""Bad images: index and reason."""
+"""Index and reason of each bad image."""
 
 
 class FolderBatches(ShardedBatches):
-    """Batches as (epoch, indices): what a worker process needs to know."""
+    """Yields batches as (epoch, indices), which is all that a worker process needs."""
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         epoch = self.epoch
@@ -34,19 +34,19 @@ class FolderBatches(ShardedBatches):
 
 
 class FolderImages(Dataset):
-    """Image files → whole batches of uint8, cut out and reduced. For worker processes.
+    """Reads image files into whole batches of uint8, cropped and resized, in worker processes.
 
-    In training, what an image gets is drawn from (seed, epoch, index): it does not depend on which process reads it,
-    in which batch, or on where a stopped run goes on. So is what takes a bad image's place: a batch keeps its size. In
-    evaluation a bad image is left out of the batch.
+    In training, an image's crop and flip are drawn from (seed, epoch, index), so they do not depend on the process that
+    reads it, the batch, or the point where a run resumes. The replacement of a bad image is drawn the same way, so a
+    batch keeps its size. In evaluation a bad image is left out of the batch.
 
     Args:
         files: Paths and labels.
-        image_size: Pixels a side.
-        crop: Training: the cut-out's share of the image, from and to. Evaluation: the share of the central square's
-            side.
-        hflip: Flip half of the training images.
-        seed: None for evaluation.
+        image_size: Side of the images in pixels.
+        crop: In training, minimum and maximum of the crop's share of the image's area. In evaluation, the side of the
+            central square as a fraction of the shorter side.
+        hflip: Flip half of the training images horizontally.
+        seed: Seed of the augmentation; None for evaluation.
     """
 
     def __init__(
@@ -59,13 +59,20 @@ class FolderImages(Dataset):
     ) -> None:
         self.files, self.image_size, self.crop, self.hflip, self.seed = files, image_size, crop, hflip, seed
         self.in_hand = WorkerProgress(0)
-        self._gave_up: set[int] = set()  # files that were waited for in vain
+        self._gave_up: set[int] = set()  # files that failed before: read them without retries
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, Found]:
-        """(epoch, indices) → uint8 (N, 3, image_size, image_size), channels last in memory; int64 (N,); bad images."""
+        """Read one batch.
+
+        Args:
+            batch: Epoch and indices.
+
+        Returns:
+            Images, uint8 (N, 3, image_size, image_size), channels last in memory; labels, int64 (N,); bad images.
+        """
         epoch, indices = batch
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
         pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
@@ -86,7 +93,7 @@ class FolderImages(Dataset):
         return pixels[: len(taken)].permute(0, 3, 1, 2), labels, bad
 
     def _sources(self, epoch: int, index: int) -> Iterator[int]:
-        """The image itself; in training, those that take its place if it is bad."""
+        """Yield the image's index, then, in training, the indices of its replacements if it is bad."""
         yield index
         if self.seed is not None:
             draws = random.Random(f"{self.seed},{epoch},{index},instead")
@@ -107,12 +114,12 @@ class FolderImages(Dataset):
 
 
 class FolderLoader(WatchedLoader):
-    """Batches of `FolderImages`; bad images are noted here, in the process that trains.
+    """Loads batches of `FolderImages`, and records bad images in the training process.
 
     Args:
-        images: What the workers read.
-        bad: Where bad images go.
-        options: Of `torch.utils.data.DataLoader`.
+        images: Dataset that the workers read.
+        bad: Receives the bad images.
+        options: Options of `torch.utils.data.DataLoader`.
     """
 
     def __init__(self, images: FolderImages, bad: BadImages, **options: Any) -> None:
@@ -120,7 +127,7 @@ class FolderLoader(WatchedLoader):
         self.bad = bad
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # Not a generator itself: the workers start now.
+        # Not a generator itself, so that the workers start now rather than at the first batch.
         return self._good(super().__iter__())
 
     def _good(self, batches: Iterator[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -129,7 +136,7 @@ class FolderLoader(WatchedLoader):
             for images, labels, bad in batches:
                 for index, reason in bad:
                     self.bad.add(self.paths[index], reason)
-                # A batch without any good image: a network need not be able to take it.
+                # Skip a batch without good images: networks may not accept an empty batch.
                 if len(labels):
                     any_good = True
                     yield images, labels

@@ -1,4 +1,4 @@
-"""The data module of image folders."""
+"""Data module of image folders, decoded by worker processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_modules.data.overview import overview
 from zoo.errors import ConvzooError
 
 MAX_BAD = 0.001
-"""``data.max_bad_images``, for checkpoints that do not have it."""
+"""Default of ``data.max_bad_images``, for checkpoints without it."""
 AHEAD = 8
-"""Batches of an image folder, over all worker processes, that are made before they are asked for."""
+"""Number of batches that are prefetched, over all worker processes."""
 
 
 class FolderData(Data):
-    """Image files in class folders, decoded by worker processes."""
+    """Data module of image files in class folders, decoded by worker processes."""
 
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
         super().__init__(options, seed)
@@ -33,28 +33,28 @@ class FolderData(Data):
         self._goes_on = False
 
     def size(self, split: str) -> int:
-        """How many images ``train`` or ``val`` has.
+        """Return the number of images in ``train`` or ``val``.
 
         Raises:
-            ConvzooError: The folder does not have the layout.
+            ConvzooError: The folder does not have the expected layout.
         """
         return len(self._split(split))
 
     def _split(self, name: str) -> Split:
-        """One split, scanned once: a large folder on a network file system takes long."""
+        """Return a split; scan it only once, since a large folder on a network file system takes long."""
         if name not in self._scanned:
             self._scanned[name] = scan(self.options.root, name)
         return self._scanned[name]
 
     @property
     def _splits(self) -> list[Split]:
-        """``test`` where there is one; else the validation images are tested, as is usual with ImageNet."""
+        """``train``, ``val``, and ``test`` if it exists; otherwise ``val`` is tested, as usual for ImageNet."""
         tested = ["test"] if has_split(self.options.root, "test") else []
         return [self._split(name) for name in ("train", "val", *tested)]
 
     @cached_property
     def bad(self) -> BadImages:
-        """The bad images of this run."""
+        """Bad images of this run."""
         allowed = self.options.max_bad_images
         return BadImages(MAX_BAD if allowed is None else allowed, sum(map(len, self._splits)))
 
@@ -64,7 +64,7 @@ class FolderData(Data):
         for split in self._splits:
             for path, reason in split.bad():
                 self.bad.note(path, reason)
-        # Who wants all images read wants to know of all that are bad.
+        # data.check reads all images and must report all bad ones before it stops the run.
         if not self.options.check:
             self.bad.check()
 
@@ -77,7 +77,7 @@ class FolderData(Data):
         return {METRIC: len(self.bad.found)}
 
     def begin(self, trainer: Any) -> None:
-        """Before training: opens the run's list of bad images, and reads all images if ``data.check`` says so."""
+        """Open the run's list of bad images before training, and read all images if ``data.check`` is set."""
         folder = Path(trainer.default_root_dir)
         self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
         trainer.strategy.barrier()
@@ -117,14 +117,15 @@ class FolderData(Data):
             prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
             persistent_workers=workers > 0 and name != "test",
             pin_memory=self._device.type == "cuda",
-            # Its own: a DataLoader's draws must not change what the rest of the run draws.
+            # A separate generator: a DataLoader's draws must not affect the rest of the run.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
     def _workers(self) -> int:
-        """Processes that decode images for this rank: all cores but one where a GPU computes, else a quarter of them.
+        """Return this rank's number of worker processes: ``data.workers`` if set, or else by the number of cores.
 
-        On a CPU the network needs the cores, and decoding is a small part of the work.
+        With a GPU, the ranks share all cores but one. On a CPU they share a quarter of the cores: the network needs
+        the others, and decoding is a small part of the work.
         """
         if self.options.workers is not None:
             return self.options.workers

@@ -1,4 +1,4 @@
-"""The file formats of CIFAR and MNIST, read so that a wrong file is named and no file can run anything."""
+"""Read the file formats of CIFAR and MNIST; errors name the wrong file, and no file can execute code."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 
 class BadFile(Exception):
-    """A file that is not what it should be; the text names it and says in which way."""
+    """A file that is not what it should be; the message names the file and what is wrong with it."""
 
 
 class _Array:
-    """What a pickle's array of bytes becomes: only its content, never numpy's own unpickling."""
+    """Stands in for a pickle's array of bytes: takes only its content, and never runs numpy's own unpickling."""
 
     def __init__(self, *_: Any) -> None:
         self.value: np.ndarray | None = None
@@ -26,13 +26,13 @@ class _Array:
         _, shape, kind, by_column, content = state
         if kind.name != "u1" or by_column:
             raise ValueError("its pixels are not bytes")
-        # Python 2's pickles have bytes as text.
+        # Pickles of Python 2 hold bytes as text.
         content = content.encode("latin1") if isinstance(content, str) else content
         self.value = np.frombuffer(content, np.uint8).reshape(shape)
 
 
 class _Kind:
-    """What a pickle's dtype becomes: its name."""
+    """Stands in for a pickle's dtype: keeps its name."""
 
     def __init__(self, name: str, *_: Any) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class _Kind:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Plain values and arrays of bytes; anything else is refused, for a pickle may name any function to be called."""
+    """Unpickles plain values and arrays of bytes, and rejects the rest: a pickle may name any function to be called."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
@@ -56,18 +56,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_cifar(path: Path, content: bytes, md5: str, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """One file of CIFAR's Python version.
+    """Read one file of CIFAR's Python version.
 
     Args:
-        path: Where its content was, for messages.
-        md5: Of the published file.
-        label_key: Under which the labels are.
+        path: Path of the content, for messages.
+        content: The file's content.
+        md5: MD5 of the published file.
+        label_key: Key of the labels in the pickle.
+        classes: Number of classes.
 
     Returns:
-        uint8 (N, 3, 32, 32) and int64 (N,).
+        Images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
 
     Raises:
-        BadFile: It is another file than the published one, cut off, has another shape, labels out of range, or code.
+        BadFile: The file is not the published one, is truncated, has another shape, has labels out of range, or
+            contains code.
     """
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise BadFile(f"{path} ({len(content):,} bytes) is not the published file, or not all of it: MD5 {found}")
@@ -78,18 +81,23 @@ def read_cifar(path: Path, content: bytes, md5: str, label_key: str, classes: in
         return images.reshape(len(images), 3, 32, 32), np.asarray(labels, np.int64)
     except BadFile as error:
         raise BadFile(f"{path}: {error}") from None
-    except Exception as error:  # whatever damaged bytes make the unpickler do
+    except Exception as error:  # damaged bytes can make the unpickler raise anything
         raise BadFile(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
 
 def read_mnist(images: tuple[Path, bytes], labels: tuple[Path, bytes], classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """A pair of files in MNIST's format, each with the path that it was at.
+    """Read a pair of files in MNIST's format.
+
+    Args:
+        images: Path and content of the file of images.
+        labels: Path and content of the file of labels.
+        classes: Number of classes.
 
     Returns:
-        uint8 (N, 1, 28, 28) and int64 (N,).
+        Images, uint8 (N, 1, 28, 28), and labels, int64 (N,).
 
     Raises:
-        BadFile: One is cut off or another kind of file, or they do not belong together.
+        BadFile: A file is truncated or of another kind, or the two do not match.
     """
     pixels, numbers = _read_idx(*images, 3), _read_idx(*labels, 1)
     if pixels.shape[1:] != (28, 28):
@@ -102,7 +110,7 @@ def read_mnist(images: tuple[Path, bytes], labels: tuple[Path, bytes], classes: 
 
 
 def _read_idx(path: Path, content: bytes, dimensions: int) -> np.ndarray:
-    """Bytes in the format of http://yann.lecun.com/exdb/mnist: uint8 in so many dimensions."""
+    """Read an IDX file (http://yann.lecun.com/exdb/mnist) as a uint8 array with this number of dimensions."""
     start = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, 8, dimensions]):
         raise BadFile(f"{path} is no IDX file of bytes in {dimensions} dimensions")
@@ -112,7 +120,7 @@ def _read_idx(path: Path, content: bytes, dimensions: int) -> np.ndarray:
         raise BadFile(f"{path} has {len(content):,} bytes and should have {size:,}: it is cut off or damaged")
     packed = path.with_name(path.name + ".gz")
     if packed.exists():
-        # The archive that it was unpacked from ends with its checksum: a flipped bit would not show otherwise.
+        # The archive that it was unpacked from ends with its checksum; nothing else would reveal a flipped bit.
         end = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
         if packed.read_bytes()[-8:] != end:
             raise BadFile(f"{path} is not what is in {packed.name}: one of them is damaged")

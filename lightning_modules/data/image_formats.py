@@ -1,4 +1,4 @@
-"""Which image files the installed Pillow can decode: formats and endings."""
+"""List the image formats that the installed Pillow can decode, and their file name extensions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from functools import cache
 from PIL import Image, ImageFile, features
 
 FIRST = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
-"""Most images are one of these. Tried first: some of the others have no mark by which they are known."""
+"""The most common formats, tried first because some of the others have no signature to recognise them by."""
 
 LEFT_OUT = ("EPS", "MPEG")
-"""For PostScript Pillow starts another program; of a film it reads the header only."""
+"""Excluded formats: for PostScript, Pillow starts another program; of a video, it reads only the header."""
 
 OPTIONAL = {"JPEG": "jpg", "PNG": "zlib", "JPEG2000": "jpg_2000", "AVIF": "avif", "WEBP": "webp"}
-"""What some builds of Pillow cannot do, though they know the ending."""
+"""Formats, and the Pillow features they need; some builds lack the feature but still know the extension."""
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that it can decode."""
+    """Return Pillow's names of the formats that it can decode."""
     Image.init()
     known = [name for name in (*FIRST, *sorted(set(Image.OPEN) - set(FIRST))) if name in Image.OPEN]
     return tuple(name for name in known if name not in LEFT_OUT and not _is_stub(name) and _is_built(name))
@@ -26,26 +26,26 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Endings of their files, in small letters."""
+    """Return the file name extensions of all these formats, in lower case."""
     return tuple(sorted({end for name in formats() for end in endings_of(name)}))
 
 
 @cache
 def endings_of(form: str) -> tuple[str, ...]:
-    """Endings of a format's files, in small letters."""
-    # Pillow opens a JPEG with several pictures as one, and then calls it MPO.
+    """Return the file name extensions of a format, in lower case."""
+    # Pillow opens a JPEG with several pictures as JPEG, but then names its format MPO.
     names = ("JPEG", "MPO") if form in ("JPEG", "MPO") else (form,)
     return tuple(end for end, name in Image.registered_extensions().items() if name in names)
 
 
 def endings_text() -> str:
-    """Some of them, for a message."""
+    """Return the common extensions and the number of the others, for a message."""
     usual = [end for end in (".jpg", ".png", ".webp", ".avif", ".tif", ".bmp", ".gif", ".jp2") if end in endings()]
     return f"{', '.join(usual)} and {len(endings()) - len(usual)} more that Pillow decodes"
 
 
 def _is_stub(name: str) -> bool:
-    """Whether Pillow reads no more than the header itself."""
+    """Whether Pillow itself reads only the header."""
     opener = Image.OPEN[name][0]
     return isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile)
 

@@ -1,4 +1,4 @@
-"""ImageNet's layout, a folder of class folders for each split: what is there, and what is odd. Opens no file."""
+"""Scan image folders in ImageNet's layout (SPLIT/CLASS/image), and report oddities without opening any file."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
 SYSTEMS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that archivers, file servers and file systems leave behind: hidden ones under another name."""
+"""Folders that archivers, file servers and file systems create; ignored like hidden ones."""
 SIZES_S = 1.0
-"""For how long the sizes of a split's files are asked for: a million files on a network file system take minutes."""
+"""Maximum time in seconds for querying a split's file sizes: a million files on a network file system take minutes."""
 
 HIDDEN = "hidden, left out"
 NO_BYTES, DANGLING, FORBIDDEN = "no bytes", "link to nothing", "may not be read"
 BAD = (NO_BYTES, DANGLING, FORBIDDEN)
-"""What is listed all the same, and is a bad image once it is read."""
+"""Oddities of files that are listed anyway, and become bad images once they are read."""
 
 
 @dataclass
 class Split:
-    """One split.
+    """The images, classes and oddities of one split.
 
     Attributes:
         folder: ``ROOT/train``, ``ROOT/val`` or ``ROOT/test``.
         classes: Names of the class folders, sorted.
         images: Paths and labels, in the order of torchvision's ``ImageFolder``.
-        odd: What a person should know: paths, by what is odd about them.
-        unseen: Files whose size nobody has asked for.
+        odd: Oddities that the user should know: description → paths.
+        unseen: Number of files whose size was not queried.
     """
 
     folder: Path
@@ -54,29 +54,29 @@ class Split:
         return len(self.images)
 
     def counts(self) -> list[int]:
-        """Images of each class."""
+        """Return the number of images in each class."""
         counts = [0] * len(self.classes)
         for _, label in self.images:
             counts[label] += 1
         return counts
 
     def bad(self) -> list[tuple[str, str]]:
-        """Images that cannot be good: path and reason."""
+        """Return path and reason of the images that cannot be good."""
         return [(path, kind) for kind in BAD for path in self.odd.get(kind, ())]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the names of all images, wherever the folder lies."""
+        """Checksum of the names of all images, independent of the folder's location."""
         start = len(str(self.folder))
         names = "\0".join(path[start:] for path, _ in self.images)
         return f"{len(self.images)} images, {zlib.crc32(os.fsencode(names)):08x}"
 
 
 def class_names(root: str) -> list[str]:
-    """The class folders of ``root/train``.
+    """Return the names of the class folders in ``root/train``.
 
     Raises:
-        ConvzooError: ``root`` does not have the layout.
+        ConvzooError: ``root`` does not have the expected layout.
     """
     train = _folder(root, "train")
     names = _class_folders(train) if train.is_dir() else []
@@ -86,19 +86,19 @@ def class_names(root: str) -> list[str]:
 
 
 def has_split(root: str, name: str) -> bool:
-    """Whether there is a folder of that name."""
+    """Whether ``root`` has a folder of that name."""
     return _folder(root, name).is_dir()
 
 
 def scan(root: str, name: str) -> Split:
-    """Lists the images of a split, in all folders below its class folders.
+    """List the images of a split, in all folders below its class folders.
 
-    Left out, and told in ``odd``: hidden files and folders (`SYSTEMS` too), endings that Pillow cannot decode, what is
-    no file, images beside the class folders.
+    Skipped, and reported in ``odd``, are: hidden files and folders (including `SYSTEMS`), extensions that Pillow cannot
+    decode, anything that is not a regular file, and images beside the class folders.
 
     Raises:
-        ConvzooError: The split is missing or has no images, its classes are not those of ``train``, or a class has no
-            image to learn from.
+        ConvzooError: The split is missing or has no images, its classes are not those of ``train``, or a class of
+            ``train`` has no image.
     """
     folder = _folder(root, name)
     if not folder.is_dir():
@@ -113,7 +113,7 @@ def scan(root: str, name: str) -> Split:
         elif not _is_folder(entry):
             _keep(split, entry, "outside of a class folder, left out")
     for label, kind in enumerate(split.classes):
-        # Sorted by folder, then by name: not the same as by path.
+        # Sort by folder, then by name, like ImageFolder; sorting by path gives another order.
         found = sorted(_files(folder / kind, split, until, {}))
         split.images += [(f"{place}{os.sep}{name}", label) for place, name in found]
     _judge(split)
@@ -148,7 +148,7 @@ def _is_hidden(entry: os.DirEntry[str]) -> bool:
 
 
 def _files(folder: str | Path, split: Split, until: float, seen: dict[tuple[int, int], str]) -> list[tuple[str, str]]:
-    """Images below a folder, as (folder, name); ``seen`` are the folders on the way here, against links in a circle."""
+    """List the images below a folder as (folder, name); ``seen`` holds its parent folders, to detect circular links."""
     found, entries, status = [], _entries(folder), os.stat(folder)
     identity = status.st_dev, status.st_ino
     if identity in seen:
@@ -171,8 +171,8 @@ def _keep(split: Split, entry: os.DirEntry[str], what: str) -> None:
 
 
 def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
-    """Notes what is wrong with a file; False: it is none, and opening it could take for ever."""
-    # Behind a link may be anything: it is asked for with the size.
+    """Record what is wrong with a file; return False if it is not a regular file, since opening it could block."""
+    # A link may point to anything; its target is checked together with the size.
     if not entry.is_symlink() and not entry.is_file():
         _keep(split, entry, "no file, left out")
         return False
@@ -195,7 +195,7 @@ def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
 
 
 def _compare(folder: Path, found: list[str], expected: list[str]) -> None:
-    """Raises ConvzooError where the class folders are not those of ``train``."""
+    """Raise ConvzooError if the class folders are not those of ``train``."""
     if found == expected:
         return
     missing, more = (sorted(set(a) - set(b)) for a, b in ((expected, found), (found, expected)))
@@ -209,7 +209,7 @@ def _compare(folder: Path, found: list[str], expected: list[str]) -> None:
 
 
 def _judge(split: Split) -> None:
-    """Raises ConvzooError where there is nothing to learn from; notes classes that are empty or nearly so."""
+    """Raise ConvzooError if the split, or a class of ``train``, has no image; record classes with one image or none."""
     folder, counts = split.folder, split.counts()
     if not split.images:
         raise ConvzooError(f"{shown(folder)} has no image in its class folders. Endings of images: {endings_text()}.")

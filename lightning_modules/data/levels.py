@@ -1,16 +1,16 @@
-"""From the numbers in an image to 256 levels of brightness: which number is black, and which is white.
+"""Convert an image's values to 256 levels of brightness, deciding which value is black and which is white.
 
-Eight bits a channel say it themselves. Everything else is decided by its type and its values, by the same rule for
-each image, and never stretched to the darkest and brightest pixel: images would not be comparable any more.
+With eight bits per channel this is given. For everything else, type and values decide, by the same rule for every
+image. Values are never stretched to the darkest and brightest pixel, because images would no longer be comparable.
 
-- 16 bits without sign: 0 to 65535, unless all are below 256: then 0 to 255.
-- Other integers: 0 to 255 or 0 to 65535, the smaller one that holds them.
-- Floating point: 0 to 1, 0 to 255 or 0 to 65535, the smallest that holds them. Resampling overshoots: what is beyond
-  the range by up to 5 % of it is cut off.
+- Unsigned 16 bits: 0 to 65535, or 0 to 255 if all values are below 256.
+- Other integers: 0 to 255 or 0 to 65535, the smaller one that holds all values.
+- Floating point: 0 to 1, 0 to 255 or 0 to 65535, the smallest that holds all values. Resampling overshoots, so values
+  beyond the range by up to 5 % of it are clipped.
 
-Refused: numbers that are negative or above, and numbers that would fill less than a sixteenth of such a range (0 to
-4000, say, which may be 12 bits or anything else). A range that the type gives, that of 0 to 1, and integers from 0 to
-255 may be as dark as they like.
+Rejected are values that are negative or above these ranges, and values that would fill less than a sixteenth of the
+range (0 to 4000, for example, which may be 12 bits or anything else). An image may be arbitrarily dark if its range is
+given by the type, is 0 to 1, or is 0 to 255 with integers.
 """
 
 from __future__ import annotations
@@ -23,33 +23,38 @@ from lightning_modules.data.files import BadImage
 BYTE, WORD = 255, 65535
 OVERSHOOT = 0.05
 LEAST = 1 / 16
-"""A range that is not given by the type has to be used to this share."""
+"""Minimum fraction of a range that the values must fill if the type does not give the range."""
 
 
 def to_bytes(image: Image.Image, form: str | None) -> Image.Image:
-    """An image of 256 levels: a grey one of mode I or F as the module says, any other as it is.
+    """Convert a grey image of mode I or F to 256 levels by this module's rules; return any other as it is.
 
     Args:
+        image: The image.
         form: The file's format.
 
     Raises:
-        BadImage: Nothing says which numbers are black and white.
+        BadImage: Black and white cannot be determined.
+        ValueError: A floating-point image has NaN or infinite values.
     """
     if image.mode == "F":
         return Image.fromarray(_from_floats(np.asarray(image)))
     if image.mode.startswith("I"):
-        # In these formats grey has 16 bits at most; Pillow gives some of it out as 32.
+        # In these formats grey has at most 16 bits, but Pillow returns some of it as 32.
         is_word = image.mode.startswith("I;16") or form in ("PNG", "PPM")
         return Image.fromarray(_from_integers(np.asarray(image), is_word))
     return image
 
 
 def check_upper_bits(image: Image.Image, raw_mode: str) -> None:
-    """Refuses colours of 16 bits of which Pillow, which reads the upper eight, sees nothing.
+    """Reject 16-bit colours with all values below 256: Pillow reads only the upper eight bits, and would see black.
 
     Args:
-        image: Decoded.
-        raw_mode: How Pillow read the file, such as ``RGB;16L``.
+        image: The decoded image.
+        raw_mode: Raw mode in which Pillow read the file, such as ``RGB;16L``.
+
+    Raises:
+        BadImage: All values are below 256.
     """
     in_eight = ";16" in raw_mode and image.mode[0] not in "IF"
     if in_eight and np.max(image.convert("RGB").getextrema()) == 0:
@@ -61,7 +66,7 @@ def _from_integers(values: np.ndarray, is_word: bool) -> np.ndarray:
     if low >= 0 and high <= BYTE:
         return values.astype(np.uint8)
     if low >= 0 and high <= WORD and (is_word or high >= LEAST * WORD):
-        # Without floating point: of a large image that would be gigabytes.
+        # Stay with integers: floating point would take gigabytes for a large image.
         return (values >> 8).astype(np.uint8)
     raise _unknown(f"whole numbers from {low} to {high}")
 

@@ -1,4 +1,4 @@
-"""The data module of data sets that fit in memory, and the choice of a module."""
+"""Data module of data sets that fit in memory, and `make_data`, which chooses the module of a configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.errors import ConvzooError, choose
 
 
 class ImageData(Data):
-    """A data set that lies in memory as bytes: on the GPU that trains on it, where it fits."""
+    """Data module of a data set that is held in memory as bytes, on the training GPU if it fits there."""
 
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
         super().__init__(options, seed)
@@ -25,12 +25,16 @@ class ImageData(Data):
         self._stores: dict[str, tuple[Store, torch.Tensor]] = {}
 
     def prepare_data(self) -> None:
-        """Fetches what is missing, in one process only."""
+        """Download missing files, in one process only."""
         if self.options.download:
             SOURCES[self.options.name](self.options)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data set, once."""
+        """Read the data set, once, and check its channels and classes.
+
+        Raises:
+            ConvzooError: The data set is missing, or does not match the configuration.
+        """
         if self._splits is None:
             self._splits = SOURCES[self.options.name](self.options.having(download=False))
             channels, classes = self._splits.train.images.shape[1], int(self._splits.train.labels.max()) + 1
@@ -40,10 +44,10 @@ class ImageData(Data):
                 raise ConvzooError(f"{self.options.name} has {classes} classes: type data.num_classes={classes}.")
 
     def size(self, split: str) -> int:
-        """How many images ``train``, ``val`` or ``test`` has; reads the data set.
+        """Return the number of images in ``train``, ``val`` or ``test``; reads the data set.
 
         Raises:
-            ConvzooError: The data set is not there, or not what the configuration says.
+            ConvzooError: The data set is missing, or does not match the configuration.
         """
         self.prepare_data()
         self.setup()
@@ -64,7 +68,7 @@ class ImageData(Data):
         device = self._device
         if device.type == "cuda" and store.bytes.numel() <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             store, labels = store.to(device), labels.to(device)
-        # Not a second copy beside it.
+        # Replace the original images by the store's view, so that memory holds only one copy.
         self._splits = self._splits._replace(**{split: Images(store.images, labels)})
         return store, labels
 
@@ -79,16 +83,16 @@ class ImageData(Data):
 
 
 def make_data(options: DataOptions | Mapping[str, Any], seed: int = 0) -> ImageData | FolderData:
-    """Makes the data module of a configuration.
+    """Make the data module of a configuration.
 
     Args:
         options: The data group, or its plain values, with ``image_size`` resolved
             (`lightning_modules.config.scaling.image_sizes`). ``num_classes`` may be None for an image folder, whose
             class folders are counted.
-        seed: Of the order of the training images.
+        seed: Seed of the order of the training images.
 
     Raises:
-        ConvzooError: A data set that does not exist, or files that are missing.
+        ConvzooError: The data set is unknown, its files are missing, or it does not match the configuration.
     """
     if not isinstance(options, DataOptions):
         options = DataOptions.of(options, "data")

@@ -1,4 +1,4 @@
-"""What a person should know about an image folder, as a text."""
+"""Summarise an image folder as text: sizes of the splits, and oddities."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lightning_modules.data.files import shown
 from lightning_modules.data.layout import Split
 
 NAMES = 3
-"""Of each kind of thing, so many are named."""
+"""Number of paths that are named for each kind of oddity."""
 
 
 def overview(splits: Sequence[Split]) -> str:
-    """Sizes of the splits, and whatever was odd when they were listed.
+    """Return the sizes of the splits and the oddities found when they were scanned, as text.
 
     Args:
-        splits: train, val, and test where there is one.
+        splits: train, val, and test if it exists.
     """
     odd: dict[str, list[str]] = {}
     for split in splits:
@@ -36,7 +36,7 @@ def overview(splits: Sequence[Split]) -> str:
 
 
 def table(odd: Mapping[str, Sequence[str]], root: str) -> list[str]:
-    """A line for each kind: its name, how many, and the first few of them, as paths below ``root``."""
+    """Return one line per kind: its name, its count, and the first `NAMES` paths, relative to ``root``."""
     rows = [(what, f"{len(paths):,}", _first(paths, root)) for what, paths in odd.items() if paths]
     widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
     return [f"  {what:<{widths[0]}}  {n:>{widths[1]}}  {names}" for what, n, names in rows]

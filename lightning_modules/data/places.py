@@ -1,4 +1,4 @@
-"""Where the files of a published data set lie: as torchvision puts them, as their publisher or a distribution does."""
+"""Find the files of a published data set, in the layout of torchvision, the publisher or a distribution."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
 
 
 class Files:
-    """The files of one data set. Nothing is written: a folder that is read-only, or somebody else's, will do.
+    """Reads the files of one data set. Writes nothing, so a read-only folder works.
 
     Args:
         root: ``data.root``.
-        folders: Where they may lie below it, the usual place first. The root itself is looked at last.
-        archives: Names of tar archives that have all of them.
+        folders: Possible folders of the files below ``root``, the usual one first. The root itself is searched last.
+        archives: Names of tar archives that hold all the files.
     """
 
     def __init__(self, root: Path, folders: Sequence[str], archives: Sequence[str] = ()) -> None:
@@ -29,11 +29,11 @@ class Files:
         self._unpacked: dict[Path, dict[str, bytes]] = {}
 
     def read(self, name: str) -> tuple[Path, bytes]:
-        """A file's path and its content; a ``.gz`` or an archive is unpacked in memory.
+        """Return a file's path and content; a ``.gz`` or an archive is unpacked in memory.
 
         Raises:
-            BadFile: It is packed, and cut off or damaged.
-            OSError: It is nowhere, or cannot be read.
+            BadFile: The file is packed, and truncated or damaged.
+            OSError: The file does not exist, or cannot be read.
         """
         for folder in self.folders:
             if found := _content(self.root / folder / name):
@@ -43,14 +43,14 @@ class Files:
                 path = self.root / folder / archive
                 if (content := self._unpack(path).get(name)) is not None:
                     return path, content
-        # CIFAR-100 calls a file "train", as many a folder is called.
+        # CIFAR-100 has a file named "train", which is often a folder's name too.
         if not (self.root / name).is_dir() and (found := _content(self.root / name)):
             return found
         usual = self.root / self.folders[0] / name
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(usual))
 
     def _unpack(self, path: Path) -> dict[str, bytes]:
-        """What a tar archive has, by name without folders; nothing where there is none."""
+        """Return a tar archive's files by base name; empty if the archive does not exist."""
         if path not in self._unpacked:
             found: dict[str, bytes] = {}
             if path.is_file():

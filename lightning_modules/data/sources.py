@@ -1,4 +1,4 @@
-"""The data sets that fit in memory: each is read into uint8 tensors, with a fixed split."""
+"""Read the data sets that fit in memory into uint8 tensors, with fixed splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.errors import ConvzooError
 
 
 class Images(NamedTuple):
-    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+    """Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -35,14 +35,14 @@ class Splits(NamedTuple):
 
 MNIST_KINDS = ("images-idx3", "labels-idx1")
 FASHION_FOLDERS = ("FashionMNIST/raw", "raw", "FashionMNIST", "fashion-mnist", "fashion_mnist", "data/fashion")
-"""Where torchvision puts the files; where distributions and Zalando's repository do."""
+"""Folders used by torchvision (first), distributions and Zalando's repository."""
 
 SPLIT_SEED = 0
-"""The split is part of the data set: it does not depend on a run's seed."""
+"""Seed of all splits: a split is part of the data set and does not depend on a run's seed."""
 
 
 def digits(options: DataOptions) -> Splits:
-    """Optical recognition of handwritten digits (Alpaydin & Kaynak 1998), as scikit-learn ships it."""
+    """Read the optical recognition of handwritten digits (Alpaydin & Kaynak 1998), as scikit-learn ships it."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -54,17 +54,17 @@ def digits(options: DataOptions) -> Splits:
 
 
 def cifar10(options: DataOptions) -> Splits:
-    """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
+    """Read CIFAR-10 (Krizhevsky 2009): 45,000 train, 5,000 validation, 10,000 test."""
     return _cifar("CIFAR10", "labels", 10, options)
 
 
 def cifar100(options: DataOptions) -> Splits:
-    """Krizhevsky 2009: 45,000 train, 5,000 validation, 10,000 test."""
+    """Read CIFAR-100 (Krizhevsky 2009): 45,000 train, 5,000 validation, 10,000 test."""
     return _cifar("CIFAR100", "fine_labels", 100, options)
 
 
 def fashion_mnist(options: DataOptions) -> Splits:
-    """Xiao et al. 2017: 55,000 train, 5,000 validation, 10,000 test."""
+    """Read Fashion-MNIST (Xiao et al. 2017): 55,000 train, 5,000 validation, 10,000 test."""
     from torchvision.datasets import FashionMNIST
 
     def read(files: Files, train: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def fashion_mnist(options: DataOptions) -> Splits:
 
 
 def synthetic(options: DataOptions) -> Splits:
-    """Noise with random labels: for speed, not for accuracy."""
+    """Generate noise with random labels, for measuring speed rather than accuracy."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     n, small = options.images, max(1, options.images // 8)
     shape = (options.in_chans, options.image_size, options.image_size)
@@ -90,7 +90,7 @@ def synthetic(options: DataOptions) -> Splits:
 
 SOURCES = {f.__name__: f for f in (digits, cifar10, cifar100, fashion_mnist, synthetic)}
 WITHOUT_FILES = ("digits", "synthetic")
-"""Those that have no folder."""
+"""Data sets that need no folder."""
 
 
 def _cifar(name: str, label_key: str, classes: int, options: DataOptions) -> Splits:
@@ -117,16 +117,17 @@ def _published(
     folders: Sequence[str],
     validation: int = 5000,
 ) -> Splits:
-    """Reads a data set that torchvision can download, and downloads it where ``data.download`` says so.
+    """Read a data set that torchvision can download; download it if needed and ``data.download`` is set.
 
     Args:
-        read: (its files, whether the training set) → images and labels.
+        options: The data group of the configuration.
+        read: (files of the data set, whether to read the training set) → images and labels.
         kind, folder, archives: See `lightning_modules.data.download.fetch`.
         folders: See `lightning_modules.data.places.Files`.
-        validation: Images that are held out of the training set.
+        validation: Number of images to hold out from the training set; at most a fifth of it.
 
     Raises:
-        ConvzooError: It is not there, not whole, or could not be downloaded.
+        ConvzooError: The data set is missing or incomplete, or could not be downloaded.
     """
     root, name = Path(os.path.expanduser(options.root)), kind.__name__
 
@@ -146,7 +147,7 @@ def _published(
         from lightning_modules.data.download import fetch, one_at_a_time
 
         with one_at_a_time(root, name):
-            found = attempt()  # another process may have fetched it meanwhile
+            found = attempt()  # another process may have downloaded it meanwhile
             if isinstance(found, str):
                 fetch(kind, folder, archives, root)
                 found = attempt()
@@ -162,7 +163,7 @@ def _published(
 
 
 def _split(images: Images, n: int) -> tuple[Images, Images]:
-    """Holds out ``n`` images, stratified: (the rest, those held out)."""
+    """Hold out ``n`` images, stratified if there are enough for all classes; return (the rest, those held out)."""
     from sklearn.model_selection import train_test_split
 
     labels = images.labels.numpy()

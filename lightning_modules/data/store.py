@@ -1,4 +1,4 @@
-"""Images that lie in memory as bytes, and the batches that are made of them: one gather each."""
+"""Hold images in memory as bytes, and make each batch from them with a single gather."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from lightning_modules.data.batches import ShardedBatches
 
 GPU_SHARE = 0.25
-"""How much of a GPU's free memory one split may take; the rest is the network's, and other jobs'."""
+"""Maximum fraction of a GPU's free memory for one split; the network and other jobs need the rest."""
 
 
 class Views(NamedTuple):
-    """Where each image of an epoch is read: ``top`` and ``left`` (0 to 2 · padding), and ``flip``; (N,) each."""
+    """Crop and flip of each image of an epoch: ``top`` and ``left`` (0 to 2 · padding), and ``flip``; (N,) each."""
 
     top: torch.Tensor
     left: torch.Tensor
@@ -22,16 +22,16 @@ class Views(NamedTuple):
 
 
 class Store:
-    """Images as one flat row of bytes, in which a random crop, and a flip, is a matter of where to read.
+    """Images as one flat array of bytes, in which a random crop or flip is only another address to read from.
 
-    Rows of pixels lie one after the other with ``padding`` black pixels between them: the right margin of a row is the
-    left one of the next. A crop's row is then one piece of memory; rows above and below the image are read from one
-    black row at the end. A mirrored copy of all images stands behind them, so that a flipped image is another address.
+    Rows of pixels follow each other with ``padding`` black pixels between them: the right margin of a row is the left
+    margin of the next. Each row of a crop is therefore contiguous; rows above and below the image are read from one
+    black row at the end. A mirrored copy of all images follows them, so a flipped image is also just another address.
 
     Args:
         images: uint8 (N, C, H, W).
-        padding: Black pixels around an image, for crops of the original size.
-        mirrored: Keep the mirrored copy, for flips.
+        padding: Number of black pixels around an image, for crops of the original size.
+        mirrored: Keep a mirrored copy, for flips.
     """
 
     def __init__(self, images: torch.Tensor, padding: int = 0, mirrored: bool = False) -> None:
@@ -58,29 +58,32 @@ class Store:
 
     @property
     def images(self) -> torch.Tensor:
-        """uint8 (N, C, H, W), a view."""
+        """The images, uint8 (N, C, H, W), as a view of the bytes."""
         shape = (self.n, self.channels, self.height, self.width)
         row = self._row * self.channels
         return self.bytes.as_strided(shape, (self.height * row, 1, row, self.channels), self.padding * self.channels)
 
     def to(self, device: torch.device) -> Store:
-        """Moves the bytes to a device."""
+        """Move the bytes to a device, in place, and return the store."""
         self.bytes = self.bytes.to(device)
         return self
 
     def draw(self, generator: torch.Generator) -> Views:
-        """A view for each image, drawn like torchvision's ``RandomCrop(padding=…)`` and ``RandomHorizontalFlip``."""
+        """Draw a view of each image, like torchvision's ``RandomCrop(padding=…)`` and ``RandomHorizontalFlip``."""
         top, left = torch.randint(0, 2 * self.padding + 1, (2, self.n), generator=generator)
         flip = torch.rand(self.n, generator=generator) < 0.5 if self.mirrored else torch.zeros(self.n, dtype=torch.bool)
         return Views(*(t.to(self.bytes.device) for t in (top, left, flip)))
 
     def take(self, indices: torch.Tensor, views: Views | None = None, pinned: bool = False) -> torch.Tensor:
-        """Images → uint8 (len(indices), C, H, W), channels last in memory.
+        """Gather a batch of images.
 
         Args:
             indices: int64, on the store's device.
-            views: Of all images; None: as they are.
-            pinned: Into page-locked memory, from which a GPU takes it while the CPU goes on.
+            views: Views of all images; None: neither crop nor flip.
+            pinned: Gather into page-locked memory, from which a GPU copies it while the CPU continues.
+
+        Returns:
+            uint8 (len(indices), C, H, W), channels last in memory.
         """
         places, width, step = self._places(indices, views)
         windows = (self.bytes.numel() - width) // step + 1
@@ -90,7 +93,10 @@ class Store:
         return taken.view(len(indices), self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
     def _places(self, indices: torch.Tensor, views: Views | None) -> tuple[torch.Tensor, int, int]:
-        """What to read: numbers of pieces of memory, the bytes of one, and the bytes from one to the next."""
+        """Return what to gather: indices of windows into the bytes, a window's length, and the stride between windows.
+
+        Length and stride are in bytes.
+        """
         if views is not None:
             top, left, flip = (v.index_select(0, indices) for v in views)
             images = indices + flip * self.n
@@ -108,17 +114,19 @@ class Store:
 
 
 class TensorLoader:
-    """Batches of a `Store`: one gather each, no worker processes.
+    """Loads batches from a `Store` with one gather each and no worker processes.
 
-    What an image gets in an epoch, its crop and flip, is drawn from (seed, epoch) for all images at once: it does not
-    depend on the batch, on the number of ranks, or on where a stopped run goes on.
+    The crops and flips of an epoch are drawn from (seed, epoch) for all images at once, so they do not depend on the
+    batch, the number of ranks, or the point where a run resumes.
 
     Args:
+        store: The images.
         labels: int64 (N,), on the store's device.
-        pinned: Hand the batches out in page-locked memory.
+        batches: Indices of the batches.
+        pinned: Return the batches in page-locked memory.
 
     Attributes:
-        batch_sampler, sampler: Under these names Lightning looks for ``set_epoch``.
+        batch_sampler, sampler: Names under which Lightning looks for ``set_epoch``.
     """
 
     def __init__(self, store: Store, labels: torch.Tensor, batches: ShardedBatches, pinned: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes that read files: what each has in hand, and what to say when one dies."""
+"""Track which file each DataLoader worker is reading, and explain the death of a worker."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ from zoo.errors import ConvzooError
 CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
 
 GONE_S = 5.0
-"""Seconds within which a process that was killed is gone, but for one that waits for a dead disk."""
+"""Seconds within which a killed process ends, unless it waits for a dead disk."""
 
 
 class WorkerProgress:
-    """Which file each worker process is busy with, in memory that outlives the worker.
+    """Records which file each worker process is reading, in shared memory that outlives the worker.
 
     Args:
-        workers: Number of processes; 0: the files are read in this one.
+        workers: Number of worker processes; 0: the files are read in this process.
     """
 
     def __init__(self, workers: int) -> None:
         self._at = torch.full((max(1, workers),), -1).share_memory_()
 
     def take(self, index: int) -> None:
-        """A worker says what it begins with; -1: nothing."""
+        """Record, from a worker, the index that it starts to read; -1: none."""
         worker = get_worker_info()
         self._at[worker.id if worker else 0] = index
 
     def of(self, worker: int) -> int | None:
-        """What a worker has, or had when it died."""
+        """Return the index that a worker is reading, or was reading when it died; None if there is none."""
         index = int(self._at[worker])
         return None if index < 0 else index
 
 
 class WatchedLoader(DataLoader):
-    """A DataLoader that knows which files its workers had when they died.
+    """A DataLoader that knows which files its workers were reading when they died.
 
     Args:
-        dataset: Has ``in_hand`` (set here) and says there with which index it begins.
-        paths: By index.
+        dataset: Dataset that records each index in its ``in_hand``, a `WorkerProgress` that is set here.
+        paths: The files' paths, by index.
+        options: Options of `torch.utils.data.DataLoader`.
     """
 
     _all: ClassVar[weakref.WeakSet[WatchedLoader]] = weakref.WeakSet()
@@ -63,8 +64,8 @@ class WatchedLoader(DataLoader):
         self._all.add(self)
 
     def _get_iterator(self) -> Any:
-        # Schedulers and terminals signal every process there is. The run ends its workers itself, after its last step,
-        # so they inherit that these signals are blocked, and never see one.
+        # Schedulers and terminals signal all processes of a job, but the run must stop its workers itself, after its
+        # last step. The workers therefore inherit a mask that blocks these signals.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             batches = super()._get_iterator()
@@ -72,28 +73,31 @@ class WatchedLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._processes = getattr(batches, "_workers", [])
         for process in self._processes:
-            # What ends a stuck worker, in PyTorch and when Python exits, is SIGTERM.
+            # PyTorch, and Python at exit, stop a stuck worker with SIGTERM, which is blocked: use SIGKILL.
             process._popen.terminate = partial(_kill, process._popen)
         return batches
 
     def of_the_dead(self) -> list[int]:
-        """Indices that workers had in hand when they died."""
+        """Return the indices that dead workers were reading."""
         dead = [i for i, process in enumerate(self._processes) if process.exitcode]
         return [index for i in dead if (index := self.dataset.in_hand.of(i)) is not None]
 
 
 def _kill(popen: Any) -> None:
     popen.kill()
-    # PyTorch takes it for a crash, and raises that from the signal handler: here, where it is expected.
+    # PyTorch takes this for a crash and raises RuntimeError from its SIGCHLD handler: let it come up here.
     with suppress(RuntimeError):
         popen.wait(GONE_S)
 
 
 @contextmanager
 def decoders_words() -> Iterator[Callable[[], str]]:
-    """Keeps what decoders in C write to the terminal of a worker process; yields what they have written so far.
+    """Capture what C decoders write to stderr in a worker process, since they do not name the file they complain about.
 
-    They do not know which file they speak of. In a process that does more than decode nothing is kept.
+    Outside a worker process nothing is captured.
+
+    Yields:
+        A function that returns what has been written so far.
     """
     if get_worker_info() is None:
         yield str
@@ -109,13 +113,15 @@ def decoders_words() -> Iterator[Callable[[], str]]:
 
 
 def is_death(error: RuntimeError) -> bool:
-    """Whether PyTorch means a worker process that is gone."""
+    """Whether a PyTorch error reports a dead worker process."""
     return str(error).startswith("DataLoader worker (pid")
 
 
 @contextmanager
 def plain_worker_errors() -> Iterator[None]:
-    """Tells a worker process's death as what it is. PyTorch raises from a signal handler: it comes up anywhere.
+    """Turn PyTorch's error about a dead worker process into a ConvzooError that names the file and likely cause.
+
+    PyTorch raises it from a signal handler, so it may come up anywhere in the block.
 
     Raises:
         ConvzooError: A worker process died.
@@ -139,5 +145,5 @@ def plain_worker_errors() -> Iterator[None]:
 
 
 def _as_they_are(batch: Any) -> Any:
-    """The datasets make whole batches: a DataLoader has nothing to collate."""
+    """Return the batch as it is: the datasets make whole batches, so there is nothing to collate."""
     return batch
