@@ -1,4 +1,4 @@
-"""The launcher of a sweep on a Ray cluster: ``hydra/launcher=ray``. docs/clusters.md says how to use it."""
+"""Launch a sweep on a Ray cluster: ``hydra/launcher=ray``. See docs/clusters.md for its use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from hydra_plugins.convzoo.local_launcher import SweepLauncher
 
 @dataclass
 class RayLauncherConf:
-    """Configures `RayLauncher`; `lightning_modules.sweep.ray.RayEngine` says what the keys mean."""
+    """Configuration of `RayLauncher`; `lightning_modules.sweep.ray.RayEngine` documents the keys."""
 
     _target_: str = "hydra_plugins.convzoo.ray_launcher.RayLauncher"
     address: str = "auto"

@@ -77,9 +77,9 @@ class Job:
         return _result(self.folder, self.id)
 
     def status(self) -> str:
-        """Return ``running``, the result's ``completed``, ``failed`` or ``interrupted``, or else ``lost`` or ``waiting``.
+        """Return ``running``, ``completed``, ``failed`` or ``interrupted``; without a result ``lost`` or ``waiting``.
 
-        ``lost``: the job has a log but no result; ``waiting``: it has neither.
+        ``lost``: the job has a log but no result. ``waiting``: it has neither.
         """
         if is_locked(self.folder / LOCK):
             return "running"

@@ -34,7 +34,7 @@ class _Running:
     watch: KillWatch = field(default_factory=KillWatch)
 
     def how(self) -> int | str | None:
-        """Return its exit code, or a description if the kernel knows more (OOM kill); None for another launcher's job."""
+        """Return its exit code, or a description if it was killed; None if another launcher started it."""
         return self.watch.ending(self.process.returncode) if self.process else None
 
 
