@@ -1,4 +1,7 @@
-"""Start, watch and stop W&B's service, the process that writes its file and talks to the server."""
+"""Start, watch and stop W&B's service, the process that writes its file and talks to the server.
+
+The service may hang or be killed at any time.
+"""
 
 from __future__ import annotations
 
