@@ -11,7 +11,15 @@ from hydra_plugins.convzoo.local_launcher import SweepLauncher
 
 @dataclass
 class RayLauncherConf:
-    """Configuration of `RayLauncher`; `lightning_modules.sweep.ray.RayEngine` documents the keys."""
+    """Configuration of `RayLauncher`.
+
+    Attributes:
+        address: Address of the cluster; ``local`` starts one on this machine, ``auto`` finds the one announced by
+            RAY_ADDRESS or ``ray start``.
+        cpus: CPUs and threads per job.
+        gpus_per_node: GPUs per node.
+        jobs: Maximum number of jobs at a time; null for as many as fit.
+    """
 
     _target_: str = "hydra_plugins.convzoo.ray_launcher.RayLauncher"
     address: str = "auto"

@@ -18,7 +18,10 @@ class SlurmOptions:
         signal_delay_s: Seconds before the time limit at which a job is signalled to save.
         cpus_per_task: CPUs and threads per process (one process per device).
         mem_gb: Memory of a job on each node, in GiB.
-        partition, account, qos, constraint: The sbatch options of the same name.
+        partition: sbatch's ``--partition``.
+        account: sbatch's ``--account``.
+        qos: sbatch's ``--qos``.
+        constraint: sbatch's ``--constraint``.
         extra: Further sbatch options, by their long names.
         setup: Shell lines to run before each job, such as ``module load``.
         poll_s: Seconds between two polls of the queue.
