@@ -1,8 +1,9 @@
-"""What does a trained dense network lose when it becomes a separable one, and how soon does it come back?
+"""Measure the accuracy a trained dense network loses by conversion to separable convolutions, and its recovery.
 
-Trains a dense ResNet-18 on digits, converts it at several ranks (`zoo.convert`, no training) and tests each with its
-old BatchNorm statistics and with re-estimated ones, then trains some for one epoch (``init=svd``), and trains the same
-cells from scratch. Writes a table as JSON and a plot beside it; about eight minutes on one core.
+Trains a dense ResNet-18 on digits, converts it at several ranks (`zoo.convert`, without training), and tests each
+converted network with its old and with re-estimated BatchNorm statistics. Then fine-tunes some of them for one epoch
+(``init=svd``) and trains the same cells from scratch. Writes a table as JSON and a plot next to it; takes about eight
+minutes on one core.
 
     python benchmarks/convert_digits.py --output docs/convert_digits
 """
@@ -31,23 +32,23 @@ RANKS = {
     "blueprint": (None, 2, 3, 4, 6, 9),
     "spatial": (None, 2, 4, 8, 0.5, 0.9, 0.99),
 }
-"""The ranks tested without training. Whole: singular values kept; below 1: energy kept; None: the kind's own."""
+"""Ranks tested without training. Integer: singular values kept; below 1: energy kept; None: the kind's default."""
 
 TUNED = {"separable": (None, 3), "blueprint": (None, 3), "spatial": (None, 0.9)}
-"""Those that are trained for one epoch."""
+"""Ranks that are also fine-tuned for one epoch."""
 
 TICKS = (0.25, 0.5, 1, 2, 4, 8, 16)
 TUNING = ("trainer.max_epochs=1", "optim.lr=0.001")
 
 
 def cell(*overrides: str) -> dict[str, Any]:
-    """The configuration that the command line would make of these overrides."""
+    """Return the configuration that these overrides produce on the command line."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return OmegaConf.to_container(compose("config", [*BASE, *overrides]), resolve=True)
 
 
 def accuracy(net: torch.nn.Module, data: Any) -> float:
-    """Top-1 on the test images."""
+    """Return the top-1 accuracy on the test images."""
     net.eval()
     with torch.inference_mode():
         right = [net(data.prepare(x, training=False)).argmax(1) == y for x, y in data.test_dataloader()]
@@ -55,7 +56,7 @@ def accuracy(net: torch.nn.Module, data: Any) -> float:
 
 
 def converted(checkpoint: str, data: Any, conv: str, rank: int | float | None) -> dict[str, Any]:
-    """One row: a network converted and not trained."""
+    """Return the row of a network that is converted but not fine-tuned."""
     net = zoo.load(checkpoint).to(memory_format=torch.channels_last)
     report = zoo.convert(net, conv, rank)
     row = {"conv": conv, "rank": rank, "what": "converted", "energy_min": report.energy_min}
@@ -71,7 +72,7 @@ def costs(net: torch.nn.Module) -> dict[str, int]:
 
 
 def trained(folder: Path, what: str, conv: str, *overrides: str, rank: int | float | None = None) -> dict[str, Any]:
-    """One row: a run of convzoo's."""
+    """Train a cell with convzoo and return its row."""
     result = run_cell(cell(f"conv={conv}", *overrides), folder, "python benchmarks/convert_digits.py")
     metrics = result["metrics"]
     row = {"conv": conv, "rank": rank, "what": what, "test_acc": metrics["test/acc"], "fit_s": metrics["time/fit_s"]}
@@ -80,7 +81,7 @@ def trained(folder: Path, what: str, conv: str, *overrides: str, rank: int | flo
 
 
 def measure(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """All rows, the dense network's first."""
+    """Return all rows, the dense network's first."""
     full = f"trainer.max_epochs={epochs}"
     rows = [trained(folder / "dense", f"dense, {epochs} epochs", "native", full)]
     checkpoint = rows[0]["checkpoint"]
@@ -115,7 +116,7 @@ def _millions(row: dict[str, Any]) -> float:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Test accuracy against parameters, a panel a conv kind."""
+    """Plot test accuracy against parameters, with one panel per conv kind."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")

@@ -1,11 +1,11 @@
-"""The data path: images a second, from what is stored to what the network sees, against PIL + torchvision + DataLoader.
+"""Benchmark the data path, from stored to augmented images, against PIL + torchvision + DataLoader, in images/s.
 
     python benchmarks/data_path.py [--rounds 5] [--output FILE.json]       about three minutes
 
-Every variant does the same work in each round: shuffled batches of normalised float images on the CPU. "PIL" is what
-templates have: one PIL image at a time through torchvision's v2 transforms, in the process itself or in two worker
-processes (started before, and kept). "plain tensors" is the same on whole batches, written as one would. One thread
-each, apart from the workers. Ratios are to PIL without a worker.
+Every variant does the same work in each round: it yields shuffled batches of normalized float images on the CPU. "PIL"
+is the approach of common templates: one PIL image at a time through torchvision's v2 transforms, in the main process or
+in two persistent worker processes, started beforehand. "plain tensors" is a straightforward implementation on whole
+batches. Every process uses one thread. Ratios are relative to PIL without workers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Variant = Callable[[], float]
 
 
 class Pictures(Dataset):
-    """Arrays as PIL images through transforms, as torchvision's CIFAR10 does it."""
+    """Converts arrays to PIL images and transforms them, like torchvision's CIFAR10."""
 
     def __init__(self, images: torch.Tensor, transform: Any) -> None:
         self.arrays, self.transform = images.permute(0, 2, 3, 1).squeeze(-1).contiguous().numpy(), transform
@@ -50,7 +50,7 @@ class Pictures(Dataset):
 
 
 def timed(batches: Callable[[], Iterable[torch.Tensor]], images: int) -> Variant:
-    """Seconds an image, over the first ``images`` of an epoch."""
+    """Return a variant that measures seconds per image over the first ``images`` of an epoch."""
 
     def variant() -> float:
         start, seen = time.perf_counter(), 0
@@ -64,7 +64,7 @@ def timed(batches: Callable[[], Iterable[torch.Tensor]], images: int) -> Variant
 
 
 def pil(dataset: Dataset, images: int, batch: int = BATCH) -> dict[str, Variant]:
-    """The usual way; each loader's epoch is as long as what is timed, so that no worker is left with old work."""
+    """Return the PIL variants. Each loader's epoch has only the timed images, so that no worker has work left over."""
     part = torch.utils.data.Subset(dataset, range(min(images, len(dataset))))
     variants = {}
     for workers in (0, 2):
@@ -80,7 +80,7 @@ def finish(channels: int) -> list[Any]:
 
 
 def ours(size: int, channels: int, n: int, images: int, **augment: Any) -> tuple[torch.Tensor, Variant]:
-    """convzoo's own data module on noise: the images, and how long it takes."""
+    """Return noise images of shape (n, channels, size, size), and convzoo's data module on them as a variant."""
     data = {"name": "synthetic", "download": False, "num_classes": 10, "in_chans": channels, "image_size": size}
     data |= {"batch_size": BATCH, "images": n, "mean": MEAN[:channels], "std": STD[:channels], "augment": augment}
     module = make_data(data)
@@ -138,7 +138,7 @@ def affine() -> dict[str, Variant]:
 
 
 def photographs(folder: Path, n: int, width: int = 500, height: int = 375) -> None:
-    """JPEGs as large as ImageNet's (110 KB or so each): coarse colours and grain."""
+    """Write JPEGs of coarse colors and grain, by default about as large as ImageNet's (some 110 KB each)."""
     rng = np.random.default_rng(0)
     for i in range(n):
         coarse = rng.integers(0, 256, (height // 25, width // 25, 3), dtype=np.uint8)
@@ -150,7 +150,7 @@ def photographs(folder: Path, n: int, width: int = 500, height: int = 375) -> No
 
 
 def jpegs(root: Path, size: int, n: int) -> dict[str, Variant]:
-    """RandomResizedCrop to ``size`` and flips, from files."""
+    """Return variants that read files and apply RandomResizedCrop to ``size`` and horizontal flips."""
     from lightning_modules.data.prepare import Prepare
 
     crop = v2.RandomResizedCrop(size, scale=(0.35, 1.0))

@@ -1,6 +1,6 @@
-"""Runs a training script up to its first optimizer step: ``python benchmarks/first_step.py FILE SCRIPT ARGS…``.
+"""Run a training script up to its first optimizer step: ``python benchmarks/first_step.py FILE SCRIPT ARGS…``.
 
-Writes ``{"at": seconds since 1970, "cpu_s": of this process}`` into FILE at that moment and ends the process.
+At that moment, write ``{"at": seconds since 1970, "cpu_s": CPU seconds of this process}`` to FILE and exit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def watch(file: Path) -> None:
-    """Waits for the script to import torch, rather than importing it for the script."""
+    """Hook the first optimizer step; wait until the script imports torch instead of importing it here."""
 
     def end(*_: object) -> None:
         file.write_text(json.dumps({"at": time.time(), "cpu_s": time.process_time()}))

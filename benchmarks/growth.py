@@ -1,8 +1,8 @@
-"""How speed grows: with image size, batch and width for a network, with the number of cells for the zoo's commands.
+"""Benchmark scaling: networks over image size, batch size and width, the zoo's commands over the number of cells.
 
-Training steps and inference of each variant take turns with plain eager float32 (contiguous, AdamW as a loop, as most
-scripts have it); the ratio says how many times faster the variant is *there*. Then ``python -m zoo table``, ``report``
-and a sweep's plan, with more and more cells. Four minutes on a quiet core.
+Training steps and inference of each variant alternate with plain eager float32 (contiguous, AdamW's for-loop
+implementation, as in most scripts); the ratio is the variant's speed-up at that very point. Then times ``python -m zoo
+table``, ``report`` and a sweep's plan for growing numbers of cells. Takes four minutes on an idle core.
 
     python benchmarks/growth.py --output growth.json
 """
@@ -43,7 +43,7 @@ BASELINE = PLAIN.name
 
 @dataclass(frozen=True)
 class Point:
-    """Where a network is measured."""
+    """Settings at which a network is measured."""
 
     model: str
     image_size: int = 32
@@ -56,14 +56,15 @@ AXES: dict[str, list[dict[str, float]]] = {
     "batch_size": [{"batch_size": n} for n in (1, 8, 32, 128)],
     "width": [{"width": factor} for factor in (0.5, 1.0, 2.0)],
 }
-"""What varies, with what else differs from a `Point`. One axis has one stem: images of 32 pixels get the small one."""
+"""Values of each axis, with other deviations from `Point`. All points of an axis have the same stem: 32-pixel images
+get the small one."""
 
 
 VARIANTS = {plan.name: plan for plan in (PLAIN, PLANS["fp32"], PLANS["bf16_fast"])}
 
 
 def steps(net: nn.Module, point: Point, plan: Plan) -> Iterator[Callable[[], object]]:
-    """A training step and a forward pass of a network under a plan."""
+    """Yield a training step and then a forward pass of a network under a plan."""
     images = torch.randn(point.batch_size, 3, point.image_size, point.image_size)
     net = plan.apply(copy.deepcopy(net), images.device)
     if plan.channels_last:
@@ -86,7 +87,7 @@ def steps(net: nn.Module, point: Point, plan: Plan) -> Iterator[Callable[[], obj
 
 
 def measure(point: Point, rounds: int) -> dict[str, Any]:
-    """Ratios to the baseline, training and inference."""
+    """Measure one point: images/s of each variant and its ratio to the baseline, for training and inference."""
     torch.manual_seed(0)
     stem = stem_for("auto", point.image_size)
     net = zoo.build(point.model, num_classes=10, width=point.width, stem=stem)
@@ -101,7 +102,7 @@ def measure(point: Point, rounds: int) -> dict[str, Any]:
 
 
 def networks(models: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Axis → one row a model and value."""
+    """Measure all points; return the rows of each axis, one per model and value."""
     found: dict[str, list[dict[str, Any]]] = {}
     for axis, places in AXES.items():
         found[axis] = [measure(replace(Point(model), **place), rounds) for model in models for place in places]
@@ -119,21 +120,21 @@ def networks(models: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def quietly(*arguments: str) -> None:
-    """A command of ``python -m zoo`` in this process, its output thrown away."""
+    """Run a command of ``python -m zoo`` in this process and discard its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         if zoo_command(list(arguments)):
             raise SystemExit(f"python -m zoo {' '.join(arguments)} failed")
 
 
 def plan(cells: int, folder: Path) -> None:
-    """What a sweep does before its first job, imports included."""
+    """Plan a sweep in a new process: all it does before its first job, including imports."""
     grid = ("model=mobilenet,resnet", "conv=native,spatial", "act=relu,swish", f"seed=range({cells // 8})")
     command = [sys.executable, str(ROOT / "train.py"), "-m", *grid, "logger=none", "hardware=cpu", "sweep.plan=true"]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def actions(folder: Path) -> Iterator[tuple[str, int, Callable[[], None]]]:
-    """Command, number of cells, and what does it."""
+    """Yield each command's name, its number of cells and a function that runs it."""
     networks = ("resnet:18", "effnet:b0", "mobilenet:v1", "mobilenet:v2")
     for acts in ("relu", "native,relu,swish,gelu"):
         cells = len(networks) * len(CONVS) * len(acts.split(","))
@@ -145,7 +146,7 @@ def actions(folder: Path) -> Iterator[tuple[str, int, Callable[[], None]]]:
 
 
 def commands() -> list[dict[str, Any]]:
-    """Seconds of each command by the number of cells."""
+    """Return the seconds of each command for each number of cells."""
     rows = []
     quietly("table", "--models", "resnet:18", "--convs", "native")
     with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
-"""Inference: images/s and latency of the zoo's networks, against the same network run plainly.
+"""Benchmark inference of the zoo's networks, images/s and latency, against the same networks in plain PyTorch.
 
-The baseline is what most people run: timm's network, eager, float32, contiguous (for a rewritten convolution, the
-rewritten network run that way). All variants of a cell have the same weights and take turns; each cell's logits are
-checked against the baseline's. Four minutes on a quiet core.
+The baseline is the most common setting: timm's network, eager, float32, contiguous (for a rewritten convolution, the
+rewritten network in that setting). All variants of a cell share their weights and are measured in turn; their logits
+are checked against the baseline's. Takes four minutes on an idle core.
 
     python benchmarks/inference.py --output inference.json
 """
@@ -27,13 +27,13 @@ MODELS = ("resnet18", "mobilenetv2_100", "efficientnet_b0")
 CONVS = ("native", "standard", "separable", "spatial")
 BASELINE = "plain"
 LOOSE = 0.25
-"""How far bf16 may move the logits of random weights, as a share of the largest; float32 a ten-thousandth of it."""
+"""Tolerance of bf16 logits with random weights, relative to the largest logit; float32 variants get 1e-4."""
 
 Variant = Callable[[], object]
 
 
 def networks(model: str, conv: str, classes: int, size: int) -> dict[str, tuple[nn.Module, torch.dtype, bool]]:
-    """Variant → network, dtype of its images, whether it runs under bf16 autocast. The first one is the baseline."""
+    """Return each variant's network, image dtype and whether it runs under bf16 autocast; the first is the baseline."""
     torch.manual_seed(0)
     plain = (
         timm.create_model(model, num_classes=classes)
@@ -61,7 +61,7 @@ def networks(model: str, conv: str, classes: int, size: int) -> dict[str, tuple[
 
 
 def lively(net: nn.Module) -> None:
-    """As it starts, a BatchNorm does nothing and a residual branch is 0: weights as of a network that has learnt."""
+    """Randomize BatchNorm as if trained: initially it is the identity and residual branches are zero."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -80,7 +80,11 @@ def forward(net: nn.Module, images: torch.Tensor, autocast: bool) -> Variant:
 
 
 def measure(model: str, conv: str, given: Any) -> list[dict[str, Any]]:
-    """One row a variant: ratios at a batch and at one image, and how far the logits are off."""
+    """Return one row per variant: ratios for a batch and for one image, and the relative error of its logits.
+
+    Raises:
+        SystemExit: A variant's logits differ too much from the baseline's.
+    """
     nets = networks(model, conv, 1000, given.image_size)
     torch.manual_seed(0)
     images = torch.randn(given.batch_size, 3, given.image_size, given.image_size)

@@ -1,18 +1,19 @@
-"""What a training loop costs on top of the bare PyTorch loop, a step.
+"""Benchmark the overhead of training loops per step, relative to a bare PyTorch loop.
 
     python benchmarks/loop.py [--rounds 5] [--output loop.json]
 
 Four loops train the same small network on the same batches, in turn, in one process:
 
 - bare: forward, loss, zero_grad, backward, optimizer and schedule, in a for loop;
-- convzoo: `lightning_modules.cell.Cell.train` as `python train.py` calls it: metrics, progress bar, W&B (offline),
-  checkpoints, speed and cost callbacks. Only network and data are the benchmark's;
-- usual: the LightningModule of common templates: torchmetrics and `self.log` each step, progress bar, W&B (offline),
-  checkpoints;
-- stock: the shortest LightningModule, with everything off.
+- convzoo: `lightning_modules.cell.Cell.train` as `python train.py` calls it, with metrics, progress bar, W&B (offline),
+  checkpoints, and speed and cost callbacks; only the network and data are replaced by the benchmark's;
+- usual: the LightningModule of common templates, with torchmetrics and `self.log` in each step, progress bar, W&B
+  (offline) and checkpoints;
+- stock: a minimal LightningModule with all of these turned off.
 
-The network's step takes some 0.3 ms, so that tenths of a millisecond show; then the same with 10 ms of work a step, for
-the share. Time is that of the second of two epochs, from its start to its end: CPU time of the process, and wall time.
+The network's step takes about 0.3 ms, so that an overhead of 0.1 ms is visible. A second measurement adds 10 ms of work
+per step, for the relative overhead. Each figure covers the second of two epochs, as CPU time of the process and as wall
+time.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ OPTIM = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.2, "labe
 
 
 class Net(nn.Module):
-    """A convolution and a classifier; ``work``: matrix products on top, which change nothing."""
+    """A convolution and a classifier.
+
+    Args:
+        work: Number of additional matrix products per forward pass; they do not affect the output.
+    """
 
     def __init__(self, work: int) -> None:
         super().__init__()
@@ -69,7 +74,7 @@ class Net(nn.Module):
 
 
 def work_of(milliseconds: float) -> int:
-    """How many of the network's matrix products take that long here."""
+    """Return the number of the network's matrix products that take this long on this machine."""
     matrix = torch.randn(256, 256)
     taken = []
     for _ in range(200):
@@ -80,7 +85,7 @@ def work_of(milliseconds: float) -> int:
 
 
 class Batches:
-    """The same few batches over and over: reading data costs nothing."""
+    """Repeats the same few batches of shape (8, 3, 8, 8), so that reading data costs nothing."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -94,7 +99,7 @@ class Batches:
 
 
 class Data(L.LightningDataModule):
-    callbacks, metrics = (), {}  # what a data set of convzoo has for its run: nothing
+    callbacks, metrics = (), {}  # attributes that convzoo's data modules have
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -110,7 +115,7 @@ class Data(L.LightningDataModule):
 
 
 class Clock(L.Callback):
-    """First of all callbacks: between its two hooks there is nothing but the steps of an epoch."""
+    """Times the steps of an epoch; as the first callback, its two hooks enclose nothing else."""
 
     def __init__(self) -> None:
         self.start = self.seconds = (0.0, 0.0)
@@ -123,7 +128,7 @@ class Clock(L.Callback):
 
 
 def now() -> tuple[float, float]:
-    """CPU seconds of the process, wall seconds."""
+    """Return the CPU seconds of this process and the wall time in seconds."""
     return time.process_time(), time.perf_counter()
 
 
@@ -164,7 +169,7 @@ class Stock(L.LightningModule):
 
 
 class Usual(Stock):
-    """As in the templates: ``self.log`` of a metric each step, averaged over the epoch."""
+    """The usual template module: ``self.log`` of a metric in each step, averaged over the epoch."""
 
     def __init__(self, work: int) -> None:
         super().__init__(work)
@@ -240,7 +245,7 @@ LOOPS = {"bare": bare, "convzoo": convzoo, "usual": usual, "stock": stock}
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """A terminal that nobody looks at: progress bars are drawn as in a real one."""
+    """Redirect output to a pseudo-terminal, so that progress bars are drawn as in a real one."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))
     reader = subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -251,12 +256,12 @@ def terminal() -> Iterator[None]:
 
 
 def measure(loops: dict[str, Callable[..., Any]], steps: int, work: int, rounds: int, title: str) -> dict[str, Any]:
-    """Milliseconds a step of each loop, one sample a round: ``{loop: {"cpu": […], "wall": […]}}``."""
+    """Return milliseconds per step of each loop, one sample per round: ``{loop: {"cpu": […], "wall": […]}}``."""
     found: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in loops}
 
     def once(name: str) -> Callable[[], float]:
         def run() -> float:
-            # Importing Lightning has set it to 1, which slows the optimizer; a bare PyTorch script does without.
+            # Importing Lightning sets it to 1, which slows the optimizer; a bare PyTorch script runs without it.
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0" if name == "bare" else "1"
             with tempfile.TemporaryDirectory() as folder, terminal():
                 cpu, wall = loops[name](steps, work, Path(folder))

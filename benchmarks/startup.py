@@ -1,6 +1,6 @@
-"""From the command to the first optimizer step: train.py, the usual template, and the next job of a sweep.
+"""Benchmark the time from command to first optimizer step: train.py, a usual template, and a sweep's next job.
 
-The same network (MobileNetV2) and W&B offline in all of them. About three minutes.
+All use the same network (MobileNetV2) and W&B offline. Takes about three minutes.
 
     python benchmarks/startup.py --rounds 5 --output startup.json
 """
@@ -26,10 +26,10 @@ HOW = ("wall", "cpu")
 
 
 def first_step(words: Sequence[str], pool: Pool, folder: Path) -> dict[str, float]:
-    """Wall and CPU seconds of a command up to its first step.
+    """Return the wall and CPU seconds of a command up to its first optimizer step.
 
     Raises:
-        SystemExit: It made none.
+        SystemExit: The command made no step.
     """
     file = Path(tempfile.mkdtemp(dir=folder)) / "step.json"
     environment = os.environ | {"WANDB_MODE": "offline"}
@@ -44,7 +44,7 @@ def first_step(words: Sequence[str], pool: Pool, folder: Path) -> dict[str, floa
 
 
 def whole(words: Sequence[str], folder: Path) -> dict[str, float]:
-    """Wall and CPU seconds of a command that only answers."""
+    """Return the wall and CPU seconds of a command that does not train."""
     start, before = time.perf_counter(), os.times()
     subprocess.run([sys.executable, *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = os.times()
@@ -68,7 +68,7 @@ def main() -> None:
             "train.py, a wrong override": lambda: whole([train, "model=resent"], folder),
             "python -m zoo report --help": lambda: whole(["-m", "zoo", "report", "--help"], folder),
         }
-        # The first one of a pool waits for its imports.
+        # Warm up: the first job of a pool waits for the pool's imports.
         variants["a sweep's next job"]()
         turns = {how: Turns(TEMPLATE, {name: [] for name in variants}) for how in HOW}
         for _ in range(given.rounds):

@@ -1,11 +1,10 @@
-"""A training step under every execution plan, against PyTorch as it comes: per family × conv kind.
+"""Benchmark training steps under every execution plan against default PyTorch, per family × conv kind.
 
     python benchmarks/step.py [--models efficientnet_b0,…] [--convs native,…] [--image-size 32] [--batch-size 128]
 
-A step is forward, loss, backward and AdamW on images that are in memory: eager float32 contiguous with the usual
-optimizer for the baseline, in a process as Python starts it; a fused optimizer for the plans, in a process that keeps
-its memory as our runs do (lightning_modules/hardware/process.py). One thread unless asked otherwise; about four
-minutes.
+A step is forward, loss, backward and AdamW on images in memory. The baseline is eager float32, contiguous, with the
+default optimizer, in an unmodified Python process. The plans use a fused optimizer, in a process that keeps its memory
+as convzoo's runs do (lightning_modules/hardware/process.py). Uses one thread by default; takes about four minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ CONVS = "native,separable,standard,spatial"
 
 
 class Side:
-    """A process that runs steps: the baseline's is left as Python starts it, the plans' keeps memory as our runs do."""
+    """A process that runs steps: unmodified for the baseline, keeping its memory as convzoo's runs do for the plans."""
 
     def __init__(self, keeps_memory: bool, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -43,7 +42,7 @@ class Side:
 
 
 def serve(pipe: Any, keeps_memory: bool, threads: int) -> None:
-    """Answers `Side.ask`: ``("make", name, model, conv, size, batch)`` and ``("step", name)``, with its CPU seconds."""
+    """Answer `Side.ask`: ``("make", name, model, conv, size, batch)`` → None, ``("step", name)`` → CPU seconds."""
     if keeps_memory:
         keep_memory()
     torch.set_num_threads(threads)
@@ -65,7 +64,7 @@ def build(model: str, conv: str, image_size: int) -> torch.nn.Module:
 
 
 def make_step(plan: Plan, model: str, conv: str, image_size: int, batch_size: int) -> Callable[[], float]:
-    """One step; returns its CPU seconds."""
+    """Build a network and return a function that runs one training step and returns its CPU seconds."""
     images = torch.randn(batch_size, 3, image_size, image_size)
     net = plan.apply(build(model, conv, image_size), images.device).train()
     if plan.channels_last:

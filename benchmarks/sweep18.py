@@ -1,8 +1,8 @@
-"""The 18 cells of the README's sweep on digits: convzoo against one plain Lightning + torchvision script a cell.
+"""Benchmark a sweep of 18 cells on digits against one plain Lightning + torchvision script per cell.
 
-Same networks, recipe, batch, epochs and split; both with W&B offline. Each round has a seed of its own, and runs the
-sweep and the scripts in turn. With several numbers of epochs, what a cell costs once and what an epoch costs are told
-apart. The whole comparison takes hours on two cores; for a look:
+Networks, recipe, batch size, epochs and split are the same; both use W&B offline. Each round has its own seed and runs
+the sweep and the scripts in turn. With several numbers of epochs, the fixed cost per cell is separated from the cost
+per epoch. The whole comparison takes hours on two cores; the first command is a quick look:
 
     python benchmarks/sweep18.py --cells 3 --epochs 1,3 --rounds 1
     python benchmarks/sweep18.py --epochs 15 --rounds 3 --output sweep18.json
@@ -30,7 +30,7 @@ GRIDS = {
     9: (("resnet", "effnet", "mobilenet"), ("standard", "separable", "spatial"), ("swish",)),
     18: (("resnet", "effnet", "mobilenet"), ("standard", "separable", "spatial"), ("relu", "swish")),
 }
-"""Models, kinds and activations, by the number of cells."""
+"""Models, conv kinds and activations by the number of cells."""
 
 ONE, TWO = "plain, one at a time", "plain, two at a time"
 Accuracies = dict[str, float]
@@ -58,7 +58,7 @@ def ours(cells: int, epochs: int, seed: int, folder: Path) -> Accuracies:
 
 
 def plain(cells: int, epochs: int, seed: int, folder: Path, at_once: int) -> Accuracies:
-    """One script a cell; as many at a time as asked for, the cores shared out among them."""
+    """Run one script per cell, ``at_once`` at a time, with the cores divided among them."""
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
     waiting, running = list(itertools.product(*GRIDS[cells])), []
     while waiting or running:
@@ -85,7 +85,7 @@ def _run(words: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
 
 
 def fit(seconds: dict[int, list[float]]) -> tuple[float, float]:
-    """Seconds that do not depend on the epochs, and seconds an epoch: the straight line through the medians."""
+    """Return the fixed seconds and the seconds per epoch, by linear regression through the medians."""
     points = {epochs: statistics.median(found) for epochs, found in seconds.items()}
     line = statistics.linear_regression(list(points), list(points.values()))
     return line.intercept, line.slope
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = (given.keep or Path(temporary)).resolve()
         for seed, n in itertools.product(range(given.rounds), numbers):
-            # Who comes first takes turns too.
+            # Alternate the order of the variants, too.
             order = list(variants) if (seed + numbers.index(n)) % 2 == 0 else list(variants)[::-1]
             for name in order:
                 folder = place / f"seed{seed}-epochs{n}" / name.replace(" ", "_").replace(",", "") / "runs"
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def report(cells: int, turns: dict[int, Turns], accuracies: dict[str, list[Accuracies]], output: Path | None) -> None:
-    """Prints the tables and writes the file."""
+    """Print the tables and write the results to a file."""
     results: dict[str, Any] = {"cells": cells, "seconds": {n: t.samples for n, t in turns.items()}}
     rows = []
     for n, found in turns.items():

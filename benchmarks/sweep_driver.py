@@ -1,9 +1,9 @@
-"""What the driver of a sweep costs beside the jobs themselves: plan, submit, one look at the queue, collect.
+"""Benchmark the overhead of the sweep driver on Slurm: plan, submit, poll the queue, collect results.
 
     python tests/slurm/cluster.py up /tmp/slurm && export SLURM_CONF=/tmp/slurm/slurm.conf
     python benchmarks/sweep_driver.py [--jobs 1000]
 
-The jobs are submitted held, so that none of them runs, and cancelled in the end. Their results are synthetic.
+The jobs are submitted on hold, so that none of them runs, and cancelled at the end. Their results are synthetic.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GRID = ("model=resnet,effnet,mobilenet,xception", "conv=native,standard,separabl
 
 
 def seconds(action: Callable[[], object], times: int = 1) -> float:
-    """Median time of an action."""
+    """Return the median duration of an action in seconds."""
     taken = []
     for _ in range(times):
         start = time.perf_counter()
@@ -46,7 +46,7 @@ def seconds(action: Callable[[], object], times: int = 1) -> float:
 
 
 def plan(jobs: int, folder: Path) -> None:
-    """The whole command, imports included."""
+    """Plan a sweep of this many jobs with the whole command, including imports."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", *GRID, f"seed=range({jobs // 20})", "sweep.plan=true"]
     subprocess.run([*command, "hydra/launcher=slurm"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 

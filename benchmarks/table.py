@@ -1,7 +1,8 @@
-"""The table: cells a second of `zoo.tabulate`, against counting each cell for itself, and of the whole command.
+"""Benchmark `zoo.tabulate` and ``python -m zoo table`` in cells/s, against counting each cell separately.
 
-The baseline is what one would write: `zoo.build` and `zoo.cost` of each cell on the meta device. Every cell is checked
-against it. The import of torch and timm is in the command's time and in no other. Two minutes on a quiet core.
+The baseline is the straightforward implementation: `zoo.build` and `zoo.cost` of each cell on the meta device. Every
+cell is checked against it. Only the command's time includes the import of torch and timm. Takes two minutes on an idle
+core.
 
     python benchmarks/table.py --output table.json
 """
@@ -26,10 +27,10 @@ HOW = ("wall", "cpu")
 
 
 def alone(cells: list[CellCost]) -> None:
-    """Builds and counts every cell for itself.
+    """Build and count every cell separately.
 
     Raises:
-        SystemExit: A figure of the table is another one.
+        SystemExit: The table's costs of a cell differ.
     """
     for cell in cells:
         with zoo.meta_init():
@@ -44,7 +45,7 @@ def command() -> None:
 
 
 def timed(call: Callable[[], object]) -> dict[str, float]:
-    """Wall and CPU seconds, those of its processes included."""
+    """Return the wall and CPU seconds of a call, including its child processes."""
     start, before = time.perf_counter(), sum(os.times()[:4])
     call()
     return {"wall": time.perf_counter() - start, "cpu": sum(os.times()[:4]) - before}

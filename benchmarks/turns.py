@@ -1,7 +1,7 @@
-"""What every benchmark shares: variants run in turn, ratios with quartiles, a JSON file that names the machine.
+"""Run the variants of a benchmark in turn, print ratios with quartiles, and write samples with the machine's specs.
 
-The machine's speed drifts while a benchmark runs, so no time is compared with one from another minute: each round runs
-every variant once, and a variant's ratio is taken to the baseline of the same round.
+The machine's speed drifts during a benchmark, so times from different minutes are not compared: each round runs every
+variant once, and a variant's ratio is relative to the baseline of the same round.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Turns:
     """Samples of several variants, taken in turn.
 
     Attributes:
-        baseline: The variant that the others are compared with.
-        samples: Variant → one number a round, smaller is better (seconds).
+        baseline: Name of the variant that the others are compared with.
+        samples: One number per round (seconds, smaller is better) for each variant.
     """
 
     baseline: str
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def ratios(self, variant: str) -> tuple[float, float, float]:
-        """How many times faster than the baseline: lower quartile, median, upper quartile of the rounds' ratios."""
+        """Return the speed-up over the baseline: lower quartile, median and upper quartile of the rounds' ratios."""
         pairs = zip(self.samples[self.baseline], self.samples[variant], strict=True)
         found = [base / own for base, own in pairs]
         if len(found) < 2:
@@ -50,7 +50,14 @@ class Turns:
 
 
 def in_turn(variants: Mapping[str, Callable[[], float]], baseline: str, rounds: int, title: str = "") -> Turns:
-    """Runs every variant once a round; each returns its own seconds (warm-up and set-up are its own business)."""
+    """Run every variant once per round.
+
+    Args:
+        variants: Functions by name; each returns its seconds and does its own set-up and warm-up.
+        baseline: Name of the variant that the others are compared with.
+        rounds: Number of rounds.
+        title: Title of the progress bar.
+    """
     turns = Turns(baseline, {name: [] for name in variants})
     bar = tqdm(total=rounds * len(variants), desc=title, leave=False, disable=not sys.stderr.isatty())
     with bar:
@@ -62,7 +69,12 @@ def in_turn(variants: Mapping[str, Callable[[], float]], baseline: str, rounds: 
 
 
 def block(step: Callable[[], object], seconds: float = 0.2) -> Callable[[], float]:
-    """A variant for `in_turn`: seconds per call, over as many calls as last about this long. Warms up at once."""
+    """Return a variant for `in_turn` that measures seconds per call, and warm up immediately.
+
+    Args:
+        step: The function to time.
+        seconds: Approximate duration of one sample; sets the number of calls.
+    """
     import torch
 
     from zoo.speeds.timing import timed
@@ -74,7 +86,7 @@ def block(step: Callable[[], object], seconds: float = 0.2) -> Callable[[], floa
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table; the first column is text, the others are numbers."""
+    """Print a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -84,13 +96,13 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 def text(quartiles: tuple[float, float, float]) -> str:
-    """``2.31 (2.25 to 2.40)``: the median and the quartiles."""
+    """Format the median and the quartiles: ``2.31 (2.25 to 2.40)``."""
     low, middle, high = quartiles
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def options(description: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"times that every variant runs ({rounds})")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all samples there")
@@ -98,7 +110,7 @@ def options(description: str, rounds: int) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure holds for: processor, cores, GPU, versions."""
+    """Describe the machine of a measurement: processor, cores, threads, GPU, versions."""
     import torch
 
     from zoo.devices import device_name
@@ -118,7 +130,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(path: Path | None, results: Any) -> None:
-    """Writes the results with the machine beside them; None: nowhere."""
+    """Write the results and the machine's description to a JSON file; do nothing if the path is None."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
         print(f"written: {path}")

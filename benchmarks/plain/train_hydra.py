@@ -1,4 +1,4 @@
-"""The plain script with Hydra, as the usual Lightning + Hydra + W&B template has it; for what its start costs."""
+"""Train the plain script's network as a usual Lightning + Hydra + W&B template does; baseline of startup.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One cell as one plain script: Lightning, torchvision and a DataLoader; nothing of convzoo but the network.
+"""Train one cell as a plain script with Lightning, torchvision and a DataLoader; only the network is convzoo's.
 
-What a competent person writes without this project: the same network, recipe, augmentation, split and batch as
-``python train.py``, in float32, with the libraries' defaults.
+This is what a competent engineer writes without this project: the same network, recipe, augmentation, split and batch
+size as ``python train.py``, in float32, with the libraries' defaults.
 
     python benchmarks/plain/train_plain.py --model resnet --conv spatial --act relu --epochs 15 --folder out
 """
@@ -30,7 +30,7 @@ SIZE, CLASSES, BATCH, WORKERS = 32, 10, 32, 2
 
 
 class Digits(Dataset):
-    """scikit-learn's digits as PIL images; the split has seed 0, whatever the run's."""
+    """scikit-learn's digits as PIL images, split with seed 0 independent of the run's seed."""
 
     def __init__(self, split: str, transform: v2.Transform) -> None:
         bunch = load_digits()
@@ -93,7 +93,7 @@ class Classifier(L.LightningModule):
 
 
 def loaders() -> list[DataLoader]:
-    """Of training, validation and test images."""
+    """Return the loaders of the training, validation and test images."""
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.3055], [0.3237])]
     augment = v2.RandomAffine(10, (0.12, 0.12), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR)
     found = []

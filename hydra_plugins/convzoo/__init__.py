@@ -1,1 +1,1 @@
-"""What convzoo adds to Hydra. Imported at every start of every Hydra application, so it imports little."""
+"""Hydra plugins: search path, launchers and sweepers; every Hydra application imports them, so they import little."""

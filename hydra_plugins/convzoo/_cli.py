@@ -1,4 +1,4 @@
-"""The command line's manners: errors a person can act on, and the command that repeats a run.
+"""Check the command line, turn Hydra's errors into actionable messages, and reconstruct the command of a run.
 
 The underscore in this file's name keeps it out of Hydra's scan for plugins.
 """
@@ -30,30 +30,30 @@ PLAIN_KEYS = {"seed", "task"}
 """Keys that belong to no group."""
 
 MOST_JOBS = 100_000
-"""Of one sweep: their list alone takes minutes."""
+"""Maximum number of jobs in a sweep; beyond it, listing them alone takes minutes."""
 
 NAMES_CODE = ("hydra.callbacks", "hydra.job_logging", "hydra.hydra_logging")
-"""Where Hydra, and Python's logging, call what a configuration names."""
+"""Keys under which Hydra and Python's logging call functions and classes named in the configuration."""
 
 
 def command_line() -> str:
-    """The command that does the current run again."""
+    """Return the command that repeats the current run."""
     hydra = HydraConfig.get()
     composition = Composition.of(hydra)
-    # Where the configuration itself asks for a sweep, this was typed.
+    # If the configuration itself sets MULTIRUN, the user has typed this to get a single run.
     one = [word for word in sys.argv[1:] if word == "hydra.mode=RUN"]
     return composition.command([*composition.meant(), *as_typed(hydra.overrides.task), *one])
 
 
 def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> None:
-    """Refuses keys that ``+`` would add and nothing would read.
+    """Reject keys that ``+`` would add but no code would read.
 
     Args:
-        overrides: Of one job, as Hydra lists them.
-        groups: In which Hydra found a choice, those of the user's own among them.
+        overrides: One job's overrides, as Hydra lists them.
+        groups: The groups in which Hydra found a choice, including the user's own.
 
     Raises:
-        ConvzooError: A key that is none of the configuration's.
+        ConvzooError: A key does not exist in the configuration.
     """
     known = {*known_keys(), *(group.partition("@")[0] for group in groups)}
     for override in overrides:
@@ -78,11 +78,12 @@ def _unknown(key: str) -> str:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Refuses what would take away a part of the configuration that every run needs, and what would run code.
+    """Reject arguments that remove a required part of the configuration, contain a secret or would run code.
 
     Raises:
-        ConvzooError: A deletion (``~key``), an empty group (``model=null``), a secret, or a name of a function or a
-            class: a command may come from a sweep file or a result of somebody else's.
+        ConvzooError: A deletion (``~key``), an empty group (``model=null``), a list of choices or an interpolation as a
+            group's value, an unknown choice, a key with hyphens, a secret, or the name of a function or class: a
+            command may come from another person's sweep file or result.
     """
     check_secrets(arguments)
     groups = {key for key in known_keys() if "." not in key} - PLAIN_KEYS
@@ -104,17 +105,17 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
         if key in groups and (value.lstrip().startswith("[") or "${" in value):
             raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
-        # A sweep is Hydra's; a name, or what Hydra would read as a number or a switch, must be one of them;
-        # where there are folders with more of them, Hydra finds out.
+        # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
+        # adds folders with further ones.
         if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
             choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
 
 
 def check_sweep(arguments: list[str]) -> None:
-    """Refuses a sweep of more jobs than anybody means, before all of them are listed.
+    """Reject a sweep that is implausibly large before its jobs are listed.
 
     Raises:
-        ConvzooError: It has more than `MOST_JOBS`.
+        ConvzooError: The sweep has more than `MOST_JOBS` jobs.
     """
     if not {"-m", "--multirun"} & set(arguments):
         return
@@ -122,7 +123,7 @@ def check_sweep(arguments: list[str]) -> None:
 
     jobs = 1.0
     for argument in arguments:
-        with suppress(HydraException, ArithmeticError, ValueError):  # what cannot be read, Hydra tells better
+        with suppress(HydraException, ArithmeticError, ValueError):  # Hydra reports unreadable overrides better
             value = OverridesParser.create().parse_override(argument).value()
             if isinstance(value, ChoiceSweep):
                 jobs *= len(value.list)
@@ -136,8 +137,8 @@ def check_sweep(arguments: list[str]) -> None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turns a user's mistake into one message on stderr and exit code 2; a bug keeps its traceback."""
-    # Hydra prints errors in its own way and exits, unless it is asked to raise them.
+    """Turn a user's mistake into one message on stderr and exit code 2; a bug keeps its traceback."""
+    # Without this variable, Hydra prints errors in its own format and exits instead of raising them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         yield
@@ -150,7 +151,7 @@ def plain_errors() -> Iterator[None]:
     except Stopped as stopped:
         raise SystemExit(stopped.code) from None
     except (ValueError, KeyError, OSError) as error:
-        # Before a run has begun, these are Hydra's words for a wrong flag or a folder that cannot be written.
+        # Before a run has started, these are Hydra's errors for an invalid flag or a folder that cannot be written.
         if HydraConfig.initialized() and not isinstance(error, OSError):
             raise
         _fail(_plain_words(error))
@@ -170,7 +171,7 @@ def _fail(message: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """Says what an error of Hydra's or OmegaConf's means for the person who typed the command."""
+    """Return an actionable message for an error raised by Hydra or OmegaConf."""
     text = str(error)
     if found := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
         group, value = found.groups()
@@ -183,11 +184,11 @@ def explain(error: Exception) -> str:
         full = re.search(r"full_key: ([\w.]+)", str(error.__cause__))
         return _unknown(full[1] if full else found[1].removesuffix("."))
     if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in text:
-        # An interpolation names the key that is missing; else the text has its last part and full_key all of it.
+        # For an interpolation the text names the missing key; otherwise full_key has the complete name.
         found = re.search(r"Missing mandatory value: (\w+\.[\w.]+)", text) or re.search(r"full_key: ([\w.]+)", text)
         key = found[1] if found else error.full_key
         return f"{key} must be given: type {key}=VALUE."
-    # Hydra's own texts are good otherwise; its last lines point into its source.
+    # Other messages of Hydra's are good, except for the last lines, which describe its internals.
     inner = ("full_key", "object_type", "reference_type")
     lines = [line for line in text.splitlines() if not line.strip().startswith(inner)]
     return clean("\n".join(lines)).strip() or type(error).__name__
@@ -195,13 +196,13 @@ def explain(error: Exception) -> str:
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """Every group and key of the configuration, as the user types them."""
+    """Return every group and key of the configuration, as the user types them."""
     conf = files("zoo.conf") / "convzoo"
     keys = {*PLAIN_KEYS}
     for path in conf.glob("*/*.yaml"):
         group = path.parent.name
         keys.add(group)
-        # An experiment sets keys of other groups and has none of its own.
+        # An experiment sets keys of other groups and has no keys itself.
         if not path.read_text().startswith("# @package _global_"):
             keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
     return tuple(sorted(keys))
@@ -217,7 +218,7 @@ def _leaves(config: object, prefix: str = "") -> Iterator[str]:
 
 
 def warm_up() -> None:
-    """Lets Hydra find its plugins and read the configuration once: what is forked from here finds both done."""
+    """Load Hydra's plugins and the configuration once, so that processes forked from this one need not."""
     from hydra import compose, initialize_config_dir
 
     known_keys()

@@ -1,4 +1,4 @@
-"""How a configuration was asked for: the words that belong to every command which composes it again."""
+"""Record how a configuration was composed, and build the commands that compose it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONFIG = "config"
-"""The name of our primary configuration."""
+"""The name of train.py's primary configuration."""
 
 FILE = "file://"
 
@@ -21,27 +21,27 @@ LAUNCH = (
     *("hydra.mode", "hydra.run.", "hydra.sweep."),
     *("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper."),
 )
-"""Hydra's own keys that say how and where jobs run: each command says that for itself."""
+"""Hydra's own keys for how and where jobs run; they are never carried over, each command sets them itself."""
 
 QUIET = (
     *("hydra.job.chdir", "hydra.job.id", "hydra.output_subdir", "hydra.verbose"),
     *("hydra/job_logging", "hydra.job_logging", "hydra/hydra_logging", "hydra.hydra_logging"),
     *("hydra/help", "hydra.help", "hydra/hydra_help", "hydra.hydra_help", "hydra/output"),
 )
-"""Those that no value of a cell depends on: jobs are given them, a person need not type them again."""
+"""Hydra's own keys that affect no value of a cell: passed on to jobs, but left out of commands shown to the user."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What shapes a configuration beside the overrides of its own keys.
+    """Everything that shapes a configuration besides the overrides of its own keys.
 
     Attributes:
-        cwd: Where the command was typed.
-        name: Of the primary configuration.
-        main: Where the primary configuration lies (``file://…``, ``pkg://…``); None for train.py's own folder.
-        added: ``--config-dir``, as ``file://…``.
-        searchpath: What was typed for ``hydra.searchpath``.
-        overrides: What else was typed for Hydra itself, without `LAUNCH`.
+        cwd: Working directory of the command.
+        name: Name of the primary configuration.
+        main: Folder of the primary configuration (``file://…``, ``pkg://…``); None for train.py's own.
+        added: Folder given by ``--config-dir``, as ``file://…``; None without one.
+        searchpath: Entries given for ``hydra.searchpath``.
+        overrides: Other overrides of Hydra's own keys, without those in `LAUNCH`.
     """
 
     cwd: str
@@ -53,7 +53,7 @@ class Composition:
 
     @classmethod
     def of(cls, hydra: DictConfig) -> Composition:
-        """Reads it from what Hydra made of the command line, in whichever way that was typed.
+        """Read it from Hydra's parsed command line, independent of how that was typed.
 
         Args:
             hydra: The ``hydra`` node of a configuration.
@@ -74,12 +74,12 @@ class Composition:
         )
 
     def also(self, override: str) -> Composition:
-        """The same with another value for one of Hydra's own keys."""
+        """Return a copy with one override of Hydra's own keys added or replaced."""
         others = (o for o in self.overrides if not _sets(o, override.partition("=")[0]))
         return replace(self, overrides=(*others, override))
 
     def words(self) -> list[str]:
-        """What follows the program in a process of its own: all paths are absolute."""
+        """Return the arguments that compose the same configuration in another process; all paths are absolute."""
         words = [f"--config-path={self.main.removeprefix(FILE)}"] if self.main else []
         words += [f"--config-dir={self.added.removeprefix(FILE)}"] if self.added else []
         words += [f"--config-name={self.name}"] if self.name != CONFIG else []
@@ -87,11 +87,12 @@ class Composition:
         return [*words, *self.overrides]
 
     def meant(self) -> list[str]:
-        """What a person types where the command was typed, and what makes a sweep the same one.
+        """Return the arguments a user types in ``cwd``; they are also part of a sweep's identity.
 
-        Paths below that folder are relative, so that it can be moved; empty where nothing but ours was asked for.
+        Paths below ``cwd`` are relative, so that the folder can be moved. Empty if only train.py's own configuration is
+        used.
         """
-        # Not the first one: a relative --config-path is looked for beside the program.
+        # `main` stays absolute: Hydra resolves a relative --config-path against the program's folder.
         near = replace(
             self,
             added=self.added and self._near(self.added),
@@ -101,7 +102,7 @@ class Composition:
         return near.words()
 
     def command(self, words: Iterable[str]) -> str:
-        """The command line that a person types: the program, and these words."""
+        """Return the command line a user types: the program followed by these words."""
         program = sys.argv[0]
         script = os.path.relpath(os.path.join(self.cwd, program), self.cwd) if program.endswith(".py") else "train.py"
         return shlex.join(["python", script, *words])
@@ -113,12 +114,12 @@ class Composition:
 
 
 def as_typed(overrides: ListConfig) -> list[str]:
-    """Overrides with their interpolations: what these amount to may depend on the run, or be of another type."""
+    """Return overrides with unresolved interpolations: their values may depend on the run or have another type."""
     return OmegaConf.to_container(overrides, resolve=False)
 
 
 def is_ours(folder: str) -> bool:
-    """Whether a folder of configurations is train.py's own."""
+    """Whether a configuration folder is train.py's own."""
     ours = Path(__file__).resolve().parents[2] / "conf"
     return bool(folder) and Path(folder).resolve() == ours
 
@@ -128,7 +129,7 @@ def _sets(override: str, *keys: str) -> bool:
 
 
 def _value(place: str) -> str:
-    """A place as Hydra reads it in a list."""
+    """Quote a path as Hydra reads it in a list."""
     from lightning_modules.config.values import quoted
 
     return place if re.fullmatch(r"[\w./:-]+", place, re.ASCII) else quoted(place)

@@ -1,4 +1,4 @@
-"""Dictionaries on the command line, as W&B's agents give them: ``optim={'lr': 0.1}`` is ``optim.lr=0.1``.
+"""Expand dictionaries on the command line, as W&B agents pass them: ``optim={'lr': 0.1}`` to ``optim.lr=0.1``.
 
 The underscore in this file's name keeps it out of Hydra's scan for plugins.
 """
@@ -19,18 +19,21 @@ from lightning_modules.config.values import quoted
 from zoo.errors import ConvzooError
 
 PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_][\w./-]*", re.IGNORECASE)
-"""A text that Hydra reads as one without quotation marks."""
+"""Matches a string that Hydra reads as a string without quotation marks."""
 
 
 def spread(arguments: Iterable[str]) -> list[str]:
-    """The words of a command line with an override a value in place of dictionaries.
+    """Replace each dictionary on a command line by one override per value.
 
     Args:
-        arguments: The words: ``KEY={…}`` as Python, JSON or Hydra write a dictionary, ``{…}`` alone for a JSON object
-            of all parameters (W&B's ``${args_json}``). Others stay as they are, and so does what Hydra reads.
+        arguments: The words of the command line. Dictionaries are ``KEY={…}`` in Python's, JSON's or Hydra's notation,
+            or ``{…}`` alone: a JSON object of all parameters (W&B's ``${args_json}``).
+
+    Returns:
+        The words. Those without a dictionary are unchanged, as are dictionaries that Hydra itself can read as a value.
 
     Raises:
-        ConvzooError: A dictionary of a group that cannot be read.
+        ConvzooError: A group's dictionary cannot be read.
     """
     return [word for argument in arguments for word in _spread_one(argument)]
 
@@ -52,11 +55,11 @@ def _spread_one(argument: str) -> Iterator[str]:
             f"{key or 'optim'}.KEY=VALUE, or {key or 'optim'}.KEY=VALUE,VALUE for a sweep."
         )
     else:
-        yield argument  # Hydra says what is wrong with it
+        yield argument  # Hydra reports what is wrong with it
 
 
 def _read(text: str) -> Any:
-    """A dictionary, its texts as `str`; None where it is none."""
+    """Parse a dictionary in Python's, JSON's or Hydra's notation; return None if it cannot be read."""
     for read in (ast.literal_eval, json.loads, _as_hydra):
         try:
             return read(text)
@@ -78,7 +81,7 @@ def _as_hydra(text: str) -> Any:
 
 
 def _overrides(prefix: str, key: str, values: dict[Any, Any]) -> Iterator[str]:
-    """Overrides for the entries of a dictionary, the choice of a group first."""
+    """Yield the overrides for a dictionary's entries, a group's choice (``name``) before its keys."""
     for name, value in sorted(values.items(), key=lambda entry: entry[0] != "name"):
         full = f"{key}.{name}" if key else str(name)
         if not re.fullmatch(r"[\w.@/]+", full):
@@ -92,12 +95,12 @@ def _overrides(prefix: str, key: str, values: dict[Any, Any]) -> Iterator[str]:
 
 
 def _is_choice(group: str, name: Any) -> bool:
-    """Whether a group has a file of that name."""
+    """Whether the group has a configuration file of that name."""
     return any(path.stem == name for path in (files("zoo.conf") / "convzoo" / group).glob("*.yaml"))
 
 
 def written(value: Any) -> str:
-    """A plain value as Hydra reads it in an override."""
+    """Format a plain value as Hydra reads it in an override."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):

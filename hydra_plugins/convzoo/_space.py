@@ -1,4 +1,4 @@
-"""What a search searches: Hydra's sweep overrides as Optuna's distributions, and a trial's values as overrides."""
+"""Convert Hydra's sweep overrides to Optuna distributions, and a trial's values back to overrides."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Space:
-    """Attributes: fixed: overrides that all trials share; searched: distributions by the key that was typed."""
+    """A search space.
+
+    Attributes:
+        fixed: Overrides that all trials share.
+        searched: Optuna distribution of each searched key, as typed.
+    """
 
     fixed: list[str]
     searched: dict[str, BaseDistribution]
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """What a job with these values is given."""
+        """Return the overrides of a job with these values."""
         return [*self.fixed, *(f"{key}={values[key]}" for key in self.searched)]
 
     def corners(self) -> list[list[str]]:
-        """Overrides in which every choice and both ends of every interval occur."""
+        """Return jobs' overrides that together contain every choice and both ends of every interval."""
         values = {k: list(d.choices) if hasattr(d, "choices") else [d.low, d.high] for k, d in self.searched.items()}
         first = {key: found[0] for key, found in values.items()}
         others = [first | {key: value} for key, found in values.items() for value in found[1:]]
@@ -34,10 +39,14 @@ class Space:
 
 
 def parse_space(overrides: Sequence[Override]) -> Space:
-    """Reads ``key=choice(a,b)`` (or ``key=a,b``), ``range(…)``, ``interval(…)``, ``tag(log,interval(…))``, ``int(…)``.
+    """Parse the search space of a command line.
+
+    Args:
+        overrides: Parsed overrides: ``key=choice(a,b)`` or ``key=a,b``, ``range(…)``, ``interval(…)``,
+            ``tag(log,interval(…))``, ``int(…)``; others are fixed values.
 
     Raises:
-        ConvzooError: Nothing to search, or an interval that is none.
+        ConvzooError: No key varies, or a range or interval is invalid.
     """
     fixed, searched = [], {}
     for override in overrides:

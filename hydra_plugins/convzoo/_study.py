@@ -1,4 +1,4 @@
-"""The trials of a search, on disk beside their jobs' folders: asked, told, taken up again."""
+"""Store the trials of a search in an Optuna study next to the jobs' folders, and resume them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Trials:
     """An Optuna study in the sweep's folder; trial N is job N.
 
     Args:
-        folder: The sweep's.
-        space: What is searched.
-        meant: What else the command says of the configuration: `Composition.meant`.
-        objectives: One or two metrics of result.json: the first is maximised, the second minimised.
+        folder: The sweep's folder.
+        space: The search space.
+        meant: The arguments that shape the rest of the configuration: `Composition.meant`.
+        objectives: One or two metrics of result.json: the first is maximized, the second minimized.
         sampler: One of ``SAMPLERS``.
-        seed: The sampler's.
+        seed: The sampler's seed.
 
     Raises:
-        ConvzooError: The folder holds another search.
+        ConvzooError: The folder contains another search.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Trials:
                     "(trials, batch, sampler and seed may change), or another hydra.sweep.dir."
                 )
             if not _completed(study) and not (same and _running(study)):
-                # Nothing came of it: most likely the command was wrong.
+                # No trial completed: most likely the command was wrong.
                 optuna.delete_study(study_name=known.study_name, storage=storage)
         self._study = optuna.create_study(
             storage=storage,
@@ -65,12 +65,12 @@ class Trials:
             directions=["maximize", "minimize"][: len(objectives)],
         )
         self._study.set_user_attr("search", asked)
-        # A sampler begins with its seed: without the trials so far in it, a second start would draw the same again.
+        # Add the number of trials so far: with the same seed, a second start would draw the same values again.
         self._study.sampler = getattr(optuna.samplers, SAMPLERS[sampler])(seed=seed + self.tried)
 
     @property
     def tried(self) -> int:
-        """Trials so far, whatever became of them."""
+        """Number of trials so far, in any state."""
         return len(self._study.trials)
 
     @property
@@ -78,15 +78,15 @@ class Trials:
         return len(_completed(self._study))
 
     def unfinished(self) -> list[FrozenTrial]:
-        """What was running when the search was stopped."""
+        """Return the trials that were running when the search was stopped."""
         left = _running(self._study)
         whole = [trial for trial in left if set(trial.params) == set(self.space.searched)]
-        # Those that were stopped while they were being drawn have no folder yet.
+        # A trial interrupted while its values were drawn lacks some of them, and has no folder yet.
         self.fail([trial for trial in left if trial not in whole])
         return whole
 
     def ask(self) -> list[FrozenTrial]:
-        """The next trial; none where it is one that has completed already, whose values it takes over."""
+        """Return the next trial in a list; empty if its parameters repeat a completed trial, whose values it copies."""
         number = self._study.ask(self.space.searched).number
         trial = self._study.trials[number]
         for other in _completed(self._study):
@@ -96,10 +96,14 @@ class Trials:
         return [trial]
 
     def tell(self, trial: FrozenTrial, returned: JobReturn) -> None:
-        """Records how a job ended. An interrupted one stays unfinished: the next start takes it up.
+        """Record how a job ended. An interrupted trial stays unfinished, and the next start resumes it.
+
+        Args:
+            trial: The trial.
+            returned: What the launcher returned for its job.
 
         Raises:
-            ConvzooError: It completed without the metrics that this search needs.
+            ConvzooError: The job completed without a metric that this search needs.
         """
         result = _result(returned)
         metrics = result.get("metrics", {})
@@ -111,7 +115,7 @@ class Trials:
             self.fail([trial])
 
     def fail(self, trials: list[FrozenTrial]) -> None:
-        """Records that nothing came of these."""
+        """Record trials as failed."""
         from optuna.trial import TrialState
 
         for trial in trials:
@@ -126,10 +130,10 @@ class Trials:
         return value
 
     def best(self) -> Table:
-        """The trials that no other one beats in all objectives, the most accurate first."""
+        """Return a table of the Pareto-optimal trials, the most accurate first."""
         from zoo import render
 
-        # A point that was drawn twice stands in the table once.
+        # List parameters that were drawn twice only once.
         best = {json.dumps(t.params): t for t in reversed(self._study.best_trials)}.values()
         body = []
         for trial in sorted(best, key=lambda trial: -trial.values[0]):
@@ -155,7 +159,7 @@ def _running(study: Study) -> list[FrozenTrial]:
 
 
 def _job(trial: FrozenTrial) -> str:
-    """The study's attribute that says where a trial ran, and what it reached besides the objectives."""
+    """Return the name of the study's attribute that holds a trial's folder and test accuracy."""
     return f"job {trial.number}"
 
 

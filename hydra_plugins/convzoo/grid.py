@@ -1,4 +1,4 @@
-"""Hydra's own sweeper, ``basic``: every combination of the values on the command line."""
+"""Replace Hydra's ``basic`` grid sweeper by one that skips the redundant composition of every job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,19 @@ class GridSweeperConf(BasicSweeperConf):
     _target_: str = "hydra_plugins.convzoo.grid.GridSweeper"
 
 
-# In its place, and not chosen in our configuration: there it would be stronger than what an experiment chooses.
+# Replaces `basic`: a choice in our configuration would take precedence over an experiment's choice of a sweeper.
 ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=GridSweeperConf, provider="convzoo")
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own, which composes each job to see whether it can be composed. Our launchers compose all jobs anyway
-    before the first one starts, and a job takes a tenth of a second."""
+    """Hydra's sweeper without its check that each job can be composed, which takes 0.1 s per job.
+
+    convzoo's launchers compose all jobs before the first one starts anyway.
+    """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Left to our launchers."""
-        # Here, because Hydra's scan for plugins makes a second module of what was imported before it came by.
+        """Skip Hydra's check if a launcher of convzoo's runs the jobs, since it composes all of them itself."""
+        # Imported here, because Hydra's plugin scan creates a second copy of modules that are already imported.
         from hydra_plugins.convzoo.local_launcher import SweepLauncher
 
         if not isinstance(self.launcher, SweepLauncher):

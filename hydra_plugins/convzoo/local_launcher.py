@@ -1,4 +1,4 @@
-"""The launcher of a sweep on one machine, and what all of convzoo's launchers share."""
+"""Launch a sweep on one machine; also the base class of all convzoo launchers."""
 
 import math
 import os
@@ -22,12 +22,12 @@ from zoo.text import typed
 
 @dataclass
 class LocalLauncherConf:
-    """Configures `LocalLauncher`.
+    """Configuration of `LocalLauncher`.
 
     Attributes:
-        jobs: Processes at a time; ``auto``: one a core, with one thread each.
-        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as its memory holds.
-        pool: Whether jobs are forked from a process that has imported everything already.
+        jobs: Maximum number of processes at a time; ``auto``: one per core, with one thread each.
+        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as fit into its memory.
+        pool: Whether to fork jobs from a process that has already imported everything.
         stagger_s: Seconds between two starts without the pool.
     """
 
@@ -42,10 +42,11 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLau
 
 
 class SweepLauncher(Launcher):
-    """Composes the jobs of a sweep, and hands them to `lightning_modules.sweep`.
+    """Base class of launchers: composes the jobs of a sweep and runs them with `lightning_modules.sweep`.
 
     Attributes:
-        raise_on_failure: Whether a job that did not complete is an error in the end. A sweeper that searches goes on.
+        raise_on_failure: Whether to raise an error at the end if a job did not complete. A search sets it to False and
+            continues.
     """
 
     raise_on_failure = True
@@ -54,24 +55,34 @@ class SweepLauncher(Launcher):
         self.config, self.hydra_context = config, hydra_context
 
     def engine(self, folder: Path) -> Any:
-        """Where the jobs run: a `lightning_modules.sweep.driver.Engine`."""
+        """Return the `lightning_modules.sweep.driver.Engine` that runs the jobs.
+
+        Args:
+            folder: The sweep's folder.
+        """
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Runs a batch of jobs and prints a table of them.
+        """Run a batch of jobs and print a table of their results.
+
+        Args:
+            job_overrides: The overrides of each job.
+            initial_job_idx: Number of the first job.
+
+        Returns:
+            One result per job, with the test accuracy as value; an empty list for ``sweep.plan=true``.
 
         Raises:
-            ConvzooError: An override that no job could start with (before any job starts), or jobs that did not
-                complete (after all have ended).
+            ConvzooError: A job has an invalid override (no job has started), or jobs did not complete (all have ended).
         """
-        # The import is here because Hydra imports this file at every start.
+        # Imported here, because Hydra imports this file at every start.
         from lightning_modules.config.schema import SweepOptions
         from lightning_modules.sweep.driver import run_sweep
         from lightning_modules.sweep.jobs import not_completed
 
         setup_globals()
         folder = Path(str(self.config.hydra.sweep.dir))
-        # Before the jobs are composed: its processes import meanwhile.
+        # Created before the jobs are composed, so that its pool imports in the meantime.
         engine = self.engine(folder)
         composition = Composition.of(self.config.hydra)
         jobs = [
@@ -102,17 +113,17 @@ class SweepLauncher(Launcher):
         from lightning_modules.config.schema import CellSpec
         from lightning_modules.sweep.jobs import Job
 
-        # That this is a sweep is said of the sweep, and not of its jobs.
+        # hydra.mode applies to the sweep, not to its jobs.
         shared = [o for o in as_typed(self.config.hydra.overrides.hydra) if not o.startswith("hydra.mode=")]
         name, loader = self.config.hydra.job.config_name, self.hydra_context.config_loader
         config = loader.load_configuration(name, [*shared, *overrides], RunMode.RUN)
         OmegaConf.copy_cache(from_config=self.config, to_config=config)
-        # Where the configuration asks for a sweep by itself, each of its jobs would be one.
+        # If the configuration itself sets MULTIRUN, each job would start a sweep.
         own = overrides if config.hydra.mode is None else [*overrides, "hydra.mode=RUN"]
         with open_dict(config):
             config.hydra.job.num = number
             settings = _resolved(config)
-            # The same cell has the same folder, wherever it stands in a sweep.
+            # The folder depends on the cell, not on its position in the sweep.
             spec = CellSpec.of(settings)
             config.hydra.job.id = cell_id(spec)
         if "hydra:job.num" in str(OmegaConf.to_container(OmegaConf.masked_copy(config, list(settings)))):
@@ -123,7 +134,7 @@ class SweepLauncher(Launcher):
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The settings of a job, as the job itself will find them: with ``${hydra:…}``, and with its environment."""
+    """Resolve a job's settings as the job itself will, with ``${hydra:…}`` and the job's environment variables."""
     hydra, before = config.hydra, HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     del config.hydra
@@ -136,7 +147,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_folders(jobs: Sequence[Any]) -> None:
-    """Refuses jobs that differ and would have one folder: the second one would meet the first one's result."""
+    """Raise ConvzooError if different jobs share a folder: the second would find the first one's result there."""
     seen: dict[Path, Any] = {}
     for job in jobs:
         other = seen.setdefault(job.folder, job)
@@ -148,7 +159,7 @@ def _check_folders(jobs: Sequence[Any]) -> None:
 
 
 class LocalLauncher(SweepLauncher):
-    """Runs each job as ``python train.py OVERRIDES`` in its own process."""
+    """Runs each job as ``python train.py OVERRIDES`` in its own process; see `LocalLauncherConf` for the options."""
 
     def __init__(
         self, jobs: int | str = "auto", jobs_per_gpu: int | str = "auto", pool: bool = True, stagger_s: float = 0.5
@@ -162,7 +173,7 @@ class LocalLauncher(SweepLauncher):
 
         if not isinstance(self.wants_pool, bool):
             raise ConvzooError(f"hydra.launcher.pool={self.wants_pool} is not allowed. Allowed: true, false")
-        # A search launches batch after batch.
+        # Reuse the pool: a search launches one batch after another.
         self.pool = self.pool or Pool(self.wants_pool, "hydra_plugins.convzoo._cli:warm_up")
         return LocalEngine(self.jobs, self.jobs_per_gpu, self.stagger_s, folder.name, self.pool)
 
@@ -179,7 +190,7 @@ def _show_table(jobs: list[Any], failed: list[Any], folder: Path) -> None:
 def _returned(job: Any, jobs: list[Any], search: bool) -> JobReturn:
     overrides = job.overrides
     if job.excluded and not search:
-        # Nothing went wrong: Hydra's own sweeper would raise what a failed job holds. No optimizer takes a NaN.
+        # Exclusion is no failure, and Hydra's sweeper would raise a failed job's error. NaN: no accuracy to optimize.
         return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
     if job.same_as is not None:
         job = next(other for other in jobs if other.number == job.same_as)

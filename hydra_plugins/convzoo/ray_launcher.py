@@ -1,4 +1,4 @@
-"""The launcher of a sweep on a Ray cluster: ``hydra/launcher=ray``. docs/clusters.md says how to use it."""
+"""Launch a sweep on a Ray cluster: ``hydra/launcher=ray``. See docs/clusters.md for its use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,15 @@ from hydra_plugins.convzoo.local_launcher import SweepLauncher
 
 @dataclass
 class RayLauncherConf:
-    """Configures `RayLauncher`; `lightning_modules.sweep.ray.RayEngine` says what the keys mean."""
+    """Configuration of `RayLauncher`.
+
+    Attributes:
+        address: Address of the cluster; ``local`` starts one on this machine, ``auto`` finds the one announced by
+            RAY_ADDRESS or ``ray start``.
+        cpus: CPUs and threads per job.
+        gpus_per_node: GPUs per node.
+        jobs: Maximum number of jobs at a time; null for as many as fit.
+    """
 
     _target_: str = "hydra_plugins.convzoo.ray_launcher.RayLauncher"
     address: str = "auto"

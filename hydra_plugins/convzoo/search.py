@@ -1,6 +1,6 @@
 """Search with Optuna: ``python train.py -m hydra/sweeper=search 'optim.lr=tag(log,interval(1e-4,1e-2))' …``.
 
-A sweeper of our own: Hydra 1.3's Optuna plugin needs Optuna 2.10 and its storages an SQLAlchemy of before 2023.
+It replaces Hydra 1.3's Optuna plugin, which needs Optuna 2.10, whose storages need an SQLAlchemy from before 2023.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,15 @@ PRICES = ("cost/params", "cost/macs", "cost/activations", "speed/latency_ms", "t
 
 @dataclass
 class SearchSweeperConf:
-    """Attributes:
-    trials: How many in all, those of earlier starts included.
-    batch: How many at a time; the next ones learn from them.
-    maximize: A metric of result.json. Not test/acc: who selects by it has no test set left.
-    minimize: The second objective; null: none.
-    sampler: tpe, random or nsga2.
-    seed: The sampler's.
+    """Configuration of `SearchSweeper`.
+
+    Attributes:
+        trials: Total number of trials, including those of earlier starts.
+        batch: Trials per batch; the sampler learns from each batch before it draws the next one.
+        maximize: Metric of result.json to maximize. Use val/acc: selecting by test/acc would use up the test set.
+        minimize: Second objective, to minimize; null for none.
+        sampler: tpe, random or nsga2.
+        seed: The sampler's seed.
     """
 
     _target_: str = "hydra_plugins.convzoo.search.SearchSweeper"
@@ -52,10 +54,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchSw
 
 
 class SearchSweeper(Sweeper):
-    """Asks Optuna for cells, runs them in batches with the configured launcher, and tells Optuna what they reached.
+    """Asks Optuna for cells, runs them in batches with the configured launcher, and reports their results to Optuna.
 
-    The study lies beside the jobs' folders, and trial N is job N. The same command goes on with it: what has finished
-    stays, what was running when the search was stopped runs again in its folder.
+    The study is stored next to the jobs' folders, and trial N is job N. The same command resumes the search: finished
+    trials are kept, and trials that were running when it was stopped run again in their folders.
     """
 
     def __init__(self, trials: int, batch: int, maximize: str, minimize: str | None, sampler: str, seed: int) -> None:
@@ -64,10 +66,10 @@ class SearchSweeper(Sweeper):
         self.meant: list[str] = []
 
     def check(self) -> None:
-        """Checks the sweeper's own settings. Not in ``__init__``: Hydra wraps what is raised there.
+        """Check the sweeper's own settings. Not done in ``__init__``, because Hydra wraps errors raised there.
 
         Raises:
-            ConvzooError: The first one that is wrong, or Optuna is not installed.
+            ConvzooError: A setting is invalid, or Optuna is not installed.
         """
         need_packages("search", "optuna")
         for name, number in (("trials", self.trials), ("batch", self.batch)):
@@ -84,23 +86,26 @@ class SearchSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        # A trial that fails is an answer too.
+        # A failed trial is a result, too.
         self.launcher.raise_on_failure = False
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs what is missing of the search, and prints the trials that no other one beats in both objectives.
+        """Run the remaining trials of the search and print the Pareto-optimal ones.
+
+        Args:
+            arguments: The overrides of the command line.
 
         Raises:
-            ConvzooError: A space that is none, a folder that holds another search, or no trial that completed.
+            ConvzooError: The search space is invalid, the folder contains another search, or no trial completed.
         """
         self.check()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = parse_space(parser.parse_overrides(arguments))
-        # A wrong name anywhere is told before the first job, and before there is a study.
+        # Report a wrong name before the first job starts and before the study is created.
         self.validate_batch_is_legal(space.corners())
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        # The import is here because Hydra imports this file at every start.
+        # Imported here, because Hydra imports this file at every start.
         from lightning_modules.results.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
@@ -130,12 +135,16 @@ class SearchSweeper(Sweeper):
             )
 
     def _run(self, trials: Trials, jobs: list["FrozenTrial"]) -> None:
-        """Runs trials with consecutive numbers."""
+        """Run trials with consecutive numbers and record their results.
+
+        Raises:
+            ConvzooError: The launcher could not run them, or a job lacks a metric that the search needs.
+        """
         overrides = [trials.space.overrides(job.params) for job in jobs]
         try:
             returns = self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except ConvzooError:
-            # Not again at the next start: that would stop at the same place.
+            # Mark them as failed, or the next start would run them again and stop here again.
             trials.fail(jobs)
             raise
         for job, returned in zip(jobs, returns, strict=True):
@@ -143,7 +152,7 @@ class SearchSweeper(Sweeper):
 
 
 def _consecutive(trials: Sequence["FrozenTrial"]) -> list[list["FrozenTrial"]]:
-    """Runs of trials whose numbers follow each other: a launcher numbers its jobs from the first one on."""
+    """Group trials with consecutive numbers, since a launcher numbers its jobs consecutively from the first one."""
     groups: list[list[FrozenTrial]] = []
     for trial in trials:
         if groups and trial.number == groups[-1][-1].number + 1:

@@ -1,6 +1,6 @@
-"""Puts convzoo's configuration groups on the search path of every Hydra application, under ``convzoo/``.
+"""Add convzoo's configuration groups to the search path of every Hydra application, under ``convzoo/``.
 
-Hydra imports this at every start, so what its configurations interpolate is registered here too.
+Hydra imports this module at every start, so the resolver that the configuration uses is registered here, too.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from lightning_modules.config.values import means_null
 
 
 class ConvzooSearchPath(SearchPathPlugin):
-    """Appends ``pkg://zoo.conf``, whose only entry is ``convzoo/``: no group of the application can collide."""
+    """Appends ``pkg://zoo.conf``, whose only entry is ``convzoo/``, so that no group of the application collides."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         main = next((e.path for e in search_path.get_path() if e.provider == "main"), None) or ""
@@ -23,7 +23,13 @@ class ConvzooSearchPath(SearchPathPlugin):
 
 
 def sweep_name(given: str | None, overrides: ListConfig, *, _root_: DictConfig) -> str:
-    """The name of a sweep's folder; none given: made of the command, so that the same command finds its sweep again."""
+    """Return the name of a sweep's folder, by default derived from the command, so that the same command resumes it.
+
+    Args:
+        given: The name the user gave; None or ``null`` for the derived one.
+        overrides: The overrides of the sweep.
+        _root_: The configuration, passed by OmegaConf.
+    """
     if given and not means_null(given):
         return given
     matters = sorted(

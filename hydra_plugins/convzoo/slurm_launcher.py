@@ -1,4 +1,4 @@
-"""The launcher of a sweep on a Slurm cluster: ``hydra/launcher=slurm``. docs/clusters.md says how to use it."""
+"""Launch a sweep on a Slurm cluster: ``hydra/launcher=slurm``. See docs/clusters.md for its use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from lightning_modules.sweep.slurm_options import SlurmOptions
 
 @dataclass
 class SlurmLauncherConf(SlurmOptions):
-    """Configures `SlurmLauncher`."""
+    """Configuration of `SlurmLauncher`; `SlurmOptions` documents the keys."""
 
     _target_: str = "hydra_plugins.convzoo.slurm_launcher.SlurmLauncher"
 
@@ -22,7 +22,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="slurm", node=SlurmLau
 
 
 class SlurmLauncher(SweepLauncher):
-    """Runs each job as ``python train.py OVERRIDES`` on the cluster; the jobs are arrays, one a resource shape."""
+    """Runs each job as ``python train.py OVERRIDES`` on the cluster, in one job array per resource shape."""
 
     def __init__(self, **options: Any) -> None:
         self.options = SlurmOptions(**{key: None if means_null(v) else v for key, v in options.items()})

@@ -1,1 +1,1 @@
-"""Sweeps: what runs (plan), where (local, slurm), and how it stands (jobs). Nothing here imports torch at once."""
+"""Plan, run and follow sweeps on this machine, Slurm or Ray; importing this package does not import torch."""

@@ -1,4 +1,4 @@
-"""Runs a sweep from plan to table, wherever its jobs run. Read it from the top."""
+"""Run a sweep from its plan to its last job, on any engine; the entry point of this package."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LOCK = "sweep.lock"
 
 
 class Engine(Protocol):
-    """Where jobs run.
+    """Interface of the places where jobs run: this machine, Slurm, Ray.
 
     Attributes:
-        node_gpus: GPUs of a machine; None where jobs run on this one, which is asked.
-        threads: That each job gets.
+        node_gpus: GPUs per node; None if jobs run on this machine, whose hardware is then detected.
+        threads: CPU threads per job.
         pool: Starts processes on this machine.
-        running: The jobs that run now.
+        running: Jobs that are running now.
     """
 
     node_gpus: int | None
@@ -50,19 +50,19 @@ class Engine(Protocol):
 def run_sweep(
     jobs: Sequence[Job], engine: Engine, sweep: SweepOptions, folder: Path, command: str, search: bool = False
 ) -> None:
-    """Plans and runs; completed jobs are left alone, interrupted and failed ones go on.
+    """Plan and run a sweep: skip completed jobs, resume interrupted and failed ones.
 
     Args:
-        jobs: All of the sweep's.
-        engine: Where they run.
+        jobs: All jobs of the sweep.
+        engine: Where the jobs run.
         sweep: The sweep group of the configuration.
-        folder: Where the sweep's files go.
-        command: What a person types to run it again.
-        search: Whether these are some of a search's trials: it goes on where all of them are left out.
+        folder: Folder for the sweep's files.
+        command: The command line that repeats the sweep.
+        search: True if the jobs are a batch of a search's trials. A search continues even if all of them are excluded.
 
     Raises:
-        ConvzooError: A wrong value in any job (nothing has started), a sweep that runs already.
-        SystemExit: It was stopped (130: Ctrl-C, 143: SIGTERM).
+        ConvzooError: A job has an invalid value (no job has started), or the sweep is already running.
+        SystemExit: The sweep was stopped (130: Ctrl-C, 143: SIGTERM).
     """
     if sweep.plan:
         _plan(jobs, engine, sweep, search)
@@ -88,7 +88,7 @@ def _plan(jobs: Sequence[Job], engine: Engine, sweep: SweepOptions, search: bool
 
 
 def summary(jobs: Sequence[Job], todo: Sequence[Job], at_once: int, folder: Path) -> str:
-    """The sweep in a line."""
+    """Return a one-line summary of the sweep."""
     runs = [job for job in jobs if job.runs]
     parts = [f"{len(jobs)} jobs"]
     parts += [f"{n} done already"] if (n := len(runs) - len(todo)) else []
@@ -123,11 +123,11 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
 
 
 def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
-    """The result of a job that ended; one that could not write it itself gets one.
+    """Return the result of a job that has ended, writing one if the job could not.
 
     Args:
-        job: What ended.
-        how: Its exit code, or what is known of its end in words.
+        job: The job that ended.
+        how: Its exit code, or a description of how it ended; None if unknown.
     """
     result = job.result()
     if "status" not in result:
@@ -135,7 +135,7 @@ def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
         words = f"ended with exit code {how}" if isinstance(how, int) else how or "vanished"
         why = f"killed by {name}" if name else words
         told = job.last_words(3)
-        # Somebody stopped it before it could say so.
+        # Stopped before it could write an "interrupted" result itself.
         stopped = how in CODES or (isinstance(how, int) and -how in SIGNALS)
         result = {
             "status": "interrupted" if stopped else "failed",
@@ -149,9 +149,9 @@ def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
             "recipe": recipe(job.spec),
             "error": why + (f" ({told[-1]})" if told and not name else ""),
         }
-        # What is there and is not this job's (it was refused), or cannot be read, stays.
+        # Keep an existing file: it is unreadable or belongs to another cell, which is why this job was refused.
         if not (job.folder / RESULT).exists():
-            with contextlib.suppress(OSError):  # on a full disk it is told only
+            with contextlib.suppress(OSError):  # on a full disk the failure is only printed
                 write_result(job.folder, result)
     return result
 

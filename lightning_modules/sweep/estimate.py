@@ -1,4 +1,4 @@
-"""About how long a cell takes to train, from a few steps of it."""
+"""Estimate the training time of a cell by timing a few of its steps."""
 
 from __future__ import annotations
 
@@ -15,41 +15,48 @@ from zoo.speeds.network import TrainingStep
 from zoo.speeds.timing import Spread, measure, timed
 
 SECONDS = 1.0
-"""Steps are timed for about this long, after a first one."""
+"""Time spent on measuring training steps, in seconds, after one warm-up step."""
 
 TIMING_S = 12.0
-"""What ``task=time`` takes for a cell whose steps are not longer than the blocks they are measured in."""
+"""Duration of ``task=time``, in seconds, for a cell whose steps are no longer than one measurement block."""
 
 SMALL = 8
-"""Images of the first step: where even these take long, no larger batch is tried."""
+"""Batch size of the first step. If even this batch is slow, the full batch is not timed."""
 
 
 class Stopwatch:
-    """Times training and evaluation of networks, each once."""
+    """Times training and evaluation, once per distinct network, image size, batch size and accelerator."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, float]] = {}
-        # Every job starts Python, and imports what this process imports.
+        # Every job pays this start-up: it starts Python and imports what this process has imported.
         self.start_s = time.process_time()
 
     def estimate(self, spec: CellSpec, resolved: Resolved, hardware: Hardware, train: int, val: int) -> float:
-        """Seconds for all epochs, validation, test and start-up; with ``task=time`` for the measurements.
+        """Return the estimated seconds for start-up, all epochs, validation and test.
 
-        ``train`` and ``val`` are numbers of images. Data-parallel processes are taken to share the work
-        without loss, and data to be there in time.
+        With ``task=time``, return the seconds for start-up and the measurements instead. The estimate assumes perfect
+        data-parallel scaling and no waiting for data.
+
+        Args:
+            spec: The cell.
+            resolved: Its resolved network and data.
+            hardware: The devices it runs on.
+            train: Number of training images.
+            val: Number of validation images.
         """
         if spec.task == "time":
             return self.start_s + TIMING_S
         trainer, batch = spec.trainer, spec.data.batch_size
         batches, steps = count_steps(trainer, train // batch)
         per_image, per_evaluated = self._time(resolved, min(batch, train), hardware)
-        # The test counts as one more validation.
+        # Count the test as one more validation.
         evaluations = (steps / batches + 1) * val
         images = steps * min(batch, train)
         return self.start_s + (images * per_image + evaluations * per_evaluated) / hardware.world_size
 
     def _time(self, resolved: Resolved, batch: int, hardware: Hardware) -> tuple[float, float]:
-        """Seconds an image: of a training step, and of a forward pass."""
+        """Return seconds per image of a training step and of an inference forward pass."""
         key = json.dumps(
             [resolved.network, resolved.image_size, batch, hardware.accelerator], sort_keys=True, default=str
         )

@@ -1,4 +1,4 @@
-"""One job of a sweep, and how it stands. Needs neither torch nor Lightning."""
+"""Represent one job of a sweep and read its status; imports neither torch nor Lightning."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ LOG = "log.txt"
 
 @dataclass
 class Job:
-    """One job: what it was given, where its files go, and what the plan says of it.
+    """One job of a sweep: its overrides, its folder, and what the plan found out about it.
 
     Attributes:
-        number: Its place in the sweep.
-        overrides: What it was given on the command line.
-        spec: Its cell.
-        folder: Where its files go.
-        words: What follows the program for this very configuration, in any working directory.
-        reproduce: The command that a person types to run it by itself.
-        label: Those of its overrides that tell it apart from the other jobs.
-        same_as: Number of the job that runs in its place: the same network, the same recipe.
-        excluded: Why it is not run.
+        number: Index in the sweep.
+        overrides: Overrides on the command line.
+        spec: The cell.
+        folder: Folder for the job's files.
+        words: Command-line arguments that reproduce exactly this configuration from any working directory.
+        reproduce: The command line that runs this job alone.
+        label: The overrides that distinguish it from the other jobs.
+        same_as: Number of the job that runs in its place because network and recipe are the same; else None.
+        excluded: Why it does not run; None if it does.
         cell: Its choices, flat.
         cost: ``cost/params``, ``cost/macs``, ``cost/activations``.
-        estimate_s: About how long it takes.
-        processes: How many it consists of (devices × nodes).
-        nodes: Machines it needs.
-        gpus: GPUs it needs.
+        estimate_s: Estimated duration in seconds.
+        processes: Number of processes (devices × nodes).
+        nodes: Number of nodes.
+        gpus: Number of GPUs per node.
     """
 
     number: int
@@ -69,22 +69,25 @@ class Job:
 
     @property
     def runs(self) -> bool:
-        """Whether it is a job of its own: neither excluded nor the same as another."""
+        """Whether the job itself runs: it is neither excluded nor the same as another job."""
         return self.excluded is None and self.same_as is None
 
     def result(self) -> dict[str, Any]:
-        """Its ``result.json``; empty where there is none, or none that can be used, or another cell's."""
+        """Return its ``result.json``; empty if the file is missing, invalid or belongs to another cell."""
         return _result(self.folder, self.id)
 
     def status(self) -> str:
-        """``completed``, ``failed``, ``interrupted``; without a result ``running``, ``lost`` or ``waiting``."""
+        """Return ``running``, ``completed``, ``failed`` or ``interrupted``; without a result ``lost`` or ``waiting``.
+
+        ``lost``: the job has a log but no result. ``waiting``: it has neither.
+        """
         if is_locked(self.folder / LOCK):
             return "running"
         found = self.result().get("status")
         return found or ("lost" if (self.folder / LOG).exists() else "waiting")
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epochs it has finished; a line that is being written is left out."""
+        """Return the records of its finished epochs, skipping lines that are only partly written."""
         try:
             lines = (self.folder / EPOCHS).read_text().splitlines()
         except OSError:
@@ -99,7 +102,7 @@ class Job:
         return found
 
     def last_words(self, lines: int = 5) -> list[str]:
-        """The end of its log."""
+        """Return the last lines of its log."""
         try:
             return (self.folder / LOG).read_text(errors="replace").strip().splitlines()[-lines:]
         except OSError:
@@ -115,24 +118,24 @@ def _result(folder: Path, id: str) -> dict[str, Any]:
 
 
 def forget_failure(folder: Path, id: str) -> None:
-    """Before a start: what an earlier one left behind must not be taken for this one's.
+    """Delete the failed or interrupted result of an earlier start, so that it is not mistaken for this one's.
 
-    Only where that failed or was interrupted. A result that has completed meanwhile, that is another cell's, or that
-    cannot be used is for the run to judge, which has the folder for itself then.
+    Any other result stays: one that has completed in the meantime, belongs to another cell or is invalid. The run
+    decides about these, once it holds the lock on the folder.
 
     Args:
-        folder: The job's.
-        id: Its cell's.
+        folder: The job's folder.
+        id: The id of its cell.
     """
     if _result(folder, id).get("status") in ("failed", "interrupted"):
         (folder / RESULT).unlink(missing_ok=True)
 
 
 def not_completed(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that should have completed and have not."""
+    """Return the jobs that run and have not completed yet."""
     return [job for job in jobs if job.runs and job.status() != "completed"]
 
 
 def command(job: Job) -> list[str]:
-    """What runs a job in a process of its own."""
+    """Return the command that runs a job in its own process."""
     return [sys.executable, os.path.abspath(sys.argv[0]), *job.words, f"hydra.run.dir={quoted(job.folder)}"]

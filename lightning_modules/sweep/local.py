@@ -1,4 +1,4 @@
-"""Runs jobs on this machine: one process each, as many at a time as fit. Nothing one does harms the others."""
+"""Run jobs on this machine, each in its own process, as many at a time as cores, memory and GPUs allow."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lightning_modules.sweep.resources import Gpus, Memory, cores, find_gpus
 from zoo.errors import ConvzooError
 
 GRACE_S = 20
-"""Seconds that a job has to write its checkpoint and its result once it is told to stop."""
+"""Seconds that a job has to save its checkpoint and result once it is asked to stop."""
 
 POLL_S = 0.02
 
 
 @dataclass
 class _Running:
-    """A job that runs: as a child of ours, or (``process`` is None) left over by a launcher that died."""
+    """A running job: a child of this process or, if ``process`` is None, left over from a launcher that died."""
 
     job: Job
     process: Process | None
@@ -34,20 +34,23 @@ class _Running:
     watch: KillWatch = field(default_factory=KillWatch)
 
     def how(self) -> int | str | None:
-        """How it ended: its exit code, or in words where the kernel knows more; None where nobody does."""
+        """Return its exit code, or a description if it was killed; None if another launcher started it."""
         return self.watch.ending(self.process.returncode) if self.process else None
 
 
 class LocalEngine:
-    """Hands out this machine's cores, memory and GPUs.
+    """Runs jobs on this machine and shares its cores, memory and GPUs among them.
 
     Args:
-        slots: Processes at a time; ``auto``: one a core, each with one thread: that gives more images a second than
-            fewer jobs with more threads. Where there are fewer jobs than cores they have more threads.
-        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as its memory holds.
-        stagger_s: Seconds between two starts, where each job imports for itself: that is hard on a disk.
-        sweep: The sweep's name, W&B's group.
-        pool: What starts the jobs.
+        slots: Maximum number of processes at a time. ``auto``: one per core with one thread each, which yields more
+            images/s than fewer jobs with more threads. Jobs get more threads if there are fewer jobs than cores.
+        jobs_per_gpu: Jobs that share a GPU; ``auto``: as many as fit into its memory.
+        stagger_s: Seconds between two starts if jobs are not forked: each then imports everything from disk.
+        sweep: The sweep's name, used as the W&B group.
+        pool: Starts the jobs.
+
+    Raises:
+        ConvzooError: ``slots``, ``jobs_per_gpu`` or ``stagger_s`` is invalid.
     """
 
     node_gpus = None
@@ -67,7 +70,7 @@ class LocalEngine:
         self._running: list[_Running] = []
 
     def at_once(self, jobs: Sequence[Job]) -> int:
-        """How many of these run at a time, at most."""
+        """Return the maximum number of these jobs that run at a time."""
         if jobs and all(map(_is_timed, jobs)):
             return 1
         each = min((min(job.processes, self.slots) for job in jobs), default=1)
@@ -83,12 +86,13 @@ class LocalEngine:
     def run(
         self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
     ) -> None:
-        """Runs the jobs to their end, the longest first: a long one that starts last would run alone.
+        """Run the jobs until all have ended, the longest first: a long job that starts last would run alone.
 
         Args:
-            jobs: What to run.
-            ended: Told of each job that ended, and how (None: another launcher's). It may call `stop`.
-            tick: Called many times a second.
+            jobs: Jobs to run.
+            ended: Called with each job that ended and its exit code or a description of its end (None: another
+                launcher's job). May call `stop`.
+            tick: Called many times per second.
         """
         waiting = sorted(jobs, key=weight_of, reverse=True)
         next_start = 0.0
@@ -102,7 +106,7 @@ class LocalEngine:
                     try:
                         self._start(job, waiting)
                     except OSError as error:
-                        # A full disk, or a folder that is not ours: the others may have better luck.
+                        # A full disk or a folder without write permission: other jobs may still start.
                         ended(job, f"could not be started ({error.strerror or error}: {error.filename or job.folder})")
                         continue
                     next_start = 0.0 if self.pool.forks else time.monotonic() + self.stagger_s
@@ -118,7 +122,11 @@ class LocalEngine:
             raise
 
     def stop(self, wait: bool = False) -> None:
-        """Starts no further job and asks those that run to write their checkpoint and end."""
+        """Start no further jobs, and ask running jobs to save their checkpoint and exit.
+
+        Args:
+            wait: Wait for them, and kill those that are still alive after ``GRACE_S`` seconds.
+        """
         self.stopping = True
         for running in self._running:
             if running.process and running.process.poll() is None:
@@ -126,20 +134,20 @@ class LocalEngine:
         if not wait:
             return
         deadline = time.monotonic() + GRACE_S
-        # A second Ctrl-C is for those who do not want to wait.
+        # A second Ctrl-C skips the wait.
         with contextlib.suppress(KeyboardInterrupt):
             while time.monotonic() < deadline and any(r.process and r.process.poll() is None for r in self._running):
                 time.sleep(POLL_S)
         for running in self._running:
             if running.process and running.process.poll() is None:
-                # Its own session: whatever it has started there goes with it; ranks notice that it is gone.
+                # Kill the process group, with all that the job has started there; ranks elsewhere notice its end.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
 
     def _fits(self, job: Job) -> bool:
         if not self._running:
-            # A job with more processes than slots, or with more memory than there is, runs alone.
+            # A job that needs more slots or memory than exist runs alone.
             return True
         if any(_is_timed(j) for j in (job, *self.running)):
             return False
@@ -155,7 +163,10 @@ class LocalEngine:
         return self.gpus.pick(job, [(r.job, r.gpus) for r in self._running])
 
     def _threads_for(self, waiting: Sequence[Job]) -> int:
-        """The cores that are free, shared out among those that can start now; one that is timed has them all."""
+        """Return the threads per process for ``waiting[0]``: the free cores divided among the jobs that can start now.
+
+        A job that measures speed gets all cores.
+        """
         if _is_timed(waiting[0]):
             return max(1, self.cores // waiting[0].processes)
         free = self.cores - sum(r.threads * r.job.processes for r in self._running)
@@ -191,5 +202,5 @@ class LocalEngine:
 
 
 def _is_timed(job: Job) -> bool:
-    """Whether it measures speeds: what ran beside it would be in its figures."""
+    """Whether the job measures speed, so that no other job may run beside it and distort its figures."""
     return job.spec.task == "time"

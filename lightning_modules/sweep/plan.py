@@ -1,4 +1,4 @@
-"""Plans a sweep: what runs, what is done already, what is the same as another job, what is left out and why."""
+"""Plan a sweep: describe its jobs, exclude those beyond the limits, merge duplicates, and write sweep.json."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KEPT = ("same_as", "excluded", "cell", "cost", "estimate_s")
 
 
 def make_plan(jobs: Sequence[Job], sweep: SweepOptions, node_gpus: int | None, threads: int, pool: Pool) -> None:
-    """Fills in what each job is: its cell, its cost, whether it runs.
+    """Set each job's cell, cost, resources, estimated time and whether it runs, in place.
 
     Args:
-        jobs: All of the sweep's.
+        jobs: All jobs of the sweep.
         sweep: The sweep group of the configuration.
-        node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine.
-        threads: That each job gets, for the estimate of its time.
-        pool: What starts the process that describes them.
+        node_gpus: GPUs per cluster node; None if the jobs run on this machine.
+        threads: CPU threads per job, for the time estimate.
+        pool: Starts the planner's process.
 
     Raises:
-        ConvzooError: A wrong value in any of them: nothing has started yet.
+        ConvzooError: A job has an invalid value; no job has started yet.
     """
     limits = {
         key: parse_amount(str(getattr(sweep, name))) for name, key in LIMITS.items() if getattr(sweep, name) is not None
@@ -55,7 +55,7 @@ def make_plan(jobs: Sequence[Job], sweep: SweepOptions, node_gpus: int | None, t
 
 
 def need_one(jobs: Sequence[Job]) -> None:
-    """Raises ConvzooError where every job is left out."""
+    """Raise ConvzooError if every job is excluded."""
     if jobs and all(job.excluded for job in jobs):
         raise ConvzooError("every job is left out:\n" + "\n".join(f"  {j.name}: {j.excluded}" for j in jobs[:10]))
 
@@ -63,7 +63,12 @@ def need_one(jobs: Sequence[Job]) -> None:
 def _describe(
     jobs: Sequence[Job], node_gpus: int | None, measure: bool, threads: int, pool: Pool
 ) -> list[dict[str, Any]]:
-    """What `lightning_modules.sweep.planner` says, from a process that has torch."""
+    """Run `lightning_modules.sweep.planner` in a process that imports torch, and return its answer for each job.
+
+    Raises:
+        ConvzooError: A job has an invalid value.
+        RuntimeError: The planner died.
+    """
     from tqdm import tqdm
 
     question = {"configs": [job.spec.plain() for job in jobs], "node_gpus": node_gpus, "measure": measure}
@@ -95,7 +100,7 @@ def _describe(
 
 
 def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
-    """Writes ``sweep.json``, whole or not at all. Jobs of an earlier start that are not among these stay listed."""
+    """Write ``sweep.json`` atomically, keeping jobs of earlier starts that are not among these."""
     records = [
         {
             "number": job.number,
@@ -118,7 +123,7 @@ def write_plan(folder: Path, command: str, jobs: Sequence[Job]) -> None:
 
 
 def read_plan(folder: Path) -> list[dict[str, Any]]:
-    """The jobs of ``sweep.json``; empty where there is none. What somebody's editor made of it is left out."""
+    """Return the jobs of ``sweep.json``, skipping invalid entries; empty if the file is missing or invalid."""
     try:
         jobs = json.loads((folder / FILE).read_text())["jobs"]
         return [job for job in jobs if isinstance(job["folder"], str) and type(job["number"]) is int and job["id"]]

@@ -1,4 +1,4 @@
-"""Shows a plan before anything starts."""
+"""Print the plan of a sweep as a table, without starting it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ HEADER = ("job", "params", "MACs", "time", "state")
 
 
 def show_plan(jobs: Sequence[Job], at_once: int, folder: Path) -> None:
-    """Prints one row a job, and what the sweep comes to."""
+    """Print one row per job, then the number of jobs to run and their total time.
+
+    Args:
+        jobs: All jobs of the sweep.
+        at_once: Maximum number of jobs at a time.
+        folder: The sweep's folder.
+    """
     rows = []
     for job in jobs:
         state = job.excluded and f"left out: {job.excluded}"

@@ -1,7 +1,7 @@
-"""Says what each cell of a sweep is, without training one: ``python -m lightning_modules.sweep.planner``.
+"""Describe each cell of a sweep without training it: ``python -m lightning_modules.sweep.planner``.
 
-A process of its own, so that whoever plans a sweep stays small and needs no torch. Reads
-``{"configs": […], "node_gpus": null, "measure": false}`` from stdin and writes one JSON object a line, one for each.
+Runs in its own process, so that the launcher stays small and needs no torch. Reads
+``{"configs": […], "node_gpus": null, "measure": false}`` from stdin and writes one line of JSON per configuration.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, UnfitError
 
 CHOICES = ("model", "scale", "conv", "act")
-"""The groups whose values need not be equal for two networks to be the same."""
+"""The groups that may differ between two jobs whose networks are the same."""
 
 
 class Planner:
-    """Describes configurations; what several of them share is done once.
+    """Describes configurations and caches the networks and data sets they share.
 
     Args:
-        node_gpus: GPUs of a machine of the cluster; None where the jobs run on this machine, which then must have their
-            hardware and data.
+        node_gpus: GPUs per cluster node; None if the jobs run on this machine, which must then have the hardware and
+            data they ask for.
         measure: Whether to time a few steps of each network.
     """
 
@@ -43,13 +43,13 @@ class Planner:
         self._images: dict[str, tuple[int, int]] = {}
 
     def describe(self, spec: CellSpec) -> dict[str, Any]:
-        """What a cell is: see `lightning_modules.sweep.jobs.Job`, with ``same`` equal for the same network and recipe.
+        """Return the attributes of `lightning_modules.sweep.jobs.Job` that the plan sets, and ``same``.
 
-        ``excluded`` where the combination makes no sense though each choice exists, and where the network does not take
-        the images.
+        ``same`` is equal for jobs with the same network and recipe. ``excluded`` is set if the choices are valid one by
+        one but not together, or if the network cannot process images of this size.
 
         Raises:
-            ConvzooError: A wrong value.
+            ConvzooError: The configuration has an invalid value.
         """
         check(spec)
         hardware = resolve_hardware(spec.hardware, spec.trainer, self.node_gpus)
@@ -74,9 +74,9 @@ class Planner:
         }
 
     def _data_sizes(self, spec: CellSpec, resolved: Resolved) -> tuple[int, int] | None:
-        """Images for training and validation; None where the data is elsewhere.
+        """Return the number of training and validation images; None if the data is on the cluster only.
 
-        Reads each data set, once: what is missing or wrong is told before the first job starts.
+        Reads each data set once, so that missing or invalid data is reported before the first job starts.
         """
         key = digest({k: v for k, v in spec.data.plain().items() if k not in ("image_size", "batch_size", "augment")})
         if self.here and key not in self._images:
@@ -96,15 +96,15 @@ class Planner:
     @staticmethod
     def _same(spec: CellSpec, resolved: Resolved, network: str) -> str:
         rest = {k: v for k, v in leaves(spec.plain()) if k.partition(".")[0] not in (*CHOICES, "logger", "sweep")}
-        # Weights that come from elsewhere depend on the names, not on the structure alone.
+        # Loaded weights depend on the names of the choices, not only on the network's structure.
         given = spec.init.name != "random" or resolved.network["pretrained"]
         return digest([network, resolved.image_size, rest, resolved.network if given else None])
 
 
 def main() -> int:
-    """Answers on stdout, a line a configuration; a wrong value ends it, as ``{"error": …}``."""
+    """Answer each configuration from stdin with a line on stdout; an invalid value gets ``{"error": …}``."""
     job = json.load(sys.stdin)
-    # What libraries print must not stand between the answers.
+    # Keep what libraries print out of the answers.
     out, sys.stdout = sys.stdout, sys.stderr
     describer = Planner(job["node_gpus"], job["measure"])
     for settings in job["configs"]:

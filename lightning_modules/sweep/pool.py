@@ -1,7 +1,8 @@
-"""Python processes that have imported torch, Lightning, timm and W&B already, and are forked from one that waits.
+"""Fork job processes from a warm server that has already imported torch, Lightning, timm and W&B.
 
-`Pool.popen` is `subprocess.Popen` for a Python command, without its seconds of imports. What it returns is a process of
-its own, this one's child: it crashes alone, and neither the end of the pool's server nor that of this process ends it.
+`Pool.popen` replaces `subprocess.Popen` for a Python command and saves seconds of imports. The process it returns is an
+independent child of this process: its crash affects nothing else, and it survives the end of the pool's server and of
+this process.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from lightning_modules.hardware.process import server_environment
 POLL_S = 0.01
 
 _SUBREAPER = 36
-"""Linux's ``PR_SET_CHILD_SUBREAPER``: what the server forks becomes this process's child."""
+"""Linux's ``PR_SET_CHILD_SUBREAPER``: processes that the server forks become children of this process."""
 
 
 class Forked:
-    """A process that the pool started: the part of `subprocess.Popen` that a launcher needs."""
+    """A process forked by the pool, with the part of `subprocess.Popen`'s interface that a launcher needs."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
+        """Return the exit code, negative for a signal; None while the process runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -61,12 +62,12 @@ File = IO[bytes] | int
 
 
 class Pool:
-    """Starts Python commands, each in a process and a session of its own.
+    """Starts Python commands, each in its own process and session.
 
     Args:
-        wanted: Whether to fork them. Where it cannot be done (not on Linux), and from where the server dies, each
-            command starts an interpreter of its own.
-        warm_up: A function to call before the first fork, ``module:name``; it must start no thread.
+        wanted: Whether to fork commands. If forking is impossible (not on Linux), or once the server has died, each
+            command starts its own interpreter instead.
+        warm_up: A function to call before the first fork, ``module:name``; it must not start a thread.
     """
 
     def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:
@@ -74,7 +75,7 @@ class Pool:
         self._started: list[Process] = []
         if wanted and _adopts_orphans():
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-                # Inherited from some daemons: the kernel would throw exit codes away.
+                # Some daemons pass SIG_IGN on to their children; the kernel would then discard exit codes.
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
@@ -85,23 +86,23 @@ class Pool:
                     stdout=subprocess.DEVNULL,
                     env=server_environment(os.environ),
                     pass_fds=[theirs.fileno()],
-                    # A Ctrl-C in the terminal is not for it.
+                    # Keep a Ctrl-C in the terminal away from the server.
                     start_new_session=True,
                 )
             atexit.register(self.close)
 
     @property
     def forks(self) -> bool:
-        """Whether commands are forked, as far as is known."""
+        """Whether commands are forked; a dead server is noticed only at the next start."""
         return self._server is not None
 
     def popen(self, words: Sequence[str], env: Mapping[str, str], stdin: File, stdout: File, stderr: File) -> Process:
-        """Starts ``[sys.executable, SCRIPT, …]`` or ``[sys.executable, "-m", MODULE, …]``.
+        """Start ``[sys.executable, SCRIPT, …]`` or ``[sys.executable, "-m", MODULE, …]``.
 
         Args:
             words: The command.
-            env: All of its environment.
-            stdin, stdout, stderr: Open files.
+            env: Its complete environment.
+            stdin, stdout, stderr: Open files or their descriptors.
         """
         process = self._popen(words, env, stdin, stdout, stderr)
         self._started.append(process)
@@ -121,7 +122,7 @@ class Pool:
         )
 
     def _fork(self, question: dict[str, object], files: list[int]) -> Forked:
-        # In a file, not in the message: a socket takes some 200 KiB, and an environment may be larger.
+        # Send the request in a file: a socket message is limited to some 200 KiB, and an environment may be larger.
         with os.fdopen(os.memfd_create("request"), "w") as request:
             json.dump(question, request)
             request.flush()
@@ -133,7 +134,7 @@ class Pool:
         return Forked(int(answer))
 
     def reap(self) -> None:
-        """Takes note that processes which jobs left behind have ended: this one is their parent now."""
+        """Reap ended processes that jobs left behind: as subreaper, this process is their parent now."""
         self._started = [process for process in self._started if process.returncode is None]
         known = {process.pid for process in [*self._started, *filter(None, [self._server])]}
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -142,17 +143,17 @@ class Pool:
                 os.waitpid(found.si_pid, 0)
 
     def close(self) -> None:
-        """Ends the server; what it forked goes on."""
+        """Kill the server; the processes it has forked keep running."""
         if self._server is not None:
             self._socket.close()
-            # It holds nothing that could be lost.
+            # It has no state to save.
             self._server.kill()
             self._server.wait()
             self._server = None
 
 
 def _adopts_orphans() -> bool:
-    """Makes this process the parent of what its children leave behind; False where there is no such thing."""
+    """Make this process the parent of its orphaned descendants; return False if the platform cannot."""
     try:
         return sys.platform == "linux" and ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0) == 0
     except (OSError, AttributeError):

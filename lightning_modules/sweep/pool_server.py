@@ -1,7 +1,7 @@
-"""What a pool's processes are forked from: ``python -m lightning_modules.sweep.pool_server SOCKET [FUNCTION]``.
+"""Serve forks of a warm Python process: ``python -m lightning_modules.sweep.pool_server SOCKET [FUNCTION]``.
 
-It imports what a job needs and calls nothing that starts a thread or a device: neither would survive a fork.
-Started by `lightning_modules.sweep.pool.Pool`; ends when that one's end of the socket is closed.
+The server imports what a job needs, and starts neither a thread nor a device: neither would survive a fork.
+`lightning_modules.sweep.pool.Pool` starts it; it exits when the pool closes its end of the socket.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMPORTS = (
     "lightning_modules.run",
     "lightning_modules.sweep.estimate",
     "sklearn.datasets",
-    "torch._dynamo",  # a first optimizer would
+    "torch._dynamo",  # the first optimizer of a process imports it
     "torch.distributed.launcher.api",
     "zoo.costs.fingerprint",
     "zoo.report",
@@ -38,17 +38,17 @@ IMPORTS = (
 
 
 def serve(listener: socket.socket) -> dict[str, Any] | None:
-    """Forks a process for each request, and answers with its number.
+    """Fork a process for each request and answer with its process id.
 
     Returns:
-        In each process that was forked: its request. In the server, when nobody asks any more: None.
+        In a forked process: its request. In the server: None, once the pool has closed the connection.
     """
     while True:
         message, descriptors, _, _ = socket.recv_fds(listener, 100, 4)
-        # Who asked may have gone since: nobody would wait for this process.
+        # The pool may have closed the socket after its request; no process would wait for the fork.
         if not message or select.select([listener], [], [], 0)[0]:
             return None
-        # Forked twice: the second one's parent ends at once, and the pool, not this process, becomes its parent.
+        # Double fork: the intermediate process exits at once, so that the pool, not this server, becomes the parent.
         reading, writing = os.pipe()
         if (child := os.fork()) == 0:
             parent = os.getpid()
@@ -74,7 +74,7 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(descriptors: list[int]) -> None:
-    """Makes of a fork what a fresh process would be: its own session, input, output and errors."""
+    """Give a forked process its own session, stdin, stdout and stderr."""
     os.setsid()
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
@@ -82,13 +82,13 @@ def _become(descriptors: list[int]) -> None:
 
 
 def run(request: dict[str, Any]) -> None:
-    """Runs a request's command as its interpreter would, in this process."""
+    """Run a request's command in this process as a fresh interpreter would."""
     import torch
 
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    # OpenMP read the server's environment.
+    # OpenMP has already read the server's environment.
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         torch.set_num_threads(int(threads))
     words = request["words"]
@@ -101,8 +101,10 @@ def run(request: dict[str, Any]) -> None:
 
 
 def run_and_end(request: dict[str, Any]) -> NoReturn:
-    """Runs a request's command and ends as its interpreter would, but at once: to take all apart that was imported
-    before the fork would take a job half a second, and copy it first."""
+    """Run a request's command and exit with an interpreter's exit code, but without tearing down modules.
+
+    Tearing down what was imported before the fork takes half a second per job and first copies the shared pages.
+    """
     code: object = 0
     try:
         run(request)
@@ -116,7 +118,7 @@ def run_and_end(request: dict[str, Any]) -> NoReturn:
     if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
-    threading._shutdown()  # waits for threads that are not daemons
+    threading._shutdown()  # waits for non-daemon threads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -125,7 +127,14 @@ def run_and_end(request: dict[str, Any]) -> NoReturn:
 
 
 def warm_up(function: str | None) -> None:
-    """Imports, and calls a function that does what every command would do first."""
+    """Import everything in ``IMPORTS`` and call a function that does what every command would do first.
+
+    Args:
+        function: ``module:name``; None for no function.
+
+    Raises:
+        SystemExit: The imports have started a thread or CUDA, which no fork could use.
+    """
     prepare("wandb")
     for name in IMPORTS:
         importlib.import_module(name)
@@ -141,7 +150,7 @@ def warm_up(function: str | None) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Nobody is told when the one who asks has gone while this process imports.
+    # The pool may close its socket while this process imports.
     with contextlib.suppress(ConnectionError):
         listener = socket.socket(fileno=int(sys.argv[1]))
         warm_up(*sys.argv[2:] or [None])

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs."""
+"""Show the progress of a running sweep: a live view in a terminal, one line per job elsewhere."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ REFRESH_S = 1.0
 
 
 class View:
-    """In a terminal: how many are done, what runs and how well, the time left. Elsewhere: a line a job.
+    """Live view of a sweep: jobs done, running jobs with progress and accuracy, time left.
+
+    Without a terminal, only the lines passed to `say` are printed, one per ended job.
 
     Args:
-        jobs: Those that run in this start.
-        done: How many of the sweep were done before.
+        jobs: Jobs to run in this start.
+        done: Number of jobs that had completed before.
     """
 
     def __init__(self, jobs: Sequence[Job], done: int) -> None:
@@ -30,7 +32,7 @@ class View:
         self.console = Console()
         self.start, self._drawn = time.monotonic(), 0.0
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
-        # Those that were stopped have a part behind them already.
+        # Jobs that are resumed have done a share of their epochs already.
         self._before = {job.number: _share(job) for job in self.jobs}
         self._ended: set[int] = set()
 
@@ -43,7 +45,7 @@ class View:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line above the view."""
+        """Print a line above the view."""
         self.console.print(Text(text), soft_wrap=True)
 
     def ended(self, job: Job, status: str) -> None:
@@ -51,7 +53,7 @@ class View:
         self._ended.add(job.number)
 
     def tick(self, running: Sequence[Job]) -> None:
-        """Draws the view again, once a second."""
+        """Redraw the view at most once per second."""
         if self.console.is_terminal and time.monotonic() - self._drawn >= REFRESH_S:
             self._drawn = time.monotonic()
             self._live.update(self._draw(running), refresh=True)
@@ -71,7 +73,7 @@ class View:
         return Group(Text(status + (f", about {duration(left)} left" if left is not None else "")), rows)
 
     def left_s(self, running: Sequence[Job]) -> float | None:
-        """Seconds to go, from the work done so far: jobs are weighted by what predicts their time best."""
+        """Estimate the seconds left from the speed so far, weighting jobs by `weight_of`; None before any progress."""
         shares = {job.number: _share(job) for job in running} | dict.fromkeys(self._ended, 1.0)
         weight = {job.number: weight_of(job) for job in self.jobs}
         done = sum(weight[n] * max(0.0, share - self._before[n]) for n, share in shares.items())
@@ -81,7 +83,7 @@ class View:
 
 
 def weight_of(job: Job) -> float:
-    """How much work a job is, next to others: its estimated time, else its images times its activations."""
+    """Return the relative work of a job: its estimated time, or else epochs times a sum of activations and MACs."""
     if job.estimate_s:
         return job.estimate_s
     epochs = max(1, job.spec.trainer.max_epochs)
@@ -95,7 +97,7 @@ def _share(job: Job) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 45 s, 12 min, 3 h 20 min."""
+    """Format seconds for people: 45 s, 12 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

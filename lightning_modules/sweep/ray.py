@@ -1,6 +1,6 @@
-"""Runs jobs on a Ray cluster: one Ray task each, which runs the job's command. Single-device jobs only.
+"""Run single-device jobs on a Ray cluster, one Ray task per job.
 
-Ray's queue dies with this process, its jobs with it: the same command goes on with them.
+Ray's queue and its jobs die with this process; running the same command again resumes them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from zoo.errors import ConvzooError
 POLL_S = 0.5
 
 STOP_FILE = "ray.stop"
-"""In the sweep's folder: the jobs shall save and end. Ray's own way does not reach a task's child."""
+"""File in the sweep's folder that asks jobs to save and exit. Ray's own cancellation does not reach a task's child."""
 
 GRACE_S = 20
-"""Seconds that they have."""
+"""Seconds that jobs have to save and exit."""
 
 
 class RayEngine:
-    """A Ray cluster, for `lightning_modules.sweep.driver`.
+    """Engine that runs jobs on a Ray cluster, for `lightning_modules.sweep.driver`.
 
     Args:
-        address: Of the cluster; ``local`` for one on this machine, ``auto`` for the one that RAY_ADDRESS or ``ray
-            start`` has made known.
-        cpus: CPUs, and threads, of a job.
-        gpus_per_node: GPUs of a node.
-        jobs: Jobs at a time; None for as many as fit.
-        folder: The sweep's, on a file system that all nodes share.
+        address: Address of the cluster; ``local`` starts one on this machine, ``auto`` finds the one announced by
+            RAY_ADDRESS or ``ray start``.
+        cpus: CPUs and threads per job.
+        gpus_per_node: GPUs per node.
+        jobs: Maximum number of jobs at a time; None for as many as fit.
+        folder: The sweep's folder, on a file system that all nodes share.
 
     Raises:
-        ConvzooError: Ray is not installed, or there is no cluster at that address.
+        ConvzooError: Ray is not installed.
     """
 
     def __init__(self, address: str, cpus: int, gpus_per_node: int, jobs: int | None, folder: Path) -> None:
@@ -55,7 +55,7 @@ class RayEngine:
         self._tasks: dict[Any, Job] = {}
 
     def at_once(self, jobs: Sequence[Job]) -> int:
-        """How many of these may run at a time; the cluster may hold fewer."""
+        """Return the maximum number of these jobs at a time; the cluster may fit fewer."""
         return min(self.jobs or len(jobs), len(jobs))
 
     @property
@@ -65,15 +65,15 @@ class RayEngine:
     def run(
         self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
     ) -> None:
-        """Runs the jobs to their end.
+        """Run the jobs until all have ended.
 
         Args:
-            jobs: What to run.
-            ended: Told of each job that ended, with its exit code, or why Ray gave it up. It may call `stop`.
-            tick: Called twice a second.
+            jobs: Jobs to run.
+            ended: Called with each job that ended and its exit code, or the reason why Ray gave it up. May call `stop`.
+            tick: Called twice per second.
 
         Raises:
-            ConvzooError: A job of several processes; no cluster.
+            ConvzooError: A job has several processes, or there is no cluster at the address.
         """
         if several := next((job for job in jobs if job.processes > 1), None):
             raise ConvzooError(
@@ -81,7 +81,7 @@ class RayEngine:
                 "Type hydra/launcher=slurm or local for it."
             )
         try:
-            # Workers import this module from where it lies here.
+            # Workers import this module from the same path as this process.
             paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
             terminated = signal.getsignal(signal.SIGTERM)
             self.ray.init(
@@ -90,7 +90,7 @@ class RayEngine:
                 logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
             )
-            # Ray's own handler would abort the process.
+            # Restore ours: Ray's own handler would abort the process.
             signal.signal(signal.SIGTERM, terminated)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConvzooError(f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}") from None
@@ -114,7 +114,11 @@ class RayEngine:
             self.ray.shutdown()
 
     def stop(self, wait: bool = False) -> None:
-        """Starts no further job; those that run save and end."""
+        """Start no further jobs, and ask running jobs to save and exit.
+
+        Args:
+            wait: Wait for them, up to ``GRACE_S`` seconds.
+        """
         self.stopping = True
         (self.folder / STOP_FILE).touch()
         if wait and self._tasks:
@@ -125,7 +129,7 @@ class RayEngine:
         forget_failure(job.folder, job.id)
         variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name, **passed()}
         variables["CONVZOO_CORES"] = str(self.threads)
-        # A node that goes away is not the job's fault: it goes on elsewhere, from its checkpoint.
+        # If a node disappears, Ray retries the job on another one, where it resumes from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
         stop = str((self.folder / STOP_FILE).resolve())
         words, log = command(job), str((job.folder / LOG).resolve())
@@ -139,7 +143,11 @@ class RayEngine:
 
 
 def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[str, str]) -> int | str:
-    """Runs a job's command on a node and returns how it ended; it is told to end when the file ``stop`` appears."""
+    """Run a job's command on a node, terminating it when the file ``stop`` appears.
+
+    Returns:
+        The exit code, or a description if the kernel killed the process.
+    """
     if os.path.exists(stop):
         return 128 + signal.SIGTERM
     watch = KillWatch()

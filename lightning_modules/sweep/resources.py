@@ -1,4 +1,4 @@
-"""How much of this machine a job needs, and how much there is: cores, memory, GPUs. Needs no torch."""
+"""Find this machine's cores, memory and GPUs, and estimate what a job needs of them; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,47 +13,50 @@ from lightning_modules.sweep.jobs import Job
 
 MIB = 1 << 20
 PYTHON_BYTES = 700 * MIB
-"""Of a CPU job: Python with its libraries. Jobs that have ended say better."""
+"""Memory of a CPU job for Python and its libraries; raised by the measured peaks of jobs that have ended."""
 
 CUDA_BYTES = 1200 * MIB
-"""Of a GPU job, on the GPU: CUDA's context, cuDNN's and cuBLAS's workspaces."""
+"""GPU memory of a GPU job for the CUDA context and the workspaces of cuDNN and cuBLAS."""
 
 PARAMETER_BYTES = 20
-"""Weight, gradient, two moments of the optimizer and a copy for the best checkpoint, 4 bytes each."""
+"""Per parameter: weight, gradient, two optimizer moments and a copy for the best checkpoint, 4 bytes each."""
 
 ACTIVATION_BYTES = 16
-"""An output of a convolution, its normalisation and its activation are kept for the backward pass, 4 bytes each; and
-what the backward pass itself needs."""
+"""Per activation (output element of a convolution) and image.
+
+The backward pass keeps the outputs of convolution, normalization and activation function, 4 bytes each, and needs 4
+more bytes itself.
+"""
 
 SHARED_AT_MOST = 8
-"""Jobs that share a GPU: more would wait for each other's launches."""
+"""Maximum number of jobs that share a GPU: more would wait for each other's kernel launches."""
 
 GPU_SHARE = 0.8
-"""Of a GPU's free memory: estimates are not exact, and the allocator keeps pieces that it cannot use."""
+"""Usable share of a GPU's free memory: estimates are inexact, and the allocator fragments memory."""
 
 
 def tensor_bytes(job: Job) -> int:
-    """About what the tensors of one of a job's processes take while it trains, in float32."""
+    """Estimate the bytes of float32 tensors that one process of a job holds during training."""
     cost, images = job.cost or {}, job.spec.data.batch_size / job.processes
     activations = ACTIVATION_BYTES * images * cost.get("cost/activations", 0)
     return int(PARAMETER_BYTES * cost.get("cost/params", 0) + activations)
 
 
 def cores() -> int:
-    """The processors that this process may use: those it is bound to, and no more than a container's quota."""
+    """Return the number of CPU cores this process may use: its affinity, limited by the container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     return min(bound, max(1, math.ceil(int(quota) / int(period)))) if quota.isdigit() else bound
 
 
 def free_bytes() -> int | None:
-    """Memory that can still be had, in this container and on this machine; None where nobody says."""
+    """Return the memory available in this container and on this machine, in bytes; None if unknown."""
     lines = (line.split() for line in _read("/proc/meminfo").splitlines())
     found = [int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"]
     limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     if limit.isdigit() and used.isdigit():
         stat = dict(line.split() for line in _read("/sys/fs/cgroup/memory.stat").splitlines())
-        # The page cache gives way.
+        # The kernel reclaims inactive page cache on demand.
         found.append(int(limit) - int(used) + int(stat.get("inactive_file", 0)))
     return min(found, default=None)
 
@@ -66,19 +69,24 @@ def _read(path: str) -> str:
 
 
 class Memory:
-    """Whether another job fits into this machine's memory."""
+    """Decides whether another job fits into this machine's memory."""
 
     def __init__(self) -> None:
         self._python_bytes = PYTHON_BYTES
 
     def learn(self, job: Job) -> None:
-        """Looks what a job that ended took at its peak."""
+        """Raise the estimate of Python's memory to the measured peak of a CPU job that has ended."""
         peak = job.result().get("metrics", {}).get("speed/peak_memory_mb")
         if peak and not job.gpus:
             self._python_bytes = max(self._python_bytes, int(peak * MIB) - tensor_bytes(job))
 
     def fits(self, job: Job, running: Mapping[int, Job]) -> bool:
-        """Args: the job, and those that run by process number: what they have not taken yet is reserved for them."""
+        """Return whether a job fits beside the running ones, reserving memory they need but have not allocated yet.
+
+        Args:
+            job: The job to start.
+            running: The running jobs by process id.
+        """
         free = free_bytes()
         if free is None or not running:
             return True
@@ -95,18 +103,18 @@ def _resident_bytes(pid: int) -> int:
 
 
 class Gpus:
-    """The GPUs that jobs may use, and how many may share one.
+    """Assigns GPUs to jobs, several small jobs to one GPU if its memory allows.
 
     Args:
-        per_gpu: Jobs on a GPU; ``auto``: as many small ones as its memory holds by a careful estimate.
-        free: GPU, as CUDA_VISIBLE_DEVICES calls it → free bytes; None where nobody says: then one job has it alone.
+        per_gpu: Jobs per GPU; ``auto``: as many as its memory holds by a conservative estimate.
+        free: Free bytes of each GPU, by its name in CUDA_VISIBLE_DEVICES; None if unknown: the GPU then runs one job.
     """
 
     def __init__(self, per_gpu: int | str, free: Mapping[str, int | None]) -> None:
         self.per_gpu, self.free = per_gpu, free
 
     def at_once(self, job: Job) -> int:
-        """How many jobs like this one run at a time, at most."""
+        """Return the maximum number of jobs like this one that run at a time."""
         if self.per_gpu != "auto":
             return len(self.free) * self.per_gpu // job.gpus
         if job.gpus > 1:
@@ -116,7 +124,15 @@ class Gpus:
         )
 
     def pick(self, job: Job, running: Sequence[tuple[Job, Sequence[str]]]) -> list[str]:
-        """The GPUs for a job, the least used first: one is shared only when all are busy. Empty: it has to wait."""
+        """Choose GPUs for a job, the least used first, so that one is shared only when all are busy.
+
+        Args:
+            job: The job to start.
+            running: The running jobs and their GPUs.
+
+        Returns:
+            As many GPUs as the job needs; empty if it has to wait.
+        """
         on = {gpu: [other for other, theirs in running if gpu in theirs] for gpu in self.free}
         able = sorted((gpu for gpu in on if self._takes(gpu, job, on[gpu])), key=lambda gpu: len(on[gpu]))
         return able[: job.gpus] if len(able) >= job.gpus else []
@@ -126,25 +142,25 @@ class Gpus:
             return len(on_it) < self.per_gpu
         if not on_it:
             return True
-        # Processes that wait for each other are held up by whoever shares a GPU with one of them.
+        # Sharing a GPU with one rank of a multi-GPU job would slow down all its ranks.
         if job.gpus > 1 or any(other.gpus > 1 for other in on_it) or len(on_it) >= SHARED_AT_MOST:
             return False
         return sum(map(_need, [job, *on_it])) <= GPU_SHARE * (self.free[gpu] or 0)
 
 
 def _need(job: Job) -> int:
-    """Bytes on each of a job's GPUs."""
+    """Return the bytes that a job needs on each of its GPUs."""
     return CUDA_BYTES + tensor_bytes(job)
 
 
 def find_gpus() -> dict[str, int | None]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them, with their free bytes; without torch."""
+    """Return the GPUs this process may use, named as in CUDA_VISIBLE_DEVICES, with their free bytes (None: unknown)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         names = [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
     else:
         names = [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
-    # WSL and some containers have the driver's program and not its folder.
+    # WSL and some containers have nvidia-smi but not the driver's folder in /proc.
     ask = names or (visible is None and shutil.which("nvidia-smi"))
     told = _ask_driver() if ask else {}
     names = names or [name for name in told if name.isdigit()]
@@ -152,7 +168,10 @@ def find_gpus() -> dict[str, int | None]:
 
 
 def _ask_driver() -> dict[str, int]:
-    """Index and UUID of each GPU → free bytes. The least of all for every index: CUDA may count in another order."""
+    """Return the free bytes of each GPU by UUID and by index, from nvidia-smi; empty if it fails.
+
+    Every index maps to the minimum over all GPUs, since CUDA may number them in another order.
+    """
     question = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(question, capture_output=True, text=True, check=True, timeout=10).stdout

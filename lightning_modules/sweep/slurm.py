@@ -1,5 +1,7 @@
-"""Runs jobs on a Slurm cluster. Nothing depends on this process staying alive: the queue says what lives, and the
-jobs' folders say what became of it."""
+"""Submit a sweep's jobs to Slurm and follow them to their end.
+
+This process may die at any time: the queue tells which jobs are alive, and the jobs' folders tell how they ended.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,17 @@ from lightning_modules.sweep.slurm_task import SlurmTask
 from zoo.errors import ConvzooError
 
 LEFT_POLLS = 2
-"""Looks at the queue in a row that must miss a job before it has ended: shared file systems show files late."""
+"""A job has ended if it is missing from this many polls of the queue in a row: shared file systems show files late."""
 
 TICK_S = 0.5
 
 
 class SlurmEngine:
-    """A cluster, for `lightning_modules.sweep.driver`.
+    """Engine that runs jobs on a Slurm cluster, for `lightning_modules.sweep.driver`.
 
     Args:
-        options: How jobs are submitted.
-        folder: The sweep's, on a file system that all nodes share.
+        options: Options of the submission.
+        folder: The sweep's folder, on a file system that all nodes share.
 
     Raises:
         ConvzooError: This machine has no Slurm, or submitit is not installed.
@@ -42,7 +44,7 @@ class SlurmEngine:
         self._queued: dict[Path, Queued] = {}
 
     def at_once(self, jobs: Sequence[Job]) -> int:
-        """How many of these may run at a time."""
+        """Return the maximum number of these jobs that run at a time."""
         return min(self.options.at_once, len(jobs))
 
     @property
@@ -52,15 +54,15 @@ class SlurmEngine:
     def run(
         self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
     ) -> None:
-        """Submits the jobs that no earlier start has left in the queue, and follows all of them to their end.
+        """Submit the jobs that are not in the queue from an earlier start, and follow all of them to their end.
 
         Args:
-            jobs: What to run.
-            ended: Told of each job that ended, and how, where it could not say so itself. It may call `stop`.
-            tick: Called twice a second.
+            jobs: Jobs to run.
+            ended: Called with each job that ended and, if it wrote no result, a description of how. May call `stop`.
+            tick: Called twice per second.
 
         Raises:
-            ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused.
+            ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused a job.
         """
         queued = self.queue.queued()
         if queued is None:
@@ -78,7 +80,7 @@ class SlurmEngine:
                     missed[job.number] = missed[job.number] + 1 if self._gone(job) else 0
             for job in list(self._left):
                 gone = missed[job.number] >= LEFT_POLLS
-                # A completed result is final; what was interrupted may be about to be requeued.
+                # A completed result is final; an interrupted job may be about to be requeued.
                 if gone or job.result().get("status") == "completed":
                     self._left.remove(job)
                     ended(job, self.queue.why(job.folder) if gone and not job.result() else None)
@@ -91,7 +93,7 @@ class SlurmEngine:
             time.sleep(min(TICK_S, self.options.poll_s))
 
     def stop(self, wait: bool = False) -> None:
-        """Ends all jobs: those that run save first."""
+        """Cancel all jobs; running jobs save first."""
         self.stopping = True
         self.queue.cancel([job.folder for job in self._left])
 

@@ -1,4 +1,4 @@
-"""What a user may say about jobs on Slurm: ``hydra.launcher.KEY=VALUE`` with ``hydra/launcher=slurm``."""
+"""Define the Slurm launcher's options: ``hydra.launcher.KEY=VALUE`` with ``hydra/launcher=slurm``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any
 
 @dataclass
 class SlurmOptions:
-    """How jobs are submitted.
+    """Options for submitting jobs to Slurm.
 
     Attributes:
-        gpus_per_node: GPUs of a node, all of which ``hardware=ddp`` takes; 0 for a cluster without.
-        at_once: Jobs of an array that may run at the same time.
-        timeout_min: Time limit of a job, in minutes. A job that reaches it goes on where it was.
-        requeues: How often at most.
-        signal_delay_s: How long before the time limit a job is told to save, in seconds.
-        cpus_per_task: CPUs of a process (one a device); it has as many threads.
-        mem_gb: Memory of a node that a job gets.
-        partition, account, qos, constraint: sbatch's.
-        extra: Other parameters of sbatch, by their long names.
-        setup: Shell lines before each job, such as ``module load``.
-        poll_s: Seconds between two looks at the queue.
+        gpus_per_node: GPUs per node, all of which ``hardware=ddp`` uses; 0 for a cluster without GPUs.
+        at_once: Maximum number of jobs of an array that run at the same time.
+        timeout_min: Time limit of a job in minutes. A job that reaches it is requeued and resumes.
+        requeues: Maximum number of requeues after the time limit.
+        signal_delay_s: Seconds before the time limit at which a job is signalled to save.
+        cpus_per_task: CPUs and threads per process (one process per device).
+        mem_gb: Memory of a job on each node, in GiB.
+        partition: sbatch's ``--partition``.
+        account: sbatch's ``--account``.
+        qos: sbatch's ``--qos``.
+        constraint: sbatch's ``--constraint``.
+        extra: Further sbatch options, by their long names.
+        setup: Shell lines to run before each job, such as ``module load``.
+        poll_s: Seconds between two polls of the queue.
     """
 
     gpus_per_node: int = 0

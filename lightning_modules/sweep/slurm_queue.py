@@ -1,4 +1,4 @@
-"""A sweep's jobs in Slurm's queue: submits them as arrays, and finds them again by the names of these."""
+"""Submit a sweep's jobs to Slurm as job arrays, and find them again in the queue by the arrays' names."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending
 from zoo.errors import ConvzooError
 
 FOLDER = ".slurm"
-"""Below the sweep's folder: what was submitted, and submitit's files."""
+"""Subfolder of the sweep's folder for the records of submitted arrays and submitit's files."""
 
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """What one job needs of the cluster. Jobs of one shape share an array.
+    """Resources of a job on the cluster; jobs of the same shape share an array.
 
     Attributes:
-        nodes: Machines.
-        devices: Processes a node: one a device.
-        gpus: Whether each process has a GPU of its own.
+        nodes: Number of nodes.
+        devices: Processes per node, one per device.
+        gpus: Whether each process has its own GPU.
     """
 
     nodes: int = 1
@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Queued:
-    """A job that Slurm knows: its id, state and Slurm's reason for that state."""
+    """A job in Slurm's queue: its id, its state and Slurm's reason for that state."""
 
     id: str
     state: str
@@ -55,6 +55,7 @@ class SlurmQueue:
 
     Args:
         sweep: The sweep's folder, on a file system that all nodes share.
+        options: Options of the submission.
 
     Raises:
         ConvzooError: This machine has no Slurm, or submitit is not installed.
@@ -66,10 +67,13 @@ class SlurmQueue:
         _check_installed()
 
     def submit(self, tasks: Sequence[tuple[SlurmTask, Shape]]) -> None:
-        """Submits jobs: an array for each shape, several one after another where they exceed Slurm's largest.
+        """Submit jobs as one array per shape, or as several that run in sequence if Slurm's array limit requires it.
+
+        Args:
+            tasks: The tasks and their shapes.
 
         Raises:
-            ConvzooError: sbatch refused one; those before it are submitted.
+            ConvzooError: sbatch refused an array; those before it have been submitted.
         """
         by_shape: dict[Shape, list[SlurmTask]] = defaultdict(list)
         for task, shape in tasks:
@@ -89,7 +93,7 @@ class SlurmQueue:
         for task in tasks:
             task.folder.mkdir(exist_ok=True)
             forget_failure(task.folder, task.id)
-        # Written first: if this process dies right after sbatch, its successor finds the jobs by the array's name.
+        # Written before sbatch: if this process dies right after it, the next start finds the jobs by the array's name.
         record = {"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}
         write_whole(self.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
         executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
@@ -115,7 +119,7 @@ class SlurmQueue:
             "gpus_per_node": shape.devices if shape.gpus else None,
             "dependency": before and f"afterany:{before}",
         }
-        # One rank that dies takes the others along: they would wait for it. srun does not inherit the CPUs.
+        # Kill all ranks when one dies, since they would wait for it. srun does not inherit --cpus-per-task.
         srun = ["--kill-on-bad-exit=1"]
         srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
         root = Path(__file__).resolve().parents[2]
@@ -133,7 +137,7 @@ class SlurmQueue:
         }
 
     def queued(self) -> dict[Path, Queued] | None:
-        """The folders whose jobs wait or run; None where the queue cannot be read just now."""
+        """Return the waiting and running jobs by folder; None if the queue cannot be read at the moment."""
         arrays = self._arrays()
         shown = _slurm("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%j|%F|%K|%T|%r")
         if shown is None:
@@ -148,14 +152,14 @@ class SlurmQueue:
         return found
 
     def cancel(self, folders: Sequence[Path]) -> None:
-        """Ends jobs: those that run save first, and stay cancelled."""
+        """Cancel the jobs of these folders; running jobs save first and are not requeued."""
         wanted = {folder.resolve() for folder in folders}
         ids = [job.id for folder, job in (self.queued() or {}).items() if folder in wanted]
         for start in range(0, len(ids), 100):
             _slurm("scancel", *ids[start : start + 100])
 
     def why(self, folder: Path) -> str:
-        """Why a job ended without a result, as far as anybody knows."""
+        """Return a description of why a job ended without a result, as far as it is known."""
         try:
             end = json.loads((folder / END_FILE).read_text())
             return f"rank {end['rank']} on {end['node']} {ending(end['code'])} (Slurm job {end['job']})"
@@ -168,7 +172,7 @@ class SlurmQueue:
         return "it was never submitted"
 
     def _arrays(self) -> dict[str, list[Path]]:
-        """The folders of each array that was submitted, by index; the oldest array first."""
+        """Return the folders of each submitted array, in the order of its indices, the oldest array first."""
         records = sorted(self.folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         return {p.stem: [Path(f) for f in json.loads(p.read_text())["folders"]] for p in records}
 
@@ -179,7 +183,7 @@ def _check_installed() -> None:
             f"hydra/launcher=slurm: this machine has no {', '.join(missing)}. Start the sweep where Slurm's commands "
             "are, or type hydra/launcher=local."
         )
-    # submitit reads the signal's name when it is imported; an older setting of somebody's would differ from ours.
+    # submitit reads the signal's name at import; a value the user has exported might differ from ours.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
     try:
         import submitit  # noqa: F401
@@ -190,12 +194,12 @@ def _check_installed() -> None:
 def _largest_array() -> int:
     shown = _slurm("scontrol", "show", "config") or ""
     sizes = [line.partition("=")[2] for line in shown.splitlines() if line.startswith("MaxArraySize")]
-    # It is the largest index plus one; 1001 is Slurm's default.
+    # MaxArraySize is the largest index plus one; 1001 is Slurm's default.
     return max(1, (int(sizes[0]) if sizes else 1001) - 1)
 
 
 def _state_of(array: str, index: int) -> str | None:
-    """What accounting, or else the controller while it remembers, says of a job that has left the queue."""
+    """Return the final state of a job from Slurm's accounting, or from the controller's memory; None if unknown."""
     shown = _slurm("sacct", "-X", "-n", "-P", "--name", array, "-S", "now-30days", "-o", "JobID,State") or ""
     states = dict(line.split("|", 1) for line in shown.splitlines() if "|" in line)
     for job, state in states.items():
@@ -210,7 +214,7 @@ def _state_of(array: str, index: int) -> str | None:
 
 
 def _slurm(*command: str) -> str | None:
-    """What one of Slurm's commands prints; None where it fails, as all of them do while the controller is away."""
+    """Return the output of a Slurm command; None if it fails, as all do while the controller is down."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,6 +1,6 @@
-"""What Slurm runs: one job of a sweep in a child process, put back into the queue where the scheduler stopped it.
+"""Run one job of a sweep inside a Slurm allocation, and requeue it if the scheduler stopped it.
 
-Pickled by submitit on the way to the node, so this module imports neither torch nor Lightning.
+submitit pickles the task and unpickles it on the node, so this module imports neither torch nor Lightning.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from lightning_modules.sweep.jobs import forget_failure
 from zoo.text import typed
 
 END_FILE = "slurm.json"
-"""How a process of the job ended that wrote no result: ``{"job", "node", "rank", "code"}``."""
+"""File that records how a failed process ended: ``{"job", "node", "rank", "code"}``."""
 
 LATE_S = 1.0
-"""How much later than its child the parent may hear of the same signal."""
+"""Maximum delay, in seconds, between the child and its parent receiving the same signal."""
 
 
 @dataclass
 class SlurmTask:
-    """One process (rank) of a job: the very command that a sweep on one machine runs.
+    """One process (rank) of a job; runs the same command as a sweep on one machine.
 
-    Slurm signals it and its child alike. The child saves and ends; then this process decides: the time limit and
-    preemption put the job back into the queue, from where it goes on in the same folder; ``scancel`` does not.
+    Slurm signals both this process and its child. The child saves and exits; then this process requeues the job, which
+    resumes in the same folder, after the time limit or preemption, but not after ``scancel``.
 
     Attributes:
-        folder: The job's folder; ``log.txt`` in it takes the output (of rank 0; the others have ``log-rank1.txt`` …).
-        directory: Where the command runs.
-        command: What to run, as a list of words.
-        environment: Variables to add.
-        id: Its cell's.
+        folder: The job's folder; rank 0 logs to ``log.txt`` in it, other ranks to ``log-rank1.txt`` ….
+        directory: Working directory of the command.
+        command: The command as a list of words.
+        environment: Environment variables to add.
+        id: The id of its cell.
     """
 
     folder: Path
@@ -50,13 +50,13 @@ class SlurmTask:
     id: str = ""
 
     def __call__(self) -> int:
-        """Runs the job.
+        """Run the job.
 
         Returns:
-            Its exit code, where something stopped it.
+            Its exit code: 0, or another one if a signal or the time limit stopped it.
 
         Raises:
-            RuntimeError: It failed by itself; Slurm then says FAILED.
+            RuntimeError: The job failed by itself, so that Slurm marks it FAILED.
         """
         rank = int(os.environ.get("SLURM_PROCID", 0))
         received: list[int] = []
@@ -91,21 +91,21 @@ class SlurmTask:
         return code
 
     def checkpoint(self) -> object:
-        """Part of submitit's protocol: what to run when the job starts again."""
+        """Return the task to run when the job is requeued; part of submitit's protocol."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def ending(code: int) -> str:
-    """How a process with this exit code ended, in words."""
+    """Return a description of how a process with this exit code ended."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a rank needs beside what srun gives it: where rank 0 is, and as many threads as it has CPUs."""
+    """Return the environment of a rank: srun's, with rank 0's address and as many threads as the rank has CPUs."""
     own = dict(environment)
-    # The batch script, and with it srun, runs on the first node, as rank 0 does. Its name may not resolve everywhere.
+    # srun runs on the first node, as rank 0 does. Use its IP address: its name may not resolve on every node.
     if address := own.get("SLURM_LAUNCH_NODE_IPADDR"):
         own.setdefault("MASTER_ADDR", address)
     if cpus := own.get("SLURM_CPUS_PER_TASK"):

@@ -1,1 +1,1 @@
-"""Run tracking: Weights & Biases and CSV."""
+"""Track runs with Weights & Biases or in a CSV file."""

@@ -1,4 +1,4 @@
-"""``metrics.csv``: a run's rows of metrics, all of them, however often it was stopped and went on."""
+"""Log a run's metrics to ``metrics.csv``, keeping all rows across stops and resumes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Row = dict[str, str]
 
 
 class CsvRows(Logger):
-    """Lightning's own CSVLogger removes the rows of an earlier start, and a full disk ends its run.
+    """Logger for ``metrics.csv`` that keeps the rows of earlier starts and survives a full disk.
 
-    A killed run logs the steps since its last checkpoint again when it goes on. Until it ends the file has both rows,
-    after it the later one.
+    Lightning's own CSVLogger deletes earlier rows, and a full disk ends its run. A killed run, once resumed, logs the
+    steps since its last checkpoint again: the file contains both rows until the run ends, and then only the later one.
 
     Args:
-        folder: The run's.
-        goes_on: The training goes on where an earlier start was: its rows stay.
+        folder: The run's folder.
+        goes_on: True if training resumes an earlier start, whose rows are then kept.
     """
 
     def __init__(self, folder: Path, goes_on: bool) -> None:
@@ -38,7 +38,7 @@ class CsvRows(Logger):
         self._before = {tuple(sorted(_values(row))): _values(row) for row in self._rows.values()}
         self._columns = sorted({STEP}.union(*self._rows.values()))
         self._whole = False
-        """Whether the file has these columns and no half row."""
+        """Whether the file has the current columns and no incomplete row."""
 
     @property
     def name(self) -> str:
@@ -49,12 +49,17 @@ class CsvRows(Logger):
         return ""
 
     def log_hyperparams(self, *_: object, **__: object) -> None:
-        """They are in the run's other files."""
+        """Do nothing: the run's other files contain the hyper-parameters."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds a row; ``step``: how many steps the optimizer has taken, None: the row belongs to none."""
+        """Append a row to the file.
+
+        Args:
+            metrics: The row's values.
+            step: Number of optimizer steps so far; None if the row belongs to no step.
+        """
         row = {key: repr(value if isinstance(value, int) else float(value)) for key, value in metrics.items()}
-        # What does not change, as costs do not, every start logs at its first step.
+        # Every start logs constant metrics such as costs at its first step; keep the earlier row only.
         if self._before.pop(tuple(sorted(row)), None) == row:
             return
         row |= {} if step is None else {STEP: str(step)}
@@ -64,7 +69,7 @@ class CsvRows(Logger):
         self._whole = self._append(row) if self._whole else self._write_all()
 
     def finish(self) -> None:
-        """Leaves each row once."""
+        """Rewrite the file without duplicate rows."""
         self._write_all()
 
     def _append(self, row: Row) -> bool:
@@ -87,7 +92,7 @@ class CsvRows(Logger):
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    """What a row is of: its step, and which metrics it has."""
+    """Return a row's identity: its step and the names of its metrics."""
     return (row.get(STEP, ""), *sorted(row))
 
 
@@ -96,7 +101,7 @@ def _values(row: Row) -> Row:
 
 
 def _read(path: Path) -> list[Row]:
-    """Its rows without empty cells; a last line that a kill cut is left out."""
+    """Read the rows without empty cells, skipping a last line that a kill has truncated."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""A saved W&B workspace, made by code: ``python -m zoo dashboard --entity ENTITY``.
+"""Create and save a W&B workspace that compares runs: ``python -m zoo dashboard --entity ENTITY``.
 
-Accuracy against cost, the choices against accuracy, learning curves, and the runs as a table.
+It shows accuracy against cost, accuracy by choice, learning curves, and a table of the runs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ COSTS = {
     "speed/infer_images_per_s": "inference images/s",
     "speed/latency_ms": "latency of one image, ms",
 }
-"""What accuracy is drawn against, each on a logarithmic axis."""
+"""Metrics that accuracy is plotted against, each on a logarithmic axis."""
 
 CHOICES = ("model", "variant", "conv", "act", "optim", "lr", "weight_decay")
-"""The axes of the parallel coordinates, in this order."""
+"""Axes of the parallel coordinates plot, in this order."""
 LOGARITHMIC = ("lr", "weight_decay")
 GROUPS = ("model", "conv", "act")
-"""The choices whose bars stand side by side."""
+"""Choices that get a bar plot of mean accuracy each."""
 
 COLUMNS = ("model", "variant", "conv", "act", "hardware", "data", "seed")
-"""The choices in the run table; accuracy and costs follow."""
+"""Choices in the run table; accuracy and costs follow."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +49,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """Saves the workspace and prints its address, or prints its specification.
+    """Save the workspace and print its URL or, with ``--dry-run``, print its specification.
 
     Raises:
-        ConvzooError: wandb-workspaces is not installed, there is no key, or the server did not take the workspace.
+        ConvzooError: wandb-workspaces is not installed, no API key is configured, or the server rejected the workspace.
     """
     need_packages("dashboard", "wandb_workspaces")
     workspace = build(given.entity, given.project, given.name, given.group)
@@ -60,13 +60,13 @@ def run(given: argparse.Namespace) -> None:
 
 
 def build(entity: str, project: str, name: str, group: str | None = None) -> Workspace:
-    """The workspace, nowhere saved yet.
+    """Build the workspace without saving it.
 
     Args:
         entity: The W&B user or team.
         project: The project whose runs it shows.
-        name: What it is called.
-        group: Shows only the runs of this group; None: all runs.
+        name: The workspace's name.
+        group: Show only the runs of this group; None for all runs.
     """
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
@@ -137,7 +137,7 @@ def _curves() -> Section:
 
 
 def specification(workspace: Workspace) -> dict[str, Any]:
-    """What would be sent to the server."""
+    """Return what `save` would send to the server."""
     view = workspace._to_model()
     return {
         "entity": view.entity,
@@ -148,10 +148,11 @@ def specification(workspace: Workspace) -> dict[str, Any]:
 
 
 def save(workspace: Workspace) -> str:
-    """Saves a workspace; returns its address.
+    """Save a workspace and return its URL.
 
     Raises:
-        ConvzooError: There is no key, or the server did not take it (W&B's client waits 20 s for an answer).
+        ConvzooError: No API key is configured, or the server rejected the workspace or did not answer (W&B's client
+            waits 20 s).
     """
     import wandb
 
@@ -164,7 +165,7 @@ def save(workspace: Workspace) -> str:
         )
     try:
         workspace.save()
-    except Exception as error:  # the client raises whatever its transport raises
+    except Exception as error:  # W&B's client passes on any exception of its transport
         where = wandb.setup().settings.base_url
         raise ConvzooError(
             f"{where} did not take the workspace for {workspace.entity}/{workspace.project}: {error}\n"

@@ -1,4 +1,4 @@
-"""``trainer.profiler``: Lightning's profilers, whose reports go into the run's folder."""
+"""Profile a run (``trainer.profiler``) with Lightning's profilers, which report into the run's folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lightning_modules.hardware.devices import global_rank
 from zoo.text import typed
 
 REPORT = "profile"
-"""In the name of every file that a profiler writes: ``fit-profile.txt``, ``test-profile.txt``, traces."""
+"""Part of the name of every file a profiler writes: ``fit-profile.txt``, ``test-profile.txt``, traces."""
 
 
 class _Once:
-    """Writes the report of a stage once, also of one that was stopped; a file that cannot be written costs no run."""
+    """Mixin that writes each stage's report exactly once, even if the stage was stopped, and never fails the run."""
 
     _waits = False
 
     def setup(self, stage: str, local_rank: int | None = None, log_dir: str | None = None) -> None:
-        # Ranks of several machines share a folder.
+        # Name the file by global rank: ranks of several nodes share a folder.
         super().setup(stage, None if local_rank is None else global_rank(), log_dir)
         self._waits = True
 
@@ -53,18 +53,18 @@ PROFILERS = {"simple": _Simple, "advanced": _Advanced, "pytorch": _PyTorch}
 
 
 def make_profiler(name: str, folder: Path) -> Profiler:
-    """A profiler of Lightning's that writes into a folder.
+    """Create one of Lightning's profilers that writes into a folder.
 
     Args:
         name: One of `PROFILERS`.
-        folder: The run's.
+        folder: The run's folder.
     """
     return PROFILERS[name](dirpath=str(folder), filename=REPORT)
 
 
 @contextmanager
 def profiled(trainer: Trainer, folder: Path) -> Iterator[None]:
-    """Says where the reports are, however what is profiled ends."""
+    """Write the last report and print where the reports are, however the profiled block ends."""
     if not isinstance(trainer.profiler, _Once):
         yield
         return

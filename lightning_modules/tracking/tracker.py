@@ -1,4 +1,4 @@
-"""Run tracking: Weights & Biases online or offline, CSV, or none."""
+"""Track a run with Weights & Biases (online or offline), in a CSV file, or not at all."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from lightning_modules.tracking.wandb_run import End, WandbRun, plain
 from lightning_modules.tracking.wandb_service import quiet_setup
 
 NOTHING = {"id": None, "mode": None, "dir": None}
-"""What result.json has of W&B where another logger is used."""
+"""W&B entry of result.json if another logger is used."""
 
 
 class Tracking:
-    """Where the metrics of one run go.
+    """Sends the metrics of one run to the configured logger.
 
     Attributes:
-        logger: For Lightning's Trainer; False for none.
-        wandb: What result.json has of the W&B run.
+        logger: Logger for Lightning's Trainer; False for none.
+        wandb: W&B entry of result.json.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Tracking:
         plan: str,
         goes_on: bool = False,
     ) -> None:
-        """Starts tracking.
+        """Start tracking.
 
         Args:
             settings: The logger group of the configuration.
             folder: The run's folder; offline runs are written below it.
             cell: The choices, flat; they become columns in W&B.
-            spec: The cell; all of it becomes one key.
-            plan: The execution plan, a column too.
-            goes_on: The run goes on from the checkpoint of an earlier start.
+            spec: The cell; all of it is stored under one key of W&B's config.
+            plan: The execution plan; becomes a column, too.
+            goes_on: True if the run resumes from the checkpoint of an earlier start.
         """
         name = settings.name
         self._run: WandbRun | None = None
@@ -79,8 +79,10 @@ class Tracking:
 
     @property
     def wandb(self) -> dict[str, Any]:
-        """``id``, ``mode`` and ``dir`` (of the last start; all None without W&B). Of a W&B run also ``dirs`` (those of
-        all starts), ``upload`` (the command that uploads the rest, None where nothing is missing) and ``lost_rows``.
+        """W&B entry of result.json: ``id``, ``mode`` and ``dir`` (of the last start), all None without W&B.
+
+        A W&B run also has ``dirs`` (folders of all starts), ``upload`` (the command that uploads the rest; None if
+        nothing is missing) and ``lost_rows``.
         """
         if self._run is None:
             return NOTHING | {"mode": self._mode}
@@ -95,16 +97,16 @@ class Tracking:
         }
 
     def finish(self, metrics: dict[str, float], status: str, code: int, requeued: bool = False) -> None:
-        """Writes the final metrics and ends the run with its real outcome.
+        """Log the final metrics and end the run with its real outcome.
 
         Args:
-            metrics: The result's.
-            status: The result's.
-            code: What the process will end with.
-            requeued: A scheduler starts the run again.
+            metrics: Metrics of the result.
+            status: Status of the result.
+            code: Exit code the process will have.
+            requeued: True if a scheduler will start the run again.
         """
         if self._run is not None:
-            # In the history val/acc is a curve; its summary is that of the checkpoint that was tested.
+            # val/acc is a curve in the history; its value for the tested checkpoint belongs in the summary only.
             row = {k: v for k, v in metrics.items() if k != "val/acc"}
             try:
                 self._run.finish(End(row, metrics | {"status": status}, code, requeued))
@@ -117,7 +119,7 @@ class Tracking:
 
 
 class RowLogger(Logger):
-    """Lightning's view of a W&B run."""
+    """Lightning logger that passes rows on to a `WandbRun`."""
 
     def __init__(self, run: WandbRun) -> None:
         super().__init__()
@@ -135,17 +137,25 @@ class RowLogger(Logger):
         self.run.log(dict(metrics), step)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """They are in the run's config already."""
+        """Do nothing: the run's W&B config already contains the hyper-parameters."""
 
 
 def _wandb_mode(settings: LoggerOptions) -> tuple[str, str]:
-    """online, offline or disabled; and why it is offline, in words."""
+    """Return the mode (online, offline or disabled), and a text that says why the run is offline if it is."""
     asked = find_mode(settings.mode)
     return asked or ("online" if has_key() else "offline"), "as asked" if asked else "no API key"
 
 
 def _this_run_id(first: str, folder: Path, goes_on: bool) -> str:
-    """The id of the start that this one continues; a new one where it starts anew beside rows of an earlier start."""
+    """Return the id of the earlier start that this one continues, or a new id.
+
+    A run that starts from scratch gets a new id if an earlier start in the folder has logged rows.
+
+    Args:
+        first: The id of the first start.
+        folder: Folder that contains W&B's files.
+        goes_on: True if the run resumes from a checkpoint.
+    """
     name = re.compile(rf"run-{re.escape(first)}(-(?P<start>\d+))?")
     earlier = [path for path in run_files(folder) if name.fullmatch(path.stem)]
     if not earlier:
@@ -157,11 +167,11 @@ def _this_run_id(first: str, folder: Path, goes_on: bool) -> str:
 
 
 def has_key() -> bool:
-    """Whether a W&B key is configured: in the environment, or in the netrc file where ``wandb login`` puts it."""
+    """Whether a W&B API key is configured, in the environment or in the netrc file that ``wandb login`` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     hosts: set[str] = set()
-    # os.path: where nobody has a home, the ~ stays.
+    # os.path, because Path.expanduser raises an error if the user has no home folder.
     candidates = [os.environ.get("NETRC"), os.path.expanduser("~/.netrc"), os.path.expanduser("~/_netrc")]
     for path in filter(None, candidates):
         with suppress(OSError, NetrcParseError):
@@ -170,7 +180,7 @@ def has_key() -> bool:
         return bool(hosts)
     try:
         return urlparse(quiet_setup().base_url).hostname in hosts
-    except Exception:  # whatever keeps W&B from starting is told when the run starts
+    except Exception:  # the start of the run will report why W&B does not start
         return False
 
 
@@ -180,7 +190,7 @@ NUMBERS |= {"groups": "groups", "group_size": "groupsize", "init_rank": "rank", 
 
 
 def run_name(cell: dict[str, Any]) -> str:
-    """The choices of a cell in one line, the seed last: jobs of a sweep over any of them have different names."""
+    """Return a name that lists a cell's choices, the seed last, so that a sweep's jobs have different names."""
     left_out = {"depth", "width", "resolution"} if "phi" in cell else set()
     left_out |= {"init"} if cell.get("init") == "random" else set()
     parts = []
@@ -191,14 +201,14 @@ def run_name(cell: dict[str, Any]) -> str:
 
 
 def _cell_name(cell: dict[str, Any]) -> str:
-    """Backbone, convolution and activation as one column, by which repeats can be grouped."""
+    """Return backbone, convolution and activation as one column, for grouping over seeds."""
     return " ".join(str(cell[key]) for key in ("model", "variant", "conv", "act") if key in cell)
 
 
 def run_id(cell: dict[str, Any], folder: Path) -> str:
-    """Stable for a cell in a folder, so that a run which starts again there continues its W&B run.
+    """Return an id that depends only on cell and folder, so that a restarted run continues its W&B run.
 
-    Starts with a letter: all digits and one ``e`` would be read as a float.
+    It starts with a letter, since digits with a single ``e`` would be read as a float.
     """
     content = json.dumps([cell, str(folder.resolve())], sort_keys=True)
     return "c" + hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -1,6 +1,7 @@
-"""W&B's own environment variables: each holds unless the key that says the same was typed.
+"""Apply W&B's environment variables, each unless the corresponding configuration key is set.
 
-``WANDB_ENTITY``, ``WANDB_TAGS`` and ``WANDB_NOTES`` are read by W&B itself, as no argument of ours stands before them.
+W&B itself reads ``WANDB_ENTITY``, ``WANDB_TAGS`` and ``WANDB_NOTES``; convzoo passes no argument that overrides them by
+default.
 """
 
 from __future__ import annotations
@@ -13,35 +14,35 @@ from lightning_modules.config.schema import LoggerOptions
 from zoo.errors import choose
 
 PROJECT = "convzoo"
-"""Where neither a key nor a variable says another one."""
+"""Default project, if neither a key nor a variable sets one."""
 
 MODES = ("online", "offline", "disabled")
 OTHER_NAMES = {"dryrun": "offline", "run": "online"}
-"""W&B's old words."""
+"""W&B's older names of the modes."""
 
 RESUMES = ("allow", "must", "never")
 PASSED = ("PROJECT", "ENTITY", "NAME", "NOTES", "TAGS", "RUN_GROUP", "JOB_TYPE", "DIR", "MODE", "DISABLED", "RESUME")
-"""What a sweep's jobs on other machines are given: no run's id, which is one job's, and no key."""
+"""Variables passed to a sweep's jobs on other machines: neither a run id, which belongs to one job, nor an API key."""
 
 
 def variable(name: str) -> str | None:
-    """``WANDB_NAME``; None where it is not set, or empty."""
+    """Return the value of ``WANDB_{name}``; None if it is unset or empty."""
     return os.environ.get(f"WANDB_{name}", "").strip() or None
 
 
 def passed() -> dict[str, str]:
-    """The variables that a sweep's jobs need on another machine."""
+    """Return the W&B variables that a sweep's jobs need on another machine."""
     return {f"WANDB_{name}": value for name in PASSED if (value := variable(name))}
 
 
 def find_mode(typed: str) -> str | None:
-    """``online``, ``offline`` or ``disabled``, as asked for; None where nobody said.
+    """Return the requested mode, ``online``, ``offline`` or ``disabled``; None if none was requested.
 
     Args:
         typed: ``logger.mode``.
 
     Raises:
-        ConvzooError: ``WANDB_MODE`` is none of W&B's words.
+        ConvzooError: ``logger.mode`` or ``WANDB_MODE`` is not a valid mode.
     """
     if typed != "auto":
         return choose("logger.mode", typed, ("auto", *MODES))
@@ -53,13 +54,17 @@ def find_mode(typed: str) -> str | None:
 
 
 def find_folder(folder: Path) -> Path:
-    """Where W&B's files go: ``WANDB_DIR``, made if need be, else the run's folder."""
+    """Return the folder for W&B's files: ``WANDB_DIR``, created if necessary, or else the run's folder.
+
+    Args:
+        folder: The run's folder.
+    """
     given = variable("DIR")
     if given is None:
         return folder
     chosen = Path(given).expanduser().absolute()
     if variable("SWEEP_ID") and chosen == Path.cwd():
-        return folder  # `wandb agent` sets it where nobody did
+        return folder  # `wandb agent` sets it if the user did not
     try:
         chosen.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,20 +74,22 @@ def find_folder(folder: Path) -> Path:
 
 
 def find_id(usual: str) -> str:
-    """The run's id: ``WANDB_RUN_ID`` where the run is no job of a sweep of ours, whose jobs would be one run.
+    """Return the run's id: ``WANDB_RUN_ID`` or a default.
+
+    Jobs of a convzoo sweep ignore the variable, since all of them would write to the same W&B run.
 
     Args:
-        usual: Its id otherwise.
+        usual: The default id.
     """
     return usual if "CONVZOO_SWEEP" in os.environ else variable("RUN_ID") or usual
 
 
 def find_places(settings: LoggerOptions, name: str) -> dict[str, Any]:
-    """Where a run stands in W&B: its project, entity, group, name, kind and tags, as `wandb.init` calls them.
+    """Return a run's project, entity, group, name, job type, tags and resume mode, as arguments of `wandb.init`.
 
     Args:
         settings: The logger group of the configuration.
-        name: The run's, unless ``WANDB_NAME`` says another one.
+        name: The run's name, unless ``WANDB_NAME`` sets another one.
     """
     resume = variable("RESUME")
     return {

@@ -1,6 +1,6 @@
-"""Reads the file that W&B keeps of each start of a run (``run-ID.wandb``), whole or cut short.
+"""Read the file W&B writes for each start of a run (``run-ID.wandb``), complete or truncated.
 
-The format is LevelDB's log: 32 KiB blocks of chunks (checksum, length, type), behind a header of seven bytes.
+The format is LevelDB's log format: a header of 7 bytes, then 32 KiB blocks of chunks (checksum, length, type, data).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FULL, LAST = 1, 4
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Every whole record of a ``run-*.wandb`` file, up to the first that is not: a killed writer leaves half of one."""
+    """Yield the records of a ``run-*.wandb`` file up to the first incomplete one, which a killed writer leaves."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -47,27 +47,27 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def items(changed: Any) -> dict[str, Any]:
-    """What a record of W&B's says of its keys."""
+    """Return the items of a W&B record as a dictionary."""
     return {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in changed}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the history; ``_step`` numbers them."""
+    """Return the rows of the history, numbered by ``_step``."""
     return [items(r.history.item) for r in records(path) if r.WhichOneof("record_type") == "history"]
 
 
 def count_rows(path: Path) -> int:
-    """How many rows the file has."""
+    """Return the number of history rows in the file."""
     return sum(record.WhichOneof("record_type") == "history" for record in records(path))
 
 
 def has_end(path: Path) -> bool:
-    """Whether the file says how the run ended."""
+    """Whether the file contains the run's exit record."""
     return any(record.WhichOneof("record_type") == "exit" for record in records(path))
 
 
 def run_files(folder: Path) -> list[Path]:
-    """The files of all starts below a run's folder, the first start first."""
+    """Return the files of all starts below a run's folder, the first start first."""
 
     def started(path: Path) -> tuple[str, float]:
         found = re.search(r"run-(\d{8}_\d{6})-", path.parent.name)

@@ -1,4 +1,4 @@
-"""One run of W&B's, fed by a thread of its own: what W&B does, or fails to do, never reaches the training."""
+"""Feed a W&B run from a background thread, so that W&B can neither delay nor break the training."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from lightning_modules.tracking.wandb_service import kill_service, quiet_setup, 
 from lightning_modules.tracking.wandb_upload import missing, upload_command
 
 FLUSH_S = 1
-"""How often W&B writes its file. Its own default is 15 s, which a killed run loses."""
+"""Interval, in seconds, at which W&B flushes its file. A killed run would lose the rows of W&B's default, 15 s."""
 
 SAFE_S = 2.0 * FLUSH_S
-"""A row is in the file when W&B's service still lives this long after it took the row."""
+"""A row is safely in the file if W&B's service is still alive this many seconds after accepting it."""
 
 GRACE_S = 5.0
-"""For writing a file on this machine, where the time for the server is over."""
+"""Seconds to finish the local file once the time for the server is over."""
 
 ENDS_S = 0.5
-"""Its connection ends a little before a process does."""
+"""Seconds to wait for the service's exit after an error: its connection breaks shortly before the process exits."""
 
 RESTARTS = 3
-"""How often W&B's service may die in one run; then the run goes on without it."""
+"""Number of times W&B's service may die in one run before the run continues without W&B."""
 
 STEP = "trainer/global_step"
-"""The column with the optimizer's steps, as Lightning's own logger calls it."""
+"""Column of the optimizer steps, named as in Lightning's own logger."""
 
 
 @dataclass
 class End:
-    """How a run ends.
+    """The end of a run.
 
     Attributes:
-        row: A last row of the history.
-        summary: What stands in the summary in the end.
-        code: The exit code; 0 is success, anything else W&B calls failed.
-        requeued: A scheduler will start the run again.
+        row: Last row of the history.
+        summary: Final values of the summary.
+        code: Exit code; W&B marks a run with any other code than 0 as failed.
+        requeued: True if a scheduler will start the run again.
     """
 
     row: dict[str, Any]
@@ -55,24 +55,24 @@ class End:
 
 
 class WandbRun:
-    """A run that is fed in the background. Rows wait in memory until W&B takes them; nobody waits for W&B but the
-    start and the end, and they for ``timeout_s`` in all.
+    """A W&B run that is fed in the background.
 
-    Where the server does not take the run it is offline; where W&B's service dies it is started again, and what it had
-    not written yet is written again; where nothing helps, the run goes on without W&B.
+    Rows wait in memory until W&B accepts them. Only the start and the end of the run wait for W&B, ``timeout_s`` in
+    total. If the server does not accept the run, it continues offline. If W&B's service dies, it is restarted and the
+    rows it had not written yet are logged again. If all of this fails, the run continues without W&B.
 
     Attributes:
-        id: The run's.
-        mode: ``online`` or ``offline``; None where W&B could not be started at all.
-        dirs: The folders of all starts of this run, the first start first.
-        lost_rows: How many rows are in none of them, once the run has ended.
+        id: The run's id.
+        mode: ``online`` or ``offline``; None if W&B could not be started at all.
+        dirs: Folders of all starts of this run, the first start first.
+        lost_rows: Number of rows in none of W&B's files, known once the run has ended.
 
     Args:
-        arguments: ``wandb.init``'s; ``id`` and ``dir`` must be among them.
-        online: Whether to ask the server.
-        why: Why not, in words.
-        timeout_s: How long to wait for the server, at the start and at the end together.
-        goes_on: The training goes on where an earlier start was: its rows are not logged again.
+        arguments: Arguments of ``wandb.init``, including ``id`` and ``dir``.
+        online: Whether to contact the server.
+        why: Text that says why the run is offline.
+        timeout_s: Total seconds to wait for the server, at the start and at the end together.
+        goes_on: True if training resumes an earlier start, whose rows are then not logged again.
     """
 
     def __init__(self, arguments: dict[str, Any], online: bool, why: str, timeout_s: float, goes_on: bool) -> None:
@@ -87,7 +87,7 @@ class WandbRun:
         self._seen: dict[str, int] = {}
         self._recent: deque[tuple[float, int, dict[str, Any]]] = deque()
         self._queue: SimpleQueue[tuple[int | None, dict[str, Any]] | End] = SimpleQueue()
-        importlib.import_module("wandb")  # not a wait for the server
+        importlib.import_module("wandb")  # before the timeout starts: importing is no wait for the server
         self._opened, self._ended = threading.Event(), threading.Event()
         begin = time.monotonic()
         threading.Thread(target=self._work, name="wandb", daemon=True).start()
@@ -100,16 +100,16 @@ class WandbRun:
         return [str(path.parent) for path in [*self._earlier, *self._own]]
 
     def log(self, row: dict[str, Any], step: int | None = None) -> None:
-        """Hands over a row of the history; never waits.
+        """Queue a row of the history without waiting.
 
         Args:
-            row: Its values.
-            step: How many steps the optimizer has taken; None: the row belongs to none.
+            row: The row's values.
+            step: Number of optimizer steps so far; None if the row belongs to no step.
         """
         self._queue.put((step, row))
 
     def finish(self, end: End) -> None:
-        """Ends the run, and says what was not written or not uploaded."""
+        """End the run and report what was not written or not uploaded."""
         self._queue.put(end)
         if not self._ended.wait(self._left if self._online else max(self._left, GRACE_S)):
             self._stop_waiting(f"the server did not take everything within {self._timeout_s:g} s")
@@ -117,11 +117,11 @@ class WandbRun:
         self._report()
 
     def _stop_waiting(self, why: str) -> None:
-        """Ends W&B's service, so that whatever waits for it fails; what is left to do is done offline."""
+        """Kill W&B's service, so that calls waiting for it fail, and do the rest offline."""
         self._online, self._why = False, why
         kill_service()
 
-    # What follows runs in the thread.
+    # The methods below, down to _init, run in the background thread.
 
     def _work(self) -> None:
         self._open()
@@ -157,7 +157,7 @@ class WandbRun:
     def _send(self, numbered: tuple[float, int, dict[str, Any]]) -> None:
         try:
             self._run.log(numbered[2], step=numbered[1], commit=True)
-        except BaseException as error:  # even SystemExit comes out of W&B where its service has died
+        except BaseException as error:  # W&B raises even SystemExit once its service has died
             if service_died(ENDS_S):
                 self._open_again()
             elif not self._dropped:
@@ -178,7 +178,7 @@ class WandbRun:
             except BaseException:
                 if not service_died(ENDS_S) or has_end(self._own[-1]):
                     kill_service()
-                    break  # the file has all that it can have, and the server what it took
+                    break  # nothing more can reach the file or the server
                 self._open_again()
         stop_service()
 
@@ -201,16 +201,16 @@ class WandbRun:
                 self._send(self._recent[-1])
 
     def _open(self) -> None:
-        """Starts the run: online, else offline, else not at all."""
+        """Start the run online, else offline, else not at all."""
         if self._online:
             try:
                 return self._init("online")
             except BaseException as error:
                 if self._online:
                     self._online, self._why = False, f"the server did not take this run ({plain(error)})"
-                # The service still holds the id of the run that did not start.
+                # The service still holds the id of the run that failed to start.
                 stop_service()
-        for _ in range(2):  # its service may be killed as it starts
+        for _ in range(2):  # the service may be killed while it starts
             try:
                 self._init("offline")
                 if self._why:
@@ -228,13 +228,13 @@ class WandbRun:
         seconds = self._timeout_s
         quiet_setup()
         if mode == "online" and not self._online:
-            # Whoever stopped waiting did so before there was a service to be killed.
+            # The main thread stopped waiting before there was a service that it could kill.
             raise TimeoutError(self._why)
         options = {"x_transaction_log_flush_interval": FLUSH_S, "silent": True, "init_timeout": seconds}
         if mode == "online":
-            # The rest of the time is for what follows upload: the service's own end.
+            # Reserve the rest of the time for the service's own shutdown after the upload.
             options["finish_timeout"] = max(1.0, 0.75 * seconds)
-        # A run that goes on after it was stopped continues its rows on the server.
+        # A resumed run continues its history on the server.
         resume = "allow" if self._earlier or self._own else self._arguments.get("resume", "allow")
         given = self._arguments | {"resume": resume if mode == "online" else None}
         run = wandb.init(mode=mode, settings=wandb.Settings(**options), **given)
@@ -255,7 +255,7 @@ class WandbRun:
         self._run, self.id, self.mode = run, run.id, mode
 
     def _report(self) -> None:
-        """Compares what was logged with what was written and what the server took."""
+        """Print how many logged rows are missing from W&B's files and what was not uploaded."""
         written = sum(count_rows(path) for path in self._own if path.exists())
         self.lost_rows = max(0, self._logged - written)
         if self.lost_rows:
@@ -266,16 +266,16 @@ class WandbRun:
 
     @property
     def upload_command(self) -> str | None:
-        """What a person types to upload the rest; None where the server has everything."""
+        """The command that uploads the rest; None if the server has everything."""
         return upload_command([*self._earlier, *self._own])
 
 
 def with_axes(run: Any) -> None:
-    """Draws the curves over epochs: runs of different batch sizes are comparable there, and steps are not.
+    """Plot the curves over epochs, which are comparable between batch sizes while steps are not.
 
-    No ``summary="max,last"``: it makes ``val/acc`` a number in a finished run and ``{"max", "last"}`` in one that was
-    stopped, and a sweep or a plot that reads ``val/acc`` would leave out one of the two. Here it is a number always:
-    the latest one while training, at the end that of the checkpoint that was tested.
+    ``summary="max,last"`` is not used: it makes the summary's ``val/acc`` a number in a finished run but
+    ``{"max", "last"}`` in a stopped one, so that a sweep or plot that reads ``val/acc`` would miss one of the two. Here
+    it is always a number: the latest value during training, and the tested checkpoint's value at the end.
     """
     run.define_metric("epoch", hidden=True)
     for curves in ("train/*", "val/*"):
@@ -283,7 +283,7 @@ def with_axes(run: Any) -> None:
 
 
 def plain(error: BaseException) -> str:
-    """The first line of an error, without the key and without a password in an address."""
+    """Return the first line of an error's message, with the API key and passwords in URLs removed."""
     text = (str(error) or type(error).__name__).strip().partition("\n")[0]
     if key := os.environ.get("WANDB_API_KEY"):
         text = text.replace(key, "…")

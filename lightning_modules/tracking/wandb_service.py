@@ -1,4 +1,7 @@
-"""W&B's service: a process of its own that writes the file and talks to the server. It may hang, or be killed."""
+"""Start, watch and stop W&B's service, the process that writes its file and talks to the server.
+
+The service may hang or be killed at any time.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,24 @@ from contextlib import suppress
 from typing import Any
 
 SERVICE_S = 10.0
-"""For W&B's service to start: a fraction of a second, if the machine is not overloaded."""
+"""Timeout for the start of W&B's service, in seconds; a fraction of a second is enough on an idle machine."""
 
 
 def quiet_setup() -> Any:
-    """Starts W&B's service if need be; W&B says nothing by itself from here on.
+    """Start W&B's service if it is not running, with W&B's own output silenced.
 
     Returns:
         W&B's settings.
     """
     import wandb
 
-    # W&B logs to files beside its own. Where their disk is full, Python would print a traceback for each line of them.
+    # W&B also writes log files; on a full disk, Python's logging would print a traceback for each of their lines.
     logging.raiseExceptions = False
     return wandb.setup(settings=wandb.Settings(silent=True, x_service_wait=SERVICE_S)).settings
 
 
 def service() -> Any:
-    """The process of W&B's service, if this one started it. W&B has no public name for it."""
+    """Return the process of W&B's service if this process started it, else None; W&B has no public API for it."""
     from wandb.sdk import wandb_setup
 
     connection = getattr(getattr(wandb_setup, "_singleton", None), "_connection", None)
@@ -33,7 +36,7 @@ def service() -> Any:
 
 
 def service_died(within_s: float = 0.0) -> bool:
-    """Whether W&B's service has ended by itself, or does so soon."""
+    """Whether W&B's service has exited, or exits within this many seconds."""
     if (process := service()) is None:
         return False
     with suppress(subprocess.TimeoutExpired):
@@ -42,14 +45,14 @@ def service_died(within_s: float = 0.0) -> bool:
 
 
 def kill_service() -> None:
-    """Ends W&B's service at once; every call that waits for it fails."""
+    """Kill W&B's service, so that every call waiting for it fails."""
     if process := service():
         process.kill()
 
 
 def stop_service() -> None:
-    """Ends W&B's service and waits until its files are written: before that the last records may not be on the disk."""
+    """Stop W&B's service and wait until its files are written: the last records may not be on disk before."""
     import wandb
 
-    with suppress(BaseException):  # SystemExit with the exit code of a service that was killed
+    with suppress(BaseException):  # SystemExit with the exit code of a killed service
         wandb.teardown()

@@ -1,4 +1,4 @@
-"""What of a W&B run the server has, as far as W&B tells, and the command that uploads the rest."""
+"""Find out which part of a W&B run has been uploaded, as far as W&B reports it, and how to upload the rest."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from zoo.text import typed
 
 
 def upload_command(starts: Sequence[Path]) -> str | None:
-    """What a person types to upload the rest; None where the server has everything.
+    """Return the command that uploads the rest of a run; None if the server has everything.
 
     Args:
-        starts: The files of all starts of a run, the first start first.
+        starts: The files of all starts of the run, the first start first.
     """
-    # An online start sends what the server has not got of earlier ones, and has it in its own file.
+    # An online start also sends what the server lacks of earlier starts, and contains it in its own file.
     online = [i for i, path in enumerate(starts) if not is_offline(path)]
     folders = [path.parent for path in starts[max(online, default=0) :] if not uploaded(path)]
     if not folders:
         return None
-    # Without the flag W&B leaves out what was begun online.
+    # Without the flag, W&B skips runs that started online.
     flag = ["--no-skip-online"] if online else []
     return " ".join(["wandb", "sync", *flag, *map(typed, folders)])
 
 
 def missing(path: Path) -> str:
-    """What the server has not got of one start, in words."""
+    """Return a description of what the server lacks of one start."""
     taken, _ = acknowledged(path)
     written = count_rows(path)
     what = f"{written - taken} of {written} rows" if written > taken else "the end of the run"
@@ -35,12 +35,12 @@ def missing(path: Path) -> str:
 
 
 def is_offline(path: Path) -> bool:
-    """Whether the file is of a start that asked no server."""
+    """Whether the file belongs to an offline start."""
     return path.parent.name.startswith("offline-")
 
 
 def acknowledged(path: Path) -> tuple[int, bool]:
-    """What the server took of a file, as far as W&B tells: how many rows, and whether the end of the run."""
+    """Return the number of rows the server has accepted from a file, and whether it has the end of the run."""
     if is_offline(path):
         return 0, False
     try:
@@ -58,10 +58,10 @@ def uploaded(path: Path) -> bool:
 
 
 def _acknowledged_online(folder: Path) -> tuple[int, bool]:
-    """What the server took of an online run, by W&B's own log: how many rows, and whether the end of the run.
+    """Parse W&B's debug log for the number of accepted rows, and whether the end of the run was accepted.
 
-    W&B says nowhere else whether a run was uploaded: where the server refuses a key in mid-run, ``finish`` returns as
-    if nothing had happened.
+    W&B reports the upload nowhere else: if the server rejects a key in mid-run, ``finish`` returns as if nothing had
+    happened.
     """
     sent, taken, ended = {}, 0, False
     for line in (folder / "logs" / "debug-internal.log").read_text(errors="replace").splitlines():
