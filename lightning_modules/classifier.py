@@ -42,7 +42,7 @@ class Classifier(LightningModule):
         self._warned = False
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
-            _start_even(self.net)
+            _init_classifier_head(self.net)
         self.train_loss, self.val_loss, self.test_loss, self.val_acc, self.test_acc = (Mean() for _ in range(5))
         self.test_images = SumMetric()
 
@@ -125,7 +125,7 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _start_even(net: torch.nn.Module) -> None:
+def _init_classifier_head(net: torch.nn.Module) -> None:
     """Re-initializes the classifier of an untrained network so that all classes start about equally likely.
 
     timm initializes the 10-class head of EfficientNet with weights of up to 0.32: the loss starts at twice that of

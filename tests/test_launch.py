@@ -12,7 +12,7 @@ import pytest
 from lightning_modules.hardware import ddp as launch
 from lightning_modules.hardware import oom_watch as killed
 from lightning_modules.hardware.ddp import launch_ranks
-from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.oom_watch import OomWatch
 from lightning_modules.hardware.signals import StopSignals
 from zoo import ConvzooError
 
@@ -137,7 +137,7 @@ def test_the_kernels_own_count_says_why_a_process_was_killed(tmp_path, monkeypat
     monkeypatch.setattr(killed, "MACHINE", str(machine))
     events.write_text("low 0\nmax 31\noom 2\noom_kill 2\n")
     machine.write_text("nr_free_pages 5\noom_kill 2\n")
-    watch = KillWatch()
+    watch = OomWatch()
     assert "somebody's kill -9" in watch.why()
     machine.write_text("nr_free_pages 5\noom_kill 3\n")
     assert "probably out of memory" in watch.why()

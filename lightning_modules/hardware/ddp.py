@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.oom_watch import OomWatch
 from lightning_modules.hardware.signals import CODES, Stopped, StopSignals
 from zoo.errors import ConvzooError
 
@@ -91,7 +91,7 @@ def launch_ranks(processes: int, signals: StopSignals, module: str, *arguments: 
     # Oversubscribing a core costs far more than leaving one idle, hence the floor division.
     shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     words = [sys.executable, "-m", module, *map(str, arguments)]
-    watch, ranks = KillWatch(), []
+    watch, ranks = OomWatch(), []
     signals.wait = True
     signals.install()
     try:
@@ -137,7 +137,7 @@ def _wait(ranks: list[_Rank], signals: StopSignals) -> list[_Rank]:
     return failed
 
 
-def _tell(failed: list[_Rank], processes: int, watch: KillWatch) -> NoReturn:
+def _tell(failed: list[_Rank], processes: int, watch: OomWatch) -> NoReturn:
     told = [rank for rank in failed if rank.error() is not None]
     # A rank that ended without an error message failed first: the others reported that they lost it. The exception is a
     # rank that NCCL aborted (SIGABRT) for waiting too long for one that had reported an error.

@@ -12,7 +12,7 @@ CONTAINER = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_c
 MACHINE = "/proc/vmstat"
 
 
-class KillWatch:
+class OomWatch:
     """Counts the kernel's OOM kills from its creation on; create it before the process whose end it is to explain."""
 
     def __init__(self) -> None:

@@ -7,9 +7,8 @@ from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_modules.hardware.running_stats import NAMES
 from zoo.places import places_of
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class SyncNorms(TorchSyncBatchNorm):
@@ -37,7 +36,7 @@ class SyncNorms(TorchSyncBatchNorm):
         """Restores the original modules with the updated statistics; the weights are the same tensors."""
         for name, stock in self._stock.items():
             synchronized = model.get_submodule(name)
-            for statistic in STATISTICS:
+            for statistic in NAMES:
                 setattr(stock, statistic, getattr(synchronized, statistic))
             stock.train(synchronized.training)
             model.set_submodule(name, stock)

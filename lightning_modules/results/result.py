@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.results.files import write_whole
-from zoo.report.checksum import seal, unseal
+from zoo.report.checksum import add_checksum, check_checksum
 
 FILE = "result.json"
 LOCK = "job.lock"
@@ -39,7 +39,7 @@ def write_result(folder: str | os.PathLike[str], result: dict[str, Any]) -> Path
         OSError: It cannot be written.
     """
     path = Path(folder) / FILE
-    write_whole(path, json.dumps(seal(_finite(result)), indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(add_checksum(_finite(result)), indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -61,7 +61,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"its status is none of {', '.join(STATUSES)}")
     if missing := [part for part in PARTS if type(result.get(part)) is not dict]:
         raise ValueError(f"it has no {', '.join(missing)}")
-    return unseal(result)
+    return check_checksum(result)
 
 
 def _finite(value: Any) -> Any:

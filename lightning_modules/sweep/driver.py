@@ -31,12 +31,14 @@ class Engine(Protocol):
         threads: CPU threads per job.
         pool: Starts processes on this machine.
         running: Jobs that are running now.
+        stopping: True once no further job starts.
     """
 
     node_gpus: int | None
     threads: int
     pool: Pool
     running: list[Job]
+    stopping: bool
 
     def at_once(self, jobs: Sequence[Job]) -> int: ...
 

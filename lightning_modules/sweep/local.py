@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.oom_watch import OomWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool, Process
 from lightning_modules.sweep.progress import weight_of
@@ -31,7 +31,7 @@ class _Running:
     process: Process | None
     gpus: list[str]
     threads: int
-    watch: KillWatch = field(default_factory=KillWatch)
+    watch: OomWatch = field(default_factory=OomWatch)
 
     def how(self) -> int | str | None:
         """Return its exit code, or a description if it was killed; None if another launcher started it."""
@@ -172,11 +172,12 @@ class LocalEngine:
         free = self.cores - sum(r.threads * r.job.processes for r in self._running)
         slots = self.slots - sum(r.job.processes for r in self._running)
         can_run = min(slots, sum(job.processes for job in waiting))
-        if (on_gpus := [job for job in waiting if job.gpus]) and waiting[0].gpus:
+        if waiting[0].gpus:
             running = sum(r.job.processes for r in self._running if r.job.gpus)
             room = max(1, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+            on_gpus = sum(job.processes for job in waiting if job.gpus)
             others = sum(job.processes for job in waiting if not job.gpus)
-            can_run = min(slots, min(room, sum(job.processes for job in on_gpus)) + others)
+            can_run = min(slots, min(room, on_gpus) + others)
         return max(1, free // max(1, can_run))
 
     def _start(self, job: Job, waiting: Sequence[Job]) -> None:
@@ -186,12 +187,12 @@ class LocalEngine:
             return
         job.folder.mkdir(parents=True, exist_ok=True)
         forget_failure(job.folder, job.id)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CONVZOO_SWEEP": self.sweep}
-        environment["CONVZOO_CORES"] = str(threads * job.processes)
+        ours = {"OMP_NUM_THREADS": str(threads), "CONVZOO_CORES": str(threads * job.processes)}
+        environment = os.environ | ours | {"CONVZOO_SWEEP": self.sweep}
         mine = self._gpus_for(job) if job.gpus else []
         if mine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        watch = KillWatch()
+        watch = OomWatch()
         with (job.folder / LOG).open("ab") as log, open(os.devnull, "rb") as nothing:
             process = self.pool.popen(command(job), environment, nothing, log, log)
         self._running.append(_Running(job, process, mine, threads, watch))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.hardware.oom_watch import KillWatch
+from lightning_modules.hardware.oom_watch import OomWatch
 from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.tracking.wandb_environment import passed
@@ -150,7 +150,7 @@ def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[
     """
     if os.path.exists(stop):
         return 128 + signal.SIGTERM
-    watch = KillWatch()
+    watch = OomWatch()
     with open(log, "ab") as out:
         child = subprocess.Popen(
             words,

@@ -35,7 +35,7 @@ class CsvRows(Logger):
         self._rows: dict[tuple[str, ...], Row] = {}
         for row in _read(self.path) if goes_on else ():
             self._rows[_key(row)] = row
-        self._before = {tuple(sorted(_values(row))): _values(row) for row in self._rows.values()}
+        self._before = {tuple(sorted(values)): values for values in map(_values, self._rows.values())}
         self._columns = sorted({STEP}.union(*self._rows.values()))
         self._whole = False
         """Whether the file has the current columns and no incomplete row."""

@@ -12,13 +12,13 @@ KEY = "crc32"
 CHANGED = f'was changed after it was written: its checksum is wrong (without its line "{KEY}" it is taken as it is)'
 
 
-def seal(content: dict[str, Any]) -> dict[str, Any]:
+def add_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """Returns the object with its checksum (CRC-32 of its JSON with sorted keys) as the last key."""
     rest = {key: value for key, value in content.items() if key != KEY}
     return rest | {KEY: _checksum(rest)}
 
 
-def unseal(content: dict[str, Any]) -> dict[str, Any]:
+def check_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """Returns the object without its checksum. An object that has none is returned as it is.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.report.checksum import unseal
+from zoo.report.checksum import check_checksum
 from zoo.report.files import UnreadableError, as_number, read_epochs, read_object
 from zoo.text import clean
 
@@ -67,7 +67,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Reads the run whose ``result.json`` is in a folder; if it cannot be used, ``unreadable`` with the reason."""
     try:
-        result = unseal(read_object(folder / "result.json"))
+        result = check_checksum(read_object(folder / "result.json"))
     except (UnreadableError, ValueError) as error:
         return Run(clean(folder), "unreadable", error=f"result.json {error}")
     metrics, problems = numbers(result.get("metrics"), "metrics")
