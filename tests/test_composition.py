@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QUICK, ROOT, cell_config
+from conftest import QUICK, ROOT, cell_spec
 from PIL import Image
 
 import lightning_modules.hardware.devices  # noqa: F401 (with it torch: each fork would import it)
 from hydra_plugins.convzoo._cli import warm_up
 from lightning_modules.config.identity import cell_id
+from lightning_modules.config.schema import CellSpec
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.jobs import command as job_command
 
@@ -96,8 +97,8 @@ def hydra_calls(replaced: str, words: list[str], folder: Path, env: dict[str, st
         process.join()
 
 
-def compose(words: list[str], folder: Path, env: dict[str, str]) -> tuple[dict[str, Any], str]:
-    """The settings of the cell that these words mean, and its printed command."""
+def compose(words: list[str], folder: Path, env: dict[str, str]) -> tuple[CellSpec, str]:
+    """The cell that these words mean, and its printed command."""
     settings, _, command, _ = hydra_calls("lightning_modules.run_cell", words, folder, env)
     return settings, command
 
@@ -115,14 +116,14 @@ def test_the_printed_command_composes_the_same_cell(name, here, clean_env):
     again = shlex.split(command)
     assert (here / again[1]).samefile(ROOT / "train.py")
     assert compose(again[2:], here, clean_env) == (settings, command)
-    assert cell_id(settings) != cell_id(cell_config())
+    assert cell_id(settings) != cell_id(cell_spec())
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_every_job_of_a_sweep_composes_its_cell(name, here, clean_env):
     (_, job), _ = jobs_of([*asked(name, here), "seed=5,6"], here, clean_env)
     composed, command = compose(job_command(job)[2:], here, clean_env)
-    assert (composed, command) == (job.spec.plain(), job.reproduce) and composed["seed"] == 6
+    assert (composed, command) == (job.spec, job.reproduce) and composed.seed == 6
     assert compose(shlex.split(command)[2:], here, clean_env) == (composed, command)
 
 
@@ -130,13 +131,13 @@ def test_every_job_of_a_sweep_composes_its_cell(name, here, clean_env):
 def test_a_job_is_composed_in_any_folder(name, here, clean_env):
     (_, job), _ = jobs_of([*asked(name, here), "seed=5,6"], here, clean_env)
     (other := here / "elsewhere").mkdir()
-    assert compose(job_command(job)[2:], other, clean_env)[0] == job.spec.plain()
+    assert compose(job_command(job)[2:], other, clean_env)[0] == job.spec
 
 
 def test_a_configuration_that_asks_for_a_sweep_has_jobs_that_are_none(here, clean_env):
     (job, _), _ = jobs_of(["--config-dir=cn", "-cn", "many"], here, clean_env, multirun=())
     for words in (job_command(job)[2:], shlex.split(job.reproduce)[2:]):
-        assert compose(words, here, clean_env) == (job.spec.plain(), job.reproduce)
+        assert compose(words, here, clean_env) == (job.spec, job.reproduce)
 
 
 SWEEP = ["seed=0,1"]

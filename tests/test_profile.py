@@ -1,7 +1,7 @@
 """trainer.profiler: what it measured is in the run's folder, and a line says where."""
 
 import pytest
-from conftest import QUICK, cell_config
+from conftest import QUICK, cell_config, cell_spec
 
 from lightning_modules import run_cell
 from lightning_modules.config.check import check
@@ -48,4 +48,4 @@ def test_without_a_profiler_nothing_is_said(tmp_path, capsys):
 @pytest.mark.parametrize("given", [["trainer.profiler=xla"], ["trainer.profiler=simple", "task=time"]])
 def test_what_cannot_be_profiled_is_refused(given):
     with pytest.raises(ConvzooError, match=r"trainer\.profiler"):
-        check(cell_config(*given))
+        check(cell_spec(*given))
