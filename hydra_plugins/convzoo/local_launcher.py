@@ -85,14 +85,17 @@ class SweepLauncher(Launcher):
         # Created before the jobs are composed, so that its pool imports in the meantime.
         engine = self.engine(folder)
         composition = Composition.of(self.config.hydra)
-        jobs = [
-            self._compose(composition, initial_job_idx + i, list(given), folder)
-            for i, given in enumerate(job_overrides)
-        ]
+        # Label each job by what tells it apart from the others.
+        shared = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+        jobs = []
+        for number, given in enumerate(job_overrides, initial_job_idx):
+            label = " ".join(o for o in given if o not in shared)
+            try:
+                jobs.append(self._compose(composition, number, list(given), folder))
+            except ConvzooError as error:
+                raise ConvzooError(f"#{number} {label or ' '.join(given)}: {error}") from None
+            jobs[-1].label = label
         _check_folders(jobs)
-        shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-        for job in jobs:
-            job.label = " ".join(o for o in job.overrides if o not in shared)
         sweep = SweepOptions.of(OmegaConf.to_container(self.config.sweep, resolve=True), "sweep")
         again = composition.command(sys.argv[1:])
         run_sweep(jobs, engine, sweep, folder, again, search=not self.raise_on_failure)
