@@ -6,6 +6,7 @@ import pytest
 from conftest import cell_config
 from omegaconf import OmegaConf
 
+from hydra_plugins.convzoo._composition import Composition
 from hydra_plugins.convzoo._nested import spread, written
 from hydra_plugins.convzoo.search_path import sweep_name
 from lightning_modules.config.identity import leaves
@@ -62,8 +63,12 @@ def test_none_in_a_file_of_ones_own():
     assert read_nulls(config) == {"logger": {"group": None, "entity": None, "tags": [None]}, "seed": None}
 
 
-def test_a_sweep_called_none_has_a_name():
-    assert sweep_name("None", ["seed=0,1"]) == sweep_name(None, ["seed=0,1"]) != "None"
+def test_a_sweep_called_none_has_a_name(monkeypatch):
+    monkeypatch.setattr("hydra_plugins.convzoo.search_path.Composition.of", lambda hydra: Composition("."))
+    names = [
+        sweep_name(n, OmegaConf.create(["seed=0,1"]), _root_=OmegaConf.create({"hydra": {}})) for n in ("None", None)
+    ]
+    assert names[0] == names[1] != "None"
     assert means_null(None) and not means_null("nothing")
 
 
