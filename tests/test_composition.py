@@ -28,13 +28,14 @@ FILES = {
     "cn/small.yaml": "defaults: [config, override model: mobilenet, _self_]\noptim: {lr: 0.0123}\n",
     "cn/experiment/mine.yaml": "# @package _global_\ndefaults: [override /act: relu]\noptim: {weight_decay: 0.017}\n",
     "cn/data/mine.yaml": "defaults: [synthetic, _self_]\nimages: 48\nimage_size: 24\n",
-    "cn/data/augment/strong.yaml": "hflip: true\nshift: 3\n",
+    "cn/data/augment/strong.yaml": "hflip: true\nshift: 0.3\n",
     "cn/recipe/fast.yaml": "# @package _global_\noptim: {lr: 0.5}\n",
     "cn/optim/slow.yaml": "defaults: [sgd, _self_]\nlr: 0.0001\n",
     "cn/many.yaml": "defaults: [small, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '3,4'}}}\n",
     "cn/found.yaml": "defaults: [config, override data: lab, _self_]\nhydra: {searchpath: ['file://more dirs']}\n",
     "more dirs/data/lab.yaml": "defaults: [synthetic, _self_]\nimages: 80\n",
-    "cn/own.yaml": "defaults: [small, _self_]\noptim: {lr: '${hydra:job.num}'}\ndata: {root: '${hydra:runtime.cwd}'}\n",
+    "cn/own.yaml": "defaults: [small, _self_]\noptim: {weight_decay: '${hydra:job.num}'}\n"
+    "data: {root: '${hydra:runtime.cwd}'}\n",
     "whole/base.yaml": "defaults: [config, _self_]\nhydra: {searchpath: ['pkg://zoo.conf.convzoo']}\nseed: 11\n",
 }
 CELL = ("data.batch_size=8", "model.variant=v3_small", "logger=none", *QUICK)
@@ -84,7 +85,7 @@ def hydra_calls(replaced: str, words: list[str], folder: Path, env: dict[str, st
         os.environ.update(env)
         os.chdir(folder)
         module, _, name = replaced.rpartition(".")
-        setattr(importlib.import_module(module), name, lambda *given: (tell.send(given), os._exit(0)))
+        setattr(importlib.import_module(module), name, lambda *given, **_: (tell.send(given), os._exit(0)))
         sys.argv = [str(ROOT / "train.py"), *words]
         runpy.run_path(sys.argv[0], run_name="__main__")
 

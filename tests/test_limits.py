@@ -6,7 +6,7 @@ import pytest
 from conftest import cell_spec
 
 from lightning_modules.config.check import check
-from lightning_modules.config.limits import check_network
+from lightning_modules.config.limits import check_memory
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.resolve import resolve
 from zoo.errors import ConvzooError, plain_words
@@ -17,7 +17,7 @@ def refuse(*overrides):
         spec = cell_spec(*overrides)
         check(spec)
         resolve_hardware(spec.hardware, spec.trainer)
-        check_network(spec, resolve(spec, "cpu").network)
+        check_memory(spec, resolve(spec, "cpu").network)
     return str(refused.value)
 
 
@@ -56,7 +56,7 @@ def test_what_fits_is_not_refused():
     ):
         spec = cell_spec(*overrides)
         check(spec)
-        check_network(spec, resolve(spec, "cpu").network)
+        check_memory(spec, resolve(spec, "cpu").network)
 
 
 def test_errors_cannot_work_a_terminal():

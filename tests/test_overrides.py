@@ -29,7 +29,7 @@ from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.io import Checkpoints
 from lightning_modules.config.check import check
 from lightning_modules.config.identity import cell_id, recipe
-from lightning_modules.config.limits import check_network
+from lightning_modules.config.limits import check_memory
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.optimizer import make_optimizer
@@ -88,12 +88,12 @@ def build(config: dict[str, Any], folder: Path) -> None:
     check(spec)
     hardware = resolve_hardware(spec.hardware, spec.trainer)
     resolved = resolve(spec, hardware.name)
-    check_network(spec, resolved.network)
+    check_memory(spec, resolved.network)
     write_result(folder, {"cell": resolved.choices, "recipe": recipe(spec), "id": cell_id(spec)})
-    json.dumps([run_name(spec.choices), run_id(spec.choices, folder)]).encode()
+    json.dumps([run_name(resolved.choices), run_id(resolved.choices, folder)]).encode()
     with zoo.meta_init():
         net = zoo.build(**{**resolved.network, "pretrained": False})
-    zoo.cost(net, spec.image_size, spec.in_chans)
+    zoo.cost(net, resolved.image_size, resolved.in_chans)
     make_optimizer(net, spec.optim.plain())
     plan = SimpleNamespace(precision=spec.trainer.precision or "32-true")
     Cell._trainer(SimpleNamespace(spec=spec, hardware=hardware, plan=plan, folder=folder), False, Checkpoints(), [])
