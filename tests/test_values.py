@@ -64,7 +64,7 @@ def test_none_in_a_file_of_ones_own():
 
 
 def test_a_sweep_called_none_has_a_name(monkeypatch):
-    monkeypatch.setattr("hydra_plugins.convzoo.search_path.Composition.of", lambda hydra: Composition("."))
+    monkeypatch.setattr(Composition, "of", staticmethod(lambda hydra: Composition(".")))
     names = [
         sweep_name(n, OmegaConf.create(["seed=0,1"]), _root_=OmegaConf.create({"hydra": {}})) for n in ("None", None)
     ]
