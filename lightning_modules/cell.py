@@ -144,9 +144,7 @@ class Cell:
         callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(trainer, self.hardware)
-        memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
-        profile = profiled(trainer, self.folder)
-        with memory_errors, peak_memory(trainer.strategy.root_device) as memory, profile, _plain_trainer_errors():
+        with self._reporting(trainer), peak_memory(trainer.strategy.root_device) as memory:
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds
         if not best.best_model_path:
@@ -159,11 +157,7 @@ class Cell:
             self.conditions["micro_batch"] = self.module.micro_batch.size
         metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
         metrics |= {"speed/peak_memory_mb": memory.peak_mb}
-        memory_errors, profile = (
-            plain_memory_errors(self.spec, self.hardware.world_size),
-            profiled(trainer, self.folder),
-        )
-        with memory_errors, profile, _plain_trainer_errors():
+        with self._reporting(trainer):
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
             )
@@ -174,6 +168,13 @@ class Cell:
             raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. {bad_steps.advice}")
         metrics |= self.data.metrics | bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
+
+    @contextmanager
+    def _reporting(self, trainer: L.Trainer) -> Iterator[None]:
+        """Reports a user's mistake as one message, and where the profile is, around a fit or a test."""
+        memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
+        with memory_errors, profiled(trainer, self.folder), _plain_trainer_errors():
+            yield
 
     def _bad_steps(self) -> BadSteps:
         optim, given = self.spec.optim, self.spec.trainer

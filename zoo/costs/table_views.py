@@ -91,12 +91,14 @@ def _print(rows: Sequence[dict[str, Any]], form: str, title: str | None = None) 
         render.console(200).print(render.terminal(header, body, TEXTS, title))
 
 
+def _choices(cell: CellCost) -> dict[str, str]:
+    return {"model": cell.model, "conv": cell.conv, "act": cell.act}
+
+
 def _cell_record(cell: CellCost) -> dict[str, Any]:
     cost = cell.cost
     return {
-        "model": cell.model,
-        "conv": cell.conv,
-        "act": cell.act,
+        **_choices(cell),
         "image_size": cost and list(cost.image_size),
         "params": cost and cost.params,
         "macs": cost and cost.macs,
@@ -112,9 +114,7 @@ def _cell_timm(cell: CellCost) -> dict[str, Any]:
     """Returns a row with timm's column names and units (millions and billions), with all digits."""
     cost = cell.cost
     return {
-        "model": cell.model,
-        "conv": cell.conv,
-        "act": cell.act,
+        **_choices(cell),
         "img_size": cost and _size(cost.image_size),
         "gmacs": cost and cost.macs / 1e9,
         "macts": cost and cost.activations / 1e6,
@@ -127,9 +127,7 @@ def _cell_timm(cell: CellCost) -> dict[str, Any]:
 def _cell_text(cell: CellCost) -> dict[str, str]:
     cost = cell.cost
     return {
-        "model": cell.model,
-        "conv": cell.conv,
-        "act": cell.act,
+        **_choices(cell),
         "image": _size(cost.image_size) if cost else "–",
         "params": render.short(cost.params) if cost else "refused",
         "MACs": _macs(cost.macs, cost.uncounted) if cost else "–",
