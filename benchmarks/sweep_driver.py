@@ -1,6 +1,6 @@
 """Benchmark the overhead of the sweep driver on Slurm: plan, submit, poll the queue, collect results.
 
-    python tests/slurm/cluster.py up /tmp/slurm && export SLURM_CONF=/tmp/slurm/slurm.conf
+    python tests/support/slurm_cluster.py up /tmp/slurm && export SLURM_CONF=/tmp/slurm/slurm.conf
     python benchmarks/sweep_driver.py [--jobs 1000]
 
 The jobs are submitted on hold, so that none of them runs, and cancelled at the end. Their results are synthetic.

@@ -52,7 +52,7 @@ class Command:
 
     Args:
         pool: Forks it from a process that has imported what a run needs, as in a sweep; one that does not fork starts
-            an interpreter. What it then does is the same (tests/test_pool.py).
+            an interpreter. What it then does is the same (tests/sweep/test_pool.py).
         folder: Where it runs, an existing one.
     """
 

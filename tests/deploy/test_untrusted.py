@@ -6,10 +6,10 @@ import zipfile
 
 import pytest
 import torch
+from browser import browser, make_page, work
 from conftest import cell_config
 from synthetic_sweep import make_cell, make_result, write_run
-from test_earlier import TINY
-from test_page import browser, make_page, work
+from tiny_cell import TINY
 
 import zoo
 from lightning_modules import run_cell

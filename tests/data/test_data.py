@@ -1,57 +1,17 @@
 """Data sets in their real formats (small ones, made here), exact batches, augmentation."""
 
-import gzip
-import hashlib
 import itertools
-import pickle
-import struct
 
-import numpy as np
 import pytest
 import torch
 from conftest import cell_config
-from PIL import Image
+from data_files import TEN, make_folder, write_cifar, write_fashion
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from lightning_modules.data import make_data
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.store import Store, TensorLoader
 from zoo import ConvzooError
-
-
-def md5(path):
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def publish(monkeypatch):
-    """Makes files in CIFAR's format here the published ones, whose checksums torchvision knows."""
-
-    def these(kind, folder):
-        for split in ("train_list", "test_list"):
-            files = [[name, md5(folder / name)] for name, _ in getattr(kind, split)]
-            monkeypatch.setattr(kind, split, files)
-
-    return these
-
-
-def write_cifar(root, name, files, label_key, classes):
-    folder = root / name
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for file, n in files.items():
-        content = {
-            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
-            label_key: [i % classes for i in range(n)],
-        }
-        (folder / file).write_bytes(pickle.dumps(content))
-    meta = {"fine_label_names": ["x"] * classes, "label_names": ["x"] * classes}
-    (folder / ("meta" if classes == 100 else "batches.meta")).write_bytes(pickle.dumps(meta))
-
-
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 + array.ndim) + b"".join(struct.pack(">I", n) for n in array.shape)
-    path.write_bytes(header + array.tobytes())
 
 
 def loaders(data, seed=0):
@@ -82,9 +42,6 @@ def test_digits_are_split_once_and_stratified():
     )
 
 
-TEN = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 15}
-
-
 def test_cifar10_in_its_real_format(tmp_path, publish):
     write_cifar(tmp_path, "cifar-10-batches-py", TEN, "labels", 10)
     publish(CIFAR10, tmp_path / "cifar-10-batches-py")
@@ -103,35 +60,12 @@ def test_cifar100_in_its_real_format(tmp_path, publish):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def write_fashion(root, packed=False):
-    raw = root / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, n in (("train", 40), ("t10k", 9)):
-        pixels = np.arange(n * 784, dtype=np.uint64).astype(np.uint8).reshape(n, 28, 28)
-        labels = (np.arange(n) % 10).astype(np.uint8)
-        for kind, array in ((f"{name}-images-idx3-ubyte", pixels), (f"{name}-labels-idx1-ubyte", labels)):
-            write_idx(raw / kind, array)
-            if packed:
-                (raw / f"{kind}.gz").write_bytes(gzip.compress((raw / kind).read_bytes()))
-    return raw
-
-
-@pytest.mark.parametrize("packed", [False, True])
 def test_fashion_mnist_in_its_real_format(tmp_path, packed):
     write_fashion(tmp_path, packed)
     data = cell_config("data=fashion_mnist", f"data.root={tmp_path}", "data.batch_size=8")["data"]
     module, train, val, test = loaders(data)
     assert (count(train), count(val), count(test)) == (32, 8, 9)
     assert module._splits.train.images.shape[1:] == (1, 28, 28)
-
-
-def make_folder(root, splits=("train", "val"), classes=("ant", "bee"), n=5):
-    for split in splits:
-        for i, name in enumerate(classes):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for j in range(n):
-                Image.new("RGB", (40 + 10 * j, 30), (40 * i, 10 * j, 0)).save(folder / f"{j}.jpg")
 
 
 def test_imagefolder(tmp_path):

@@ -1,7 +1,6 @@
-"""Sweeps on a real Slurm: two nodes on this machine (tests/slurm/cluster.py). Needs root and Debian's packages."""
+"""Sweeps on a real Slurm: two nodes on this machine (support/slurm_cluster.py). Needs root and Debian packages."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -11,11 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import slurm_cluster as cluster
 from conftest import ROOT
-
-spec = importlib.util.spec_from_file_location("cluster", ROOT / "tests" / "slurm" / "cluster.py")
-cluster = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cluster)
 
 pytest.importorskip("submitit", reason='pip install "convzoo[slurm]"')
 pytestmark = pytest.mark.slurm

@@ -3,10 +3,10 @@
     apt-get install --no-install-recommends slurmctld slurmd slurm-client munge            # the cluster
     apt-get install --no-install-recommends slurmdbd mariadb-server-core mariadb-client-core  # its accounting (sacct)
 
-    python tests/slurm/cluster.py up /tmp/slurm [--no-accounting]
+    python tests/support/slurm_cluster.py up /tmp/slurm [--no-accounting]
     export SLURM_CONF=/tmp/slurm/slurm.conf      # what sbatch, squeue and convzoo need to find it
-    python tests/slurm/cluster.py status /tmp/slurm
-    python tests/slurm/cluster.py down /tmp/slurm
+    python tests/support/slurm_cluster.py status /tmp/slurm
+    python tests/support/slurm_cluster.py down /tmp/slurm
 
 Partition ``normal`` (the default) gives way to ``urgent``: its jobs get SIGTERM and ``GRACE_S`` seconds, then they are
 requeued. Everything lives in the given folder; nothing outside it is read or changed.
@@ -103,7 +103,7 @@ def missing(accounting: bool = True) -> str | None:
         return "a Slurm of one's own needs root"
     programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
     gone = [name for name in programs if shutil.which(name, path=PATH) is None]
-    return f"not installed: {', '.join(gone)} (tests/slurm/cluster.py names the packages)" if gone else None
+    return f"not installed: {', '.join(gone)} (tests/support/slurm_cluster.py names the packages)" if gone else None
 
 
 class Cluster:

@@ -1,4 +1,4 @@
-"""The launchers of clusters where there is none, and Ray on this machine. tests/test_slurm.py has a real Slurm."""
+"""The launchers of clusters where there is none, and Ray on this machine. test_slurm.py has a real Slurm."""
 
 import importlib.util
 import json

@@ -454,7 +454,7 @@ def test_the_limit_holds_over_all_ranks(tmp_path):
     assert all("4 of 100 images" in (tmp_path / f"error{rank}").read_text() for rank in (0, 1))
 
 
-# By hand: python -m pytest tests/test_bad_images.py -m fault
+# By hand: python -m pytest tests/data/test_bad_images.py -m fault
 
 
 @pytest.mark.fault

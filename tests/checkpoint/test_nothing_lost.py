@@ -14,7 +14,8 @@ import time
 import pytest
 import torch
 from conftest import ROOT, cell_config, cell_spec
-from test_resume import SMALL, outcome, same, stop_at_batch
+from small_disk import fill, full_for_a_while
+from stopping import SMALL, outcome, same, stop_at_batch
 
 import zoo
 from lightning_modules import run_cell
@@ -150,31 +151,6 @@ def test_a_best_checkpoint_that_is_newer_than_the_last_one(stopped, expected, tm
     same(outcome(folder), expected)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", folder], capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def full_for_a_while(disk, monkeypatch):
-    """Other people fill the disk at the second batch of a run, and make room again at the seventh."""
-    seen = []
-
-    def other_people(self, trainer, module, images, index):
-        seen.append(index)
-        if len(seen) == 2:
-            fill(disk)
-        if len(seen) == 7:
-            (disk / "others").unlink()
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", other_people)
-
-
 def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
     folder = small_disk / "run"
     full_for_a_while(small_disk, monkeypatch)
@@ -206,12 +182,6 @@ def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
         fill(small_disk)
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=log, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-def fill(disk):
-    with contextlib.suppress(OSError), (disk / "others").open("ab", buffering=0) as file:
-        while True:
-            file.write(b" " * 4096)
 
 
 @pytest.mark.parametrize(

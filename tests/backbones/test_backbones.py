@@ -7,7 +7,7 @@ import itertools
 import pytest
 import timm
 import torch
-from test_acts import ALL_OPS, OPS, Ops
+from op_counts import ALL_OPS, OPS, Ops
 from torch import nn
 
 import zoo

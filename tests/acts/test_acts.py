@@ -1,6 +1,5 @@
 """Activations: complete by a count of operations, not by the type of modules."""
 
-import collections
 import itertools
 import warnings
 
@@ -8,39 +7,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from op_counts import OPS, Ops, activation_ops
 from timm.optim import create_optimizer_v2
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from zoo.acts.activations import ACTS, activations
 
 BACKBONES = ["resnet18", "efficientnet_b0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_large_100"]
-OPS = {
-    "relu": {"relu"},
-    "swish": {"silu"},
-    "gelu": {"gelu"},
-    "hard_swish": {"hardswish"},
-    "relu6": {"hardtanh"},
-    "prelu": {"_prelu_kernel"},
-}
-ALL_OPS = {"relu", "silu", "gelu", "hardswish", "hardtanh", "mish", "leaky_relu", "elu", "_prelu_kernel"}
-
-
-class Ops(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.count = collections.Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count[func.overloadpacket.__name__.rstrip("_")] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def activation_ops(net: nn.Module) -> collections.Counter:
-    with Ops() as ops, torch.no_grad():
-        net.eval()(torch.zeros(1, 3, 64, 64))
-    return collections.Counter({k: v for k, v in ops.count.items() if k in ALL_OPS})
 
 
 @pytest.mark.parametrize(("name", "act"), list(itertools.product(BACKBONES, OPS)))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_earlier import TINY
+from tiny_cell import TINY
 
 from lightning_modules.hardware.process import _Output
 

@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from conftest import cell_config, cell_spec
+from tiny_cell import TINY
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.epochs import EpochLines
@@ -13,21 +14,6 @@ from lightning_modules.config.identity import cell_id, differences
 from lightning_modules.results.finished_run import finished_before
 from lightning_modules.sweep.jobs import Job
 from zoo.errors import ConvzooError
-
-TINY = (
-    "model=mobilenet",
-    "model.variant=v3_small",
-    "logger=none",
-    "data.image_size=8",
-    "data.batch_size=8",
-    "hardware=cpu",
-    "hardware.threads=1",
-    "hardware.plan=fp32",
-    "trainer.max_epochs=1",
-    "trainer.limit_train_batches=2",
-    "trainer.limit_val_batches=1",
-    "trainer.limit_test_batches=1",
-)
 
 
 def content(folder):

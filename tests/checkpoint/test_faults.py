@@ -1,4 +1,4 @@
-"""Faults by the hundred: ``CONVZOO_FAULTS=100 pytest -m fault -n 0 tests/test_faults.py``. Each prints what it did."""
+"""Faults by the hundred, each printed: ``CONVZOO_FAULTS=100 pytest -m fault -n 0 tests/checkpoint/test_faults.py``."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, cell_config
 from PIL import Image
 from ranks import end_ranks, start_ranks
-from test_resume import RECIPES, SMALL, outcome, same, stop_at_batch
+from stopping import RECIPES, SMALL, outcome, same, stop_at_batch
 
 from lightning_modules import run_cell
 from lightning_modules.cell import Cell

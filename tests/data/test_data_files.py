@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import cell_config
-from test_data import TEN, md5, publish, write_cifar, write_fashion, write_idx
+from data_files import TEN, md5, publish, write_cifar, write_fashion, write_idx
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from lightning_modules.data import make_data

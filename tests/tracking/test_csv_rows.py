@@ -4,8 +4,8 @@ import csv
 
 import pytest
 from conftest import cell_config
-from test_nothing_lost import full_for_a_while, small_disk  # noqa: F401
-from test_resume import BATCHES, SMALL, stop_at_batch
+from small_disk import full_for_a_while, small_disk  # noqa: F401
+from stopping import BATCHES, SMALL, stop_at_batch
 
 from lightning_modules import run_cell
 from lightning_modules.cell import Cell
