@@ -21,6 +21,7 @@ FLOORS = {
         ["inputs", "places"],
         ["convs", "meta"],
         ["cache", "devices", "render", "errors"],
+        ["log"],
         ["text"],
     ],
     "lightning_modules": [
