@@ -17,6 +17,7 @@ try:
     from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
     from hydra_plugins.convzoo._composition import as_typed
     from hydra_plugins.convzoo._nested import spread
+    from hydra_plugins.convzoo._plugins import load_named
     from lightning_modules.config.schema import CellSpec
     from lightning_modules.hardware.process import keep_output, prepare
     from lightning_modules.hardware.signals import StopSignals
@@ -53,6 +54,7 @@ if __name__ == "__main__":
     use_utf8()
     keep_output()
     with plain_errors():
+        load_named(sys.argv[1:])
         sys.argv[1:] = spread(sys.argv[1:])
         check_arguments(sys.argv[1:])
         check_sweep(sys.argv[1:])

@@ -30,7 +30,7 @@ from turns import ROOT, block, in_turn, options, show, text, write
 import zoo
 from zoo.__main__ import main as zoo_command
 from zoo.backbones.stem import stem_for
-from zoo.costs.table import CONVS
+from zoo.costs.table import all_convs
 from zoo.speeds.network import TrainingStep
 from zoo.speeds.plan import PLAIN, PLANS, Plan
 
@@ -137,7 +137,7 @@ def actions(folder: Path) -> Iterator[tuple[str, int, Callable[[], None]]]:
     """Yield each command's name, its number of cells and a function that runs it."""
     networks = ("resnet:18", "effnet:b0", "mobilenet:v1", "mobilenet:v2")
     for acts in ("relu", "native,relu,swish,gelu"):
-        cells = len(networks) * len(CONVS) * len(acts.split(","))
+        cells = len(networks) * len(all_convs()) * len(acts.split(","))
         yield "table", cells, partial(quietly, "table", "--models", ",".join(networks), "--acts", acts)
     for cells in (18, 180, 1800):
         yield "report", cells, partial(quietly, "report", str(make_sweep(folder / f"sweep{cells}", cells)))

@@ -15,7 +15,9 @@ import zoo
 from lightning_modules.hardware.micro_batch import MicroBatch
 from lightning_modules.metrics import Mean
 from lightning_modules.optimizer import make_optimizer
+from zoo.deploy.checkpoint import PLUGINS
 from zoo.errors import ConvzooError
+from zoo.plugins import loaded_plugins
 
 ABSURD = 5
 """Warn when the training loss exceeds this multiple of the loss of uniform guessing."""
@@ -103,6 +105,8 @@ class Classifier(LightningModule):
         acc.add((logits.argmax(1) == labels).sum(), len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if plugins := loaded_plugins():
+            checkpoint[PLUGINS] = plugins
         checkpoint["micro_batch"] = self.micro_batch.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from zoo.deploy.checkpoint import read_checkpoint
 from zoo.errors import ConvzooError
 
 DENSE = ("native", "standard")
-FREE = ("conv", "conv_options", "act", "pretrained", "ranks")
+FREE = ("conv", "conv_options", "act", "act_options", "pretrained", "ranks")
 """Arguments of `zoo.build` that may differ between a cell and the dense network it starts from."""
 
 BATCHES = 100

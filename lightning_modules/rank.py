@@ -19,6 +19,7 @@ from lightning_modules.hardware.process import keep_memory, keep_output
 from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.run import JOB_FILE, run_rank
 from zoo.errors import ConvzooError
+from zoo.plugins import load_plugins
 
 
 @record  # launch_ranks reads the error of the rank that failed first
@@ -30,6 +31,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     job = json.loads((folder / JOB_FILE).read_text())
     spec, signals.begun = CellSpec.of(job["config"]), job["begun"]
+    load_plugins(spec.plugins)
     hardware = resolve_hardware(spec.hardware, spec.trainer)
     last = find_last(folder, spec, say=global_rank() == 0)
     run_rank(spec, folder, job["command"], hardware, signals, last)

@@ -24,7 +24,6 @@ from lightning_modules.checkpoint.resume import LAST, PREVIOUS, Saved, find_last
 from lightning_modules.config.check import check
 from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import cell_id, recipe
-from lightning_modules.config.rules import seconds_of
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.config.values import quoted
 from lightning_modules.hardware.ddp import launch_ranks
@@ -38,6 +37,7 @@ from lightning_modules.results.result import FILE, LOCK, environment, read_resul
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking.tracker import Tracking
 from zoo.errors import ConvzooError
+from zoo.rules import seconds_of
 
 CONFIG_FILE = "config.json"
 """The configuration of the run in this folder, for people. Hydra's own copy would also record rejected starts."""

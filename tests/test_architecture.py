@@ -20,6 +20,8 @@ FLOORS = {
         ["backbones"],
         ["inputs", "places"],
         ["convs", "meta"],
+        ["registry", "plugins"],
+        ["rules"],
         ["cache", "devices", "render", "errors"],
         ["log"],
         ["text"],

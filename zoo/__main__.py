@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zoo.costs import table_command
 from zoo.errors import ConvzooError, plain_words
+from zoo.plugins import load_plugins
 from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
 
@@ -41,8 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
         other = verbs.add_parser(entry.name, help=command.HELP)
         command.add_options(other)
         other.set_defaults(run=command.run)
+    for verb in verbs.choices.values():
+        verb.add_argument("--plugins", metavar="A,B,…", default="", help="your modules that register further choices")
     given = parser.parse_args(arguments)
     try:
+        named = [name for name in given.plugins.split(",") if name]
+        load_plugins(named, [os.getcwd()] if named else ())
         code = given.run(given) or 0
         if sys.stdout is not None:  # the parent process may have closed it
             sys.stdout.flush()

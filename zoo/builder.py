@@ -27,6 +27,7 @@ def build(
     pretrained: bool = False,
     *,
     conv_options: dict[str, Any] | None = None,
+    act_options: dict[str, Any] | None = None,
     stem: str = "imagenet",
     width: float = 1.0,
     depth: Depth = 1.0,
@@ -45,7 +46,8 @@ def build(
         num_classes: Number of classes; 0 for no classifier.
         in_chans: Number of image channels.
         pretrained: Load timm's weights (downloaded). Rewritten convolutions are initialised at random nevertheless.
-        conv_options: Keyword arguments of `zoo.rewrite`: ``between``, ``groups``, ``group_size``.
+        conv_options: Options of the conv kind: ``between``, ``rank``, ``groups`` …
+        act_options: Options of the activation.
         stem: ``imagenet`` (as published), or ``small`` for images up to 64 pixels (stride 1, no max-pool).
         width: Multiplier for the channels of every layer (ResNet, MobileNet and EfficientNet; see
             `zoo.backbones.scaled_builders`).
@@ -64,7 +66,7 @@ def build(
     net = build_native(
         backbone, num_classes, in_chans, pretrained, stem=stem, width=width, depth=depth, phi=phi, **timm_kwargs
     )
-    apply_choices(net, conv, act, conv_options, ranks)
+    apply_choices(net, conv, act, conv_options, ranks, act_options)
     return net
 
 
@@ -101,13 +103,14 @@ def apply_choices(
     act: str = "native",
     conv_options: dict[str, Any] | None = None,
     ranks: Mapping[str, int] | None = None,
+    act_options: dict[str, Any] | None = None,
 ) -> None:
     """Rewrites a native network's convolutions, then its activations, in place; the second half of `build`."""
     if ranks is None:
         rewrite(net, conv, **(conv_options or {}))
     else:
         give_ranks(net, conv, ranks)
-    swap_activations(net, act)
+    swap_activations(net, act, **(act_options or {}))
 
 
 def _published(backbone: str, settings: dict[str, Any]) -> nn.Module:

@@ -21,12 +21,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hydra_plugins.convzoo._composition import Composition, as_typed
+from hydra_plugins.convzoo._plugins import choices, plugin_keys, plugin_owners
 from lightning_modules.config.secrets import check_secrets
 from lightning_modules.hardware.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 
-PLAIN_KEYS = {"seed", "task"}
+PLAIN_KEYS = {"seed", "task", "plugins"}
 """Keys that belong to no group."""
 
 MOST_JOBS = 100_000
@@ -69,6 +70,7 @@ def _unknown(key: str) -> str:
     if key in known_keys():
         conf = files("zoo.conf") / "convzoo"
         owners = [p.stem for p in sorted(conf.glob(f"{group}/*.yaml")) if rest in _leaves(OmegaConf.load(p))]
+        owners += plugin_owners(group, rest)
         return (
             f"{key} belongs to {', '.join(f'{group}={owner}' for owner in owners)}; the {group} chosen here has none."
         )
@@ -108,7 +110,7 @@ def check_arguments(arguments: list[str]) -> None:
         # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
         # adds folders with further ones.
         if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
-            choose(key, value, sorted(path.stem for path in (files("zoo.conf") / "convzoo" / key).glob("*.yaml")))
+            choose(key, value, choices(key))
 
 
 def check_sweep(arguments: list[str]) -> None:
@@ -205,7 +207,7 @@ def known_keys() -> tuple[str, ...]:
         # An experiment sets keys of other groups and has no keys itself.
         if not path.read_text().startswith("# @package _global_"):
             keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
-    return tuple(sorted(keys))
+    return tuple(sorted(keys.union(plugin_keys())))
 
 
 def _leaves(config: object, prefix: str = "") -> Iterator[str]:

@@ -9,8 +9,10 @@ from typing import Any
 from lightning_modules.checkpoint.best import NAME as BEST
 from lightning_modules.config.identity import cell_id, differences
 from lightning_modules.config.schema import CellSpec
+from zoo.deploy.checkpoint import PLUGINS
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.plugins import check_unchanged
 from zoo.text import typed
 
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
@@ -89,6 +91,7 @@ def _read(path: Path, spec: CellSpec) -> dict[str, Any]:
             f"{typed(path)} is of a run with another configuration ({differences(content[KEY]['config'], spec)}). "
             f"Type what it had to go on with it, another hydra.run.dir, or to start anew: rm {typed(path)}"
         )
+    check_unchanged(content.get(PLUGINS, {}), typed(path))
     return content
 
 

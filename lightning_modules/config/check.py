@@ -7,9 +7,13 @@ from pathlib import Path
 from lightning_modules.config.limits import check_images
 from lightning_modules.config.scaling import check_scaling
 from lightning_modules.config.schema import CellSpec
+from zoo.acts.activations import check_act
 from zoo.compression.convert import choose_form
 from zoo.compression.low_rank import check_rank
+from zoo.convs import find_kind
 from zoo.errors import ConvzooError, choose
+from zoo.plugins import load_plugins
+from zoo.surgery.rewrite import check_options
 
 INITS = ("random", "svd")
 
@@ -20,6 +24,9 @@ def check(spec: CellSpec) -> None:
     Raises:
         ConvzooError: Some do not; the text names the first such value and what is allowed.
     """
+    load_plugins(spec.plugins)
+    check_options(find_kind(spec.conv.name, "native"), spec.conv.options)
+    check_act(spec.act.name, spec.act.options)
     if spec.data.num_classes is None and spec.data.name != "imagefolder":
         raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
     channels = spec.data.in_chans
@@ -71,6 +78,8 @@ def check_init(spec: CellSpec) -> None:
     except ConvzooError as error:
         raise ConvzooError(f"init.{error}") from None
     choose_form(spec.conv.name)
+    if spec.conv.options.get("rank") not in (1, None):
+        raise ConvzooError("init.rank says the ranks of init=svd. Leave out conv.rank.")
     if (init.checkpoint is None) != pretrained:
         problem = "two at once were given" if pretrained else "none was given"
         raise ConvzooError(

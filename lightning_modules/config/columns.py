@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lightning_modules.config.identity import USUAL
 from lightning_modules.config.scaling import scale_columns
 from lightning_modules.config.schema import CellSpec
 from zoo.backbones.families import FAMILIES
 
+BARE = ("between", "groups", "group_size")
+"""Options whose column has no prefix."""
+
 
 def _unless(value: Any, usual: Any) -> Any:
     return None if value == usual else value
+
+
+def _option_columns(axis: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a registered choice that differ from the usual; with their axis unless well known."""
+    return {
+        key if key in BARE else f"{axis}_{key}": value if isinstance(value, (int, float)) else str(value)
+        for key, value in options.items()
+        if value is not None and (f"{axis}.{key}", value) not in USUAL
+    }
 
 
 def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
@@ -30,10 +44,9 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "match": model.match,
         "match_over": _unless(model.match_over, "width"),
         "conv": spec.conv.name,
-        "between": _unless(spec.conv.between, "none"),
-        "groups": spec.conv.groups,
-        "group_size": spec.conv.group_size,
+        **_option_columns("conv", spec.conv.options),
         "act": spec.act.name,
+        **_option_columns("act", spec.act.options),
         "hardware": hardware,
         "plan": _unless(spec.hardware.plan, "auto"),
         "micro_batch": spec.hardware.micro_batch,

@@ -9,7 +9,17 @@ from typing import Any
 from lightning_modules.config.schema import CellSpec
 from zoo.cache import digest
 
+USUAL = (
+    ("task", "train"),
+    ("hardware.micro_batch", None),
+    ("conv.between", "none"),
+    ("conv.rank", 1),
+    ("conv.rank", None),
+)
+"""Keys at the value that changes nothing; a key that was added later is left out of the identity at that value."""
+
 WHERE = (
+    "plugins",
     "logger.",
     "sweep.",
     "checkpoint.",
@@ -92,7 +102,6 @@ def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(tree):
         # data.root is only a location, except for imagefolder, where it identifies the data set.
         elsewhere = key == "data.root" and tree["data"]["name"] != "imagefolder"
-        # The defaults, training in whole batches, are left out; only deviations enter the identity.
-        usual = (key, value) in (("task", "train"), ("hardware.micro_batch", None))
+        usual = (key, value) in USUAL
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Self, get_args, get_type_hints
 
-from lightning_modules.config.rules import Rule
-from lightning_modules.config.values import read_nulls, shown
+from lightning_modules.config.values import read_nulls
 from zoo.errors import ConvzooError
+from zoo.rules import TEXT, Rule, check_value, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class Options:
             full = f"{name}.{key}".removeprefix(".")
             if key not in read:
                 raise ConvzooError(f"there is no key {full}, or it is not a single value.")
-            read[key] = check_value(full, value, _members(cls)[key])
+            member = _members(cls)[key]
+            read[key] = member.of(value, full) if isinstance(member, type) else check_value(full, value, member)
         return cls(**read, given=tuple(values))
 
     def having(self, **values: Any) -> Self:
@@ -53,18 +54,30 @@ class Options:
         return {key: value.plain() if isinstance(value, Options) else value for key, value in values.items()}
 
 
-def check_value(name: str, value: Any, member: type[Options] | Rule) -> Any:
-    """Checks the value of a key, or a whole group, and returns it.
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Options):
+    """A registered choice and its own options, which its registry checks once the plugins are imported.
 
-    Raises:
-        ConvzooError: It is not allowed.
+    Attributes:
+        options: Key → value as typed.
     """
-    if isinstance(member, type):
-        return member.of(value, name)
-    allowed, text = member
-    if not allowed(value):
-        raise ConvzooError(f"{name}={shown(value)} is not allowed. Allowed: {text}.")
-    return value
+
+    name: Annotated[str, TEXT]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Any, name: str = "") -> Self:
+        """Reads a group: its name, and any other keys as options."""
+        if not isinstance(values, Mapping) or "name" not in values:
+            raise ConvzooError(f"{name}={shown(values)} is not allowed: {name} is a group of keys with a name.")
+        read = read_nulls(values, f"{name}.")
+        check_value(f"{name}.name", read["name"], TEXT)
+        return cls(name=read.pop("name"), options=read, given=tuple(values))
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the keys in the order in which they were given."""
+        values = {"name": self.name, **self.options}
+        return {key: values[key] for key in self.given}
 
 
 def rules(group: type[Options], name: str = "") -> Iterator[tuple[str, Rule]]:

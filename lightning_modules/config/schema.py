@@ -7,8 +7,8 @@ checks it further.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from lightning_modules.config.options import Options
-from lightning_modules.config.rules import (
+from lightning_modules.config.options import Chosen, Options
+from zoo.rules import (
     ANY_TEXT,
     ANYTHING,
     LIMIT,
@@ -64,23 +64,6 @@ class ScaleOptions(Options):
     phi: Annotated[Any, ANYTHING]  # lightning_modules.config.scaling
     factor: Annotated[Any, ANYTHING]
     by: FactorsOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvOptions(Options):
-    """The kind of convolution."""
-
-    name: Annotated[str, TEXT]
-    between: Annotated[str, one_of(("none", "bn_act"))]
-    groups: Annotated[int | None, or_null(whole(1))]
-    group_size: Annotated[int | None, or_null(whole(1))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActOptions(Options):
-    """The activation."""
-
-    name: Annotated[str, TEXT]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +267,11 @@ class CellSpec(Options):
 
     seed: Annotated[int, (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295")]
     task: Annotated[str, one_of(TASKS)]
+    plugins: Annotated[list[str], (lambda v: type(v) is list and all(map(NAME[0], v)), "[MODULE,MODULE]")]
     model: ModelOptions
     scale: ScaleOptions
-    conv: ConvOptions
-    act: ActOptions
+    conv: Chosen  # zoo.convs
+    act: Chosen  # zoo.acts
     init: InitOptions
     data: DataOptions
     hardware: HardwareOptions

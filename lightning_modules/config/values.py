@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 WORDS = ("None", "~", "null", "NULL", "Null")
@@ -11,9 +10,6 @@ WORDS = ("None", "~", "null", "NULL", "Null")
 
 HAVE_NONE = ("conv.between", "logger.name", "scale.name")
 """Keys for which ``none`` is a value of its own, not null."""
-
-LOOKS_OTHERWISE = re.compile(r"true|false|null|none|~|[+-]?[\d._]+(e[+-]?\d+)?|[\[{].*|\s*", re.IGNORECASE | re.DOTALL)
-"""Texts that parse as another type when typed without quotation marks."""
 
 
 def read_nulls(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -38,15 +34,6 @@ def _meant(value: Any, key: str) -> Any:
         return [_meant(entry, key) for entry in value]
     lower_case = isinstance(value, str) and value.strip().lower() == "none" and key not in HAVE_NONE
     return None if means_null(value) or lower_case else value
-
-
-def shown(value: Any) -> str:
-    """Formats a value as typed; marks a text that looks like another type: ``"True" (a text)``."""
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, str):
-        return f'"{value}" (a text)' if LOOKS_OTHERWISE.fullmatch(value.strip()) else value
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def quoted(folder: str | os.PathLike[str]) -> str:

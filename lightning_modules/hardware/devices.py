@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lightning_modules.config.schema import HardwareOptions, TrainerOptions
-from lightning_modules.config.values import shown
 from zoo.errors import ConvzooError, choose
+from zoo.rules import shown
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
 GPU_NAMES = ("gpu", "cuda")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.results.files import write_whole
+from zoo.plugins import loaded_plugins
 from zoo.report.checksum import add_checksum, check_checksum
 
 FILE = "result.json"
@@ -81,7 +82,14 @@ def environment(**measured_on: Any) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    return {"versions": versions, "platform": platform.platform(), "git_commit": _git_commit(), **measured_on}
+    plugins = {"plugins": loaded_plugins()} if loaded_plugins() else {}
+    return {
+        "versions": versions,
+        **plugins,
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        **measured_on,
+    }
 
 
 def _git_commit() -> str | None:

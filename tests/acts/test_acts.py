@@ -91,7 +91,7 @@ def test_one_parameter_an_activation_module_and_nothing_else(act, name):
 @pytest.mark.parametrize(("act", "own"), OWN.items())
 def test_parameters_of_activations_start_right_and_do_not_decay(act, own):
     net = zoo.build("mobilenetv2_100", act=act, num_classes=3)
-    parameters = [getattr(m, own[0]) for m in net.modules() if isinstance(m, ACTS[act])]
+    parameters = [getattr(m, own[0]) for m in net.modules() if isinstance(m, ACTS[act].make)]
     assert len(parameters) == 35 and all(p.tolist() == [own[1]] for p in parameters)
     for group in create_optimizer_v2(net, "adamw", lr=0.1, weight_decay=0.5).param_groups:
         assert not group["weight_decay"] or not {id(p) for p in group["params"]} & {id(p) for p in parameters}
@@ -100,9 +100,9 @@ def test_parameters_of_activations_start_right_and_do_not_decay(act, own):
 def test_every_activation_can_be_swapped_for_every_other():
     net, keys = zoo.build("mobilenetv3_small_050"), list(zoo.build("mobilenetv3_small_050").state_dict())
     number = len(set(map(id, activations(net).values())))
-    for act in [*ACTS, *reversed(ACTS), "relu"]:
+    for act in [*ACTS, *reversed([*ACTS]), "relu"]:
         assert zoo.swap_activations(net, act) == number
-        assert {type(m) for m in activations(net).values()} == {ACTS[act]}
+        assert {type(m) for m in activations(net).values()} == {ACTS[act].make}
     assert list(net.state_dict()) == keys
 
 

@@ -24,7 +24,6 @@ from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.classifier import Classifier
 from lightning_modules.config.identity import cell_id
-from lightning_modules.config.rules import seconds_of
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.signals import Stopped, StopSignals
 from lightning_modules.results.files import UNFINISHED
@@ -32,6 +31,7 @@ from lightning_modules.results.result import read_result
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
 from zoo.report.runs import read_run
+from zoo.rules import seconds_of
 
 CONFIG = (*SMALL, "checkpoint.every_s=0", "hardware.plan=fp32")
 

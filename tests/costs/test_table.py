@@ -32,16 +32,16 @@ def run(capsys):
 
 
 # Two rounds of the activations, so that each comes after each: the cells of one network share its modules.
-ROUNDS = [*table.ALL_ACTS, *reversed(table.ALL_ACTS)]
+ROUNDS = [*table.all_acts(), *reversed(table.all_acts())]
 
 
 @pytest.mark.parametrize(
     ("model", "convs", "acts"),
     [
         ("mobilenetv3_small_100", ["native"], ROUNDS),
-        ("resnet18", table.CONVS, ["native", "swish"]),
-        ("mobilenetv1_100", table.CONVS, ["swish"]),
-        ("efficientnet_b0", table.CONVS, ["relu"]),
+        ("resnet18", table.all_convs(), ["native", "swish"]),
+        ("mobilenetv1_100", table.all_convs(), ["swish"]),
+        ("efficientnet_b0", table.all_convs(), ["relu"]),
     ],
 )
 def test_every_cell_costs_what_building_it_costs(model, convs, acts):
@@ -224,7 +224,7 @@ def test_a_matched_table_in_every_format(run):
 def test_matched_over_phi_the_image_is_scaled_too(run):
     code, out, _ = run("table", "--models", "resnet18", "--match", "macs:1G", "--match-over", "phi", "--format", "json")
     rows = json.loads(out)
-    assert code == 0 and len(rows) == len(table.CONVS)
+    assert code == 0 and len(rows) == len(table.all_convs())
     assert all(row["image_size"] == [round(224 * 1.15 ** row["phi"])] * 2 for row in rows)
     assert rows[0]["phi"] < 0
 

@@ -304,7 +304,7 @@ WAYS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_scripted_traced_exported_and_copied(kind, way):
     spec, image = ConvSpec(6, 8, (3, 3), padding=(1, 1)), torch.ones(1, 6, 9, 9)
-    between = [{}, {"between": bn_act(ACTS["swish_beta"])}, {"between": bn_act(nn.PReLU)}]
+    between = [{}, {"between": bn_act(ACTS["swish_beta"].make)}, {"between": bn_act(nn.PReLU)}]
     for options in between if kind in FACTORED else [{}]:
         net = KINDS[kind](spec, **options).eval()
         torch.testing.assert_close(WAYS[way](net)(image), net(image))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.errors import ConvzooError, choose
+from zoo.registry import check_name
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 """EfficientNet's depth, width and resolution bases (Tan & Le 2019, section 3.3): α·β²·γ² ≈ 2."""
@@ -22,21 +23,41 @@ class Family:
         variants: Variant → timm's name. The first one is the default.
         resolutions: Variant → the image size it was published at; 224 if absent.
         scalable: Whether ``model.phi`` is allowed.
+        module: The module that registered it.
     """
 
     variants: dict[str, str]
     resolutions: dict[str, int]
     scalable: bool = False
+    module: str = __name__
 
 
-FAMILIES = {
-    "resnet": Family({str(n): f"resnet{n}" for n in (18, 34, 50, 101, 152, 26, 200)}, {}),
-    "effnet": Family(
+FAMILIES: dict[str, Family] = {}
+"""Family → its networks, in the order of the tables."""
+
+
+def register_family(name: str, family: Family) -> None:
+    """Registers a family of networks as ``model=NAME``.
+
+    Raises:
+        ConvzooError: The name is invalid or taken.
+    """
+    check_name("model", name, family.module, {known: f.module for known, f in FAMILIES.items()})
+    FAMILIES[name] = family
+
+
+register_family("resnet", Family({str(n): f"resnet{n}" for n in (18, 34, 50, 101, 152, 26, 200)}, {}))
+register_family(
+    "effnet",
+    Family(
         {f"b{n}": f"efficientnet_b{n}" for n in range(8)},
         dict(zip([f"b{n}" for n in range(8)], (224, 240, 260, 300, 380, 456, 528, 600), strict=True)),
         scalable=True,
     ),
-    "mobilenet": Family(
+)
+register_family(
+    "mobilenet",
+    Family(
         {
             "v2": "mobilenetv2_100",
             "v1": "mobilenetv1_100",
@@ -45,11 +66,14 @@ FAMILIES = {
         },
         {},
     ),
-    "xception": Family(
+)
+register_family(
+    "xception",
+    Family(
         {"original": "legacy_xception", "41": "xception41", "65": "xception65", "71": "xception71"},
         dict.fromkeys(("original", "41", "65", "71"), 299),
     ),
-}
+)
 
 
 @dataclass(frozen=True)

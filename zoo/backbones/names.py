@@ -9,12 +9,6 @@ import timm
 from zoo.backbones.families import FAMILIES, Network, resolve
 from zoo.errors import ConvzooError, closest
 
-_PUBLISHED_AT = {
-    backbone: family.resolutions.get(variant, 224)
-    for family in FAMILIES.values()
-    for variant, backbone in family.variants.items()
-}
-
 
 def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
     """Returns the networks that the given names stand for, each once.
@@ -46,5 +40,11 @@ def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
 
 def published_size(network: Network) -> int | tuple[int, int]:
     """Returns the image size that a network was published with: H = W, or (H, W)."""
-    size = network.image_size or _PUBLISHED_AT.get(network.backbone)
-    return size or timm.get_pretrained_cfg(network.backbone).input_size[1:]
+    if network.image_size:
+        return network.image_size
+    for family in FAMILIES.values():
+        for variant, backbone in family.variants.items():
+            if backbone == network.backbone:
+                return family.resolutions.get(variant, 224)
+    published = timm.get_pretrained_cfg(network.backbone)
+    return published.input_size[1:] if published else 224

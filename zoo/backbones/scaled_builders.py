@@ -55,10 +55,18 @@ _RESNET_CHANNELS = (64, 128, 256, 512)
 SCALABLE = (*_RESNETS, *_MBCONV)
 """timm's names of the networks whose depth and width can be scaled."""
 
+OWN_SCALING: set[str] = set()
+"""Registered backbones that take ``width`` and ``depth`` themselves."""
+
+
+def is_scalable(backbone: str) -> bool:
+    """Returns whether a network's depth and width can be scaled."""
+    return backbone in SCALABLE or backbone in OWN_SCALING
+
 
 def check_scalable(backbone: str) -> None:
     """Raises UnfitError if a network's depth and width cannot be scaled."""
-    if backbone not in SCALABLE:
+    if not is_scalable(backbone):
         guess = closest(backbone, SCALABLE)
         raise UnfitError(
             f"{backbone} has no depth and width to scale."
@@ -84,6 +92,8 @@ def build_scaled(backbone: str, depth: Depth, width: float, **settings: Any) -> 
     if settings.pop("pretrained", False):
         raise UnfitError(f"There are no pretrained weights for a scaled {backbone}. Type model.pretrained=false.")
     width = check_factor("width", width)
+    if backbone in OWN_SCALING:
+        return timm.create_model(backbone, width=width, depth=depth, **settings)
     if backbone in _RESNETS:
         return _resnet(backbone, _depths(depth, 4), width, settings)
     base = _MBCONV[backbone]

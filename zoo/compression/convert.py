@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from zoo.compression.low_rank import FORMS, Rank, check_rank, factorise
-from zoo.convs import KINDS, Factored
-from zoo.errors import ConvzooError, choose
+from zoo.convs import KINDS, Factored, find_kind
+from zoo.errors import ConvzooError
 from zoo.places import Edit, carry_out
-from zoo.surgery.rewrite import ALIASES, Entry, Report, params_of
+from zoo.surgery.rewrite import Entry, Report, params_of
 from zoo.surgery.sites import Site, SkippedConv, find_sites
 
 
@@ -99,13 +99,13 @@ def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
 
 def choose_form(conv: str) -> str:
     """Returns the conv kind, with aliases resolved; raises ConvzooError if `convert` does not support it."""
-    conv = ALIASES.get(conv, conv)
+    conv = find_kind(conv, "native")
     if conv in KINDS and conv not in FORMS:
         raise ConvzooError(
             f"conv={conv} has no closed form from trained kernels. Allowed: {', '.join(['native', *FORMS])}; or start "
             "at random (init=random)."
         )
-    return choose("conv", conv, ["native", *FORMS])
+    return conv
 
 
 def _check_site(site: Site | SkippedConv, conv: str) -> None:

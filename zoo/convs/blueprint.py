@@ -1,12 +1,17 @@
 """Blueprint: a pointwise convolution, then a depthwise one."""
 
+from typing import Annotated
+
 import torch
 
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
+from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
+from zoo.rules import whole
 
 
+@conv_kind("blueprint")
 class Blueprint(Factored):
     """Blueprint-separable convolution, unconstrained (BSConv-U): 1×1 across channels, then k×k per filter.
 
@@ -18,7 +23,7 @@ class Blueprint(Factored):
         rank: r, the number of blueprints per filter.
     """
 
-    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: Annotated[int, whole(1)] = 1) -> None:
         super().__init__(spec)
         middle = spec.out_channels * rank
         self.pointwise = spec.pointwise(out_channels=middle, bias=False).conv()

@@ -1,17 +1,23 @@
 """Grouped: a k×k convolution in g independent groups."""
 
 import math
+from typing import Annotated
 
 from torch import nn
 
+from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
 from zoo.errors import ConvzooError
+from zoo.rules import whole
 
 GROUP_SIZE = 16
 """Default input channels per group, from RegNetX-400MF (Radosavovic et al. 2020, Table 10)."""
 
 
-def grouped(spec: ConvSpec, groups: int | None = None, group_size: int | None = None) -> nn.Conv2d:
+@conv_kind("grouped")
+def grouped(
+    spec: ConvSpec, groups: Annotated[int, whole(1)] | None = None, group_size: Annotated[int, whole(1)] | None = None
+) -> nn.Conv2d:
     """Makes a grouped k×k convolution: k²·C·C′/g parameters.
 
     Source: Krizhevsky et al. 2012; Xie et al. 2017 (ResNeXt, ``groups``); Radosavovic et al. 2020 (RegNet,
@@ -29,13 +35,10 @@ def possible_groups(spec: ConvSpec, groups: int | None = None, group_size: int |
     """Returns the number of groups: the largest common divisor of C and C′ that does not exceed the requested number.
 
     Raises:
-        ConvzooError: Both ``groups`` and ``group_size`` are given, or a value is not a positive integer.
+        ConvzooError: Both ``groups`` and ``group_size`` are given.
     """
     if groups is not None and group_size is not None:
         raise ConvzooError("conv=grouped takes either conv.groups=G or conv.group_size=CHANNELS, not both.")
-    key, wish = ("conv.groups", groups) if groups is not None else ("conv.group_size", group_size or GROUP_SIZE)
-    if type(wish) is not int or wish < 1:
-        raise ConvzooError(f"{key}={wish} is not allowed. Allowed: a whole number from 1.")
-    wanted = wish if groups is not None else max(1, spec.in_channels // wish)
+    wanted = groups if groups is not None else max(1, spec.in_channels // (group_size or GROUP_SIZE))
     common = math.gcd(spec.in_channels, spec.out_channels)
     return max(g for g in range(1, min(wanted, common) + 1) if common % g == 0)

@@ -1,12 +1,17 @@
 """Separable: a depthwise convolution, then a pointwise one."""
 
+from typing import Annotated
+
 import torch
 
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
+from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
+from zoo.rules import whole
 
 
+@conv_kind("separable")
 class Separable(Factored):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 
@@ -19,7 +24,7 @@ class Separable(Factored):
         rank: r, the number of depthwise filters per channel (TensorFlow's depth multiplier).
     """
 
-    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int = 1) -> None:
+    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: Annotated[int, whole(1)] = 1) -> None:
         super().__init__(spec)
         middle = spec.in_channels * rank
         self.depthwise = spec.but(out_channels=middle, groups=spec.in_channels, bias=False).conv()

@@ -4,9 +4,11 @@ import torch
 
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
+from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
 
 
+@conv_kind("separable_spatial")
 class SeparableSpatial(Factored):
     """Depthwise k×1, depthwise 1×k, then 1×1: every dimension of the kernel has its own factor.
 

@@ -1,12 +1,17 @@
 """Spatial: a vertical convolution, then a horizontal one."""
 
+from typing import Annotated
+
 import torch
 
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
+from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
+from zoo.rules import or_null, whole
 
 
+@conv_kind("spatial")
 class Spatial(Factored):
     """Spatially separable convolution: k×1 to m channels, then 1×k to C′.
 
@@ -19,7 +24,9 @@ class Spatial(Factored):
         rank: m/g, the number of middle channels per group; None for the m above.
     """
 
-    def __init__(self, spec: ConvSpec, between: Between = nothing, *, rank: int | None = None) -> None:
+    def __init__(
+        self, spec: ConvSpec, between: Between = nothing, *, rank: Annotated[int | None, or_null(whole(1))] = None
+    ) -> None:
         super().__init__(spec)
         middle = min(spec.in_channels, spec.out_channels) if rank is None else rank * spec.groups
         self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()

@@ -29,9 +29,13 @@ Costs = dict[str, dict[str, Any]]
 
 def compute(progress: bool = False) -> Costs:
     """Counts every family × variant × conv kind × activation at its published image size."""
+    from zoo.acts.activations import ACTS
+    from zoo.backbones.families import FAMILIES
+    from zoo.convs import KINDS
     from zoo.costs import table
 
-    cells = table.tabulate(table.FAMILIES, table.CONVS, table.ALL_ACTS, progress=progress)
+    families = [name for name, family in FAMILIES.items() if family.module.startswith("zoo.")]
+    cells = table.tabulate(families, ("native", *KINDS.built_in()), ("native", *ACTS.built_in()), progress=progress)
     costs: Costs = {}
     for model, of_model in groupby(cells, lambda cell: cell.model):
         by_conv = {conv: _entry(list(group)) for conv, group in groupby(of_model, lambda cell: cell.conv)}

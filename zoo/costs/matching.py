@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo.backbones.families import ALPHA, BETA, GAMMA, Scale
-from zoo.backbones.scaled_builders import SCALABLE
+from zoo.backbones.scaled_builders import is_scalable
 from zoo.builder import build
 from zoo.costs.budget import parse_budget
 from zoo.costs.counting import Cost, cost, layer_costs
@@ -149,7 +149,7 @@ def match(
 
 def check_matchable(backbone: str) -> None:
     """Raises UnfitError if a network's width and depth cannot be changed."""
-    if backbone not in SCALABLE:
+    if not is_scalable(backbone):
         raise UnfitError(
             f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
         )

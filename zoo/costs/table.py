@@ -12,12 +12,12 @@ import timm
 from torch import nn
 from tqdm import tqdm
 
-from zoo.acts.activations import ACTS, SWAPPED, replace_activations
+from zoo.acts.activations import ACTS, replace_activations, swappable
 from zoo.acts.functional import check_complete
 from zoo.backbones.families import FAMILIES, Network
 from zoo.backbones.names import find_networks, published_size
 from zoo.backbones.stem import STEMS, stem_for
-from zoo.convs import KINDS
+from zoo.convs import KINDS, find_kind
 from zoo.costs.budget import parse_budget
 from zoo.costs.counting import Cost, LayerCost, layer_costs
 from zoo.costs.forks import mapped
@@ -25,13 +25,19 @@ from zoo.costs.matching import OVERS, Match, match_text
 from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, choose
 from zoo.meta import meta_init
-from zoo.surgery.rewrite import ALIASES
 
 if TYPE_CHECKING:
     from zoo.costs.table_time import CellSpeed
 
-CONVS = ("native", *KINDS)
-ALL_ACTS = ("native", *ACTS)
+
+def all_convs() -> tuple[str, ...]:
+    """Returns every conv kind, a plugin's included."""
+    return ("native", *KINDS)
+
+
+def all_acts() -> tuple[str, ...]:
+    """Returns every activation, a plugin's included."""
+    return ("native", *ACTS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ PUBLISHED = Images()
 
 def tabulate(
     models: Iterable[str] = FAMILIES,
-    convs: Iterable[str] = CONVS,
+    convs: Iterable[str] | None = None,
     acts: Iterable[str] = ("native",),
     images: Images = PUBLISHED,
     *,
@@ -93,7 +99,8 @@ def tabulate(
 
     Args:
         models: As for `find_networks`; all families by default.
-        convs, acts: Conv kinds and activations, including ``native``.
+        convs: Conv kinds, including ``native``; all by default.
+        acts: Activations, likewise; only ``native`` by default.
         images: Inputs and outputs of the networks; as published by default.
         match: A budget for every cell, as for `zoo.costs.matching.match_text`: each cell is counted at the ``width`` or
             ``phi`` (``over``) nearest to it. A network without a width, or a budget out of reach, is refused.
@@ -107,8 +114,8 @@ def tabulate(
     if match is not None:
         parse_budget(match, "match")
         choose("over", over, OVERS)
-    convs = [choose("conv", ALIASES.get(conv, conv), CONVS) for conv in convs]
-    acts = [choose("act", act, ALL_ACTS) for act in acts]
+    convs = [find_kind(conv, "native") for conv in (all_convs() if convs is None else convs)]
+    acts = [ACTS.choose(act, "native") for act in acts]
     choose("stem", images.stem, STEMS)
     networks = find_networks(models)
     count = partial(_count_network, convs=convs, acts=acts, images=images, budget=match, over=over)
@@ -212,7 +219,7 @@ def _why_incomplete(backbone: str) -> str | None:
     with meta_init():
         net = timm.create_model(backbone)
     try:
-        check_complete(net, SWAPPED)
+        check_complete(net, swappable())
     except ConvzooError as error:
         return str(error)
     return None

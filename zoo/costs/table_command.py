@@ -66,8 +66,8 @@ def run(given: argparse.Namespace) -> None:
         # Reject an unknown device before hundreds of cells are counted.
         find_device(given.device)
     images = table.Images(size, given.in_chans, given.num_classes, given.stem)
-    convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.CONVS)
-    acts = _all_of(given.acts or ["native"], table.ALL_ACTS)
+    convs = _all_of(given.convs or (["native"] if given.layers else ["all"]), table.all_convs())
+    acts = _all_of(given.acts or ["native"], table.all_acts())
     models = given.models or list(table.FAMILIES)
     if given.layers:
         if given.match is not None:

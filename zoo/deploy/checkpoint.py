@@ -13,7 +13,10 @@ import timm
 import torch
 from torch import nn
 
+from zoo.acts.activations import ACTS
 from zoo.builder import build
+from zoo.convs import KINDS
+from zoo.convs.kinds import ALIASES
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
 from zoo.meta import meta_init
@@ -21,6 +24,9 @@ from zoo.text import clean
 
 ARGUMENTS = {*inspect.signature(build).parameters} - {"timm_kwargs"}
 """Arguments of `zoo.build` that a checkpoint may set. timm's own are excluded: they name files and addresses."""
+
+PLUGINS = "plugins"
+"""Key of a checkpoint: the plugins that it was trained with, module → hash of its source."""
 
 LARGEST_IMAGE = 8192
 """Largest accepted image size, in pixels per side. More is a mistake or an attack."""
@@ -100,6 +106,10 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         raise _foreign(path) from None
     if strange := sorted(map(str, set(network) - ARGUMENTS)):
         raise _foreign(path, f"it asks for {', '.join(strange)}")
+    if needed := _missing_choices(network):
+        plugins = ", ".join(map(clean, content.get(PLUGINS, {})))
+        missing = f"the plugin {plugins}" if plugins else "a plugin"
+        raise ConvzooError(f"{path} needs {needed} of {missing}. Import that first, or type --plugins NAME.")
     name = network.get("backbone")
     # timm downloads a network whose name has a colon, from any address in that name.
     if not isinstance(name, str) or ":" in name or not timm.is_model(name):
@@ -107,6 +117,16 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
     if size is not None and not (type(size) is int and 1 <= size <= LARGEST_IMAGE):
         raise _foreign(path, f"it is for images of {clean(size, 80)} pixels")
     return read
+
+
+def _missing_choices(network: dict[str, Any]) -> str:
+    """Returns what a network needs that is registered nowhere, as users type it."""
+    known = {"conv": ("native", *ALIASES, *KINDS), "act": ("native", *ACTS)}
+    missing = [f"{axis}={clean(network[axis], 80)}" for axis in known if network.get(axis, "native") not in known[axis]]
+    name = network.get("backbone")
+    if isinstance(name, str) and ":" not in name and not timm.is_model(name):
+        missing.append(f"the backbone {clean(name, 80)}")
+    return ", ".join(missing)
 
 
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:

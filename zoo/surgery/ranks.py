@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from zoo.convs import FACTORED, KINDS
+from zoo.convs import KINDS, factored_kinds, find_kind
 from zoo.errors import ConvzooError, choose
 from zoo.places import Edit, carry_out
-from zoo.surgery.rewrite import ALIASES
 from zoo.surgery.sites import Site, find_sites
 
 
@@ -22,7 +21,7 @@ def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
     Raises:
         ConvzooError: A name is not one of the network's convolutions.
     """
-    conv = choose("conv", ALIASES.get(conv, conv), FACTORED)
+    conv = choose("conv", find_kind(conv), factored_kinds())
     sites = [site for site in find_sites(net) if isinstance(site, Site)]
     edits = []
     for name, rank in ranks.items():

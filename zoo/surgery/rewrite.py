@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 from torch import nn
 
 from zoo.acts.activations import activations
-from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act, possible_groups
-from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.convs import KINDS, ConvSpec, find_kind, kind_options, make_conv
+from zoo.errors import ConvzooError, UnfitError
+from zoo.meta import meta_init
 from zoo.places import Edit, carry_out
 from zoo.surgery.sites import Site, SkippedConv, find_sites
-
-ALIASES = {"depthwise_separable": "separable"}
-BETWEEN = ("none", "bn_act")
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,7 @@ class Report:
         return "\n".join(lines)
 
 
-def rewrite(
-    net: nn.Module, conv: str, *, between: str = "none", groups: int | None = None, group_size: int | None = None
-) -> Report:
+def rewrite(net: nn.Module, conv: str, **options: Any) -> Report:
     """Gives every logical convolution of a network the form ``conv``, in place. New weights are random.
 
     The stem, patchify convolutions, heads and 1×1 convolutions are never rewritten. A convolution that already has the
@@ -78,23 +74,18 @@ def rewrite(
     Args:
         net: Any network made of `nn.Conv2d`, timm's or your own.
         conv: ``native`` (changes nothing), ``depthwise_separable`` (= ``separable``) or a key of `zoo.convs.KINDS`.
-        between: ``none``, or ``bn_act``: BatchNorm and an activation between the factors of a factored kind.
-        groups, group_size: Options of ``grouped``; at most one may be given. A convolution whose channels cannot be
-            split like that gets the largest possible number of groups below.
+        **options: Options of the kind; None stands for the default. ``between="bn_act"`` puts BatchNorm and an
+            activation between the factors of a factored kind. ``groups`` or ``group_size`` belong to ``grouped``: a
+            convolution whose channels cannot be split like that gets the largest possible number of groups below.
 
     Raises:
         ConvzooError: The kind or an option is invalid, the network has no convolution that the kind can replace, or
             has one of a type that cannot be rewritten. The network is unchanged.
     """
-    conv = choose("conv", ALIASES.get(conv, conv), ["native", *KINDS])
-    choose("conv.between", between, BETWEEN)
-    if between != "none" and conv not in FACTORED:
-        raise ConvzooError(f"conv={conv} has no factors to put something between. Allowed with: {', '.join(FACTORED)}.")
-    if conv != "grouped" and (groups, group_size) != (None, None):
-        raise ConvzooError(f"conv.groups and conv.group_size go with conv=grouped, not with conv={conv}.")
+    conv = find_kind(conv, "native")
+    check_options(conv, options)
     if conv == "native":
         return Report(conv)
-    possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
     found = find_sites(net)
     if not any(isinstance(site, Site) for site in found):
         raise UnfitError(
@@ -102,15 +93,25 @@ def rewrite(
             + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
             + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
         )
-    kind = KINDS[conv]
-    if between != "none":
-        kind = partial(kind, between=bn_act(_own_activation(net)))
-    if conv == "grouped":
-        kind = partial(kind, groups=groups, group_size=group_size)
-    results = [_rewrite_one(site, conv, kind) for site in found]
+    arguments = kind_options(conv, options, _own_activation(net))
+    results = [_rewrite_one(site, conv, arguments) for site in found]
     carry_out(net, [edit for _, edit in results if edit], f"conv={conv}")
     entries = (replace(e, params_after=params_of(net.get_submodule(e.name))) if e.became else e for e, _ in results)
     return Report(conv, tuple(entries))
+
+
+def check_options(conv: str, options: Mapping[str, Any]) -> None:
+    """Checks the options of a conv kind, each by itself and all together.
+
+    Raises:
+        ConvzooError: An option does not exist, or its value is not allowed.
+    """
+    if conv == "native":
+        if given := [f"conv.{key}" for key, value in options.items() if value not in (None, "none")]:
+            raise ConvzooError(f"conv=native has no options. Leave out {', '.join(given)}.")
+        return
+    with meta_init():
+        make_conv(conv, ConvSpec(8, 8, (3, 3)), kind_options(conv, options))
 
 
 def _own_activation(net: nn.Module) -> type[nn.Module]:
@@ -119,9 +120,7 @@ def _own_activation(net: nn.Module) -> type[nn.Module]:
     return used.most_common(1)[0][0] if used else nn.ReLU
 
 
-def _rewrite_one(
-    site: Site | SkippedConv, conv: str, kind: Callable[[ConvSpec], nn.Module]
-) -> tuple[Entry, Edit | None]:
+def _rewrite_one(site: Site | SkippedConv, conv: str, options: Mapping[str, Any]) -> tuple[Entry, Edit | None]:
     """Returns the report entry of one convolution, and the edit that carries it out (None if it is kept)."""
     before = params_of(site.module)
     was = type(site.module).__name__
@@ -132,14 +131,20 @@ def _rewrite_one(
     was += f" g={spec.groups}" if spec.groups > 1 else ""
     if conv in site.forms:
         return Entry(site.name, was, None, f"{conv} already", before, before), None
-    new = kind(spec).to(spec.device, spec.dtype)
-    became = conv
-    if conv == "grouped":
-        became = f"grouped g={new.groups}"
-        if new.groups == spec.groups and isinstance(site.module, nn.Conv2d):
-            return Entry(site.name, was, None, f"{became} already", before, before), None
+    if reason := _why_not(conv, spec):
+        return Entry(site.name, was, None, reason, before, before), None
+    new = make_conv(conv, spec, options).to(spec.device, spec.dtype)
+    grouped = isinstance(new, nn.Conv2d) and "groups" in KINDS[conv].options
+    became = f"{conv} g={new.groups}" if grouped else conv
+    if isinstance(new, nn.Conv2d) and isinstance(site.module, nn.Conv2d) and ConvSpec.of(new) == spec:
+        return Entry(site.name, was, None, f"{became} already", before, before), None
     new.train(site.module.training)
     return Entry(site.name, was, became, None, before, before), Edit(site.name, site.changes(new), new)
+
+
+def _why_not(conv: str, spec: ConvSpec) -> str | None:
+    fits = KINDS[conv].traits["fits"]
+    return fits(spec) if fits else None
 
 
 def params_of(module: nn.Module) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from zoo.backbones.stem import stem_convs
-from zoo.convs import FACTORED, KINDS, ConvSpec, Factored
+from zoo.convs import KINDS, ConvSpec, Factored
 from zoo.errors import UnfitError
 from zoo.places import places_of
 from zoo.surgery.blocks import Changes, is_depthwise, match_block
@@ -107,7 +107,7 @@ def _unfit_parts(name: str, parts: Iterable[str], module: nn.Module) -> Iterator
 
 def _factored(name: str, module: Factored) -> Site:
     """Returns the site of a module that an earlier rewrite made."""
-    forms = frozenset(kind for kind in FACTORED if type(module) is KINDS[kind])
+    forms = frozenset(name for name, kind in KINDS.items() if type(module) is kind.make)
     return Site(name, module, module.spec, forms, lambda conv: {"": conv})
 
 

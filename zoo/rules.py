@@ -7,7 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from zoo.errors import ConvzooError
+
 Rule = tuple[Callable[[Any], bool], str]
+
+LOOKS_OTHERWISE = re.compile(r"true|false|null|none|~|[+-]?[\d._]+(e[+-]?\d+)?|[\[{].*|\s*", re.IGNORECASE | re.DOTALL)
+"""Texts that parse as another type when typed without quotation marks."""
 
 MANY = 10**12
 """Upper limit for all counts: more is a typing error, and would overflow what a run computes from it."""
@@ -33,9 +38,9 @@ def or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
-def one_of(values: tuple[str, ...]) -> Rule:
-    """Accepts any of the given texts."""
-    return lambda v: v in values, ", ".join(values)
+def one_of(values: tuple[Any, ...]) -> Rule:
+    """Accepts any of the given values."""
+    return lambda v: v in values, ", ".join(map(str, values))
 
 
 def seconds_of(time: str | None) -> float | None:
@@ -86,3 +91,24 @@ LIMIT: Rule = (
 )
 ANYTHING: Rule = (lambda v: True, "")
 """Accepts every value: for keys that are checked elsewhere, by Lightning or by the module that reads them."""
+
+
+def check_value(name: str, value: Any, rule: Rule) -> Any:
+    """Returns the value of a key if its rule allows it.
+
+    Raises:
+        ConvzooError: It does not.
+    """
+    allowed, text = rule
+    if not allowed(value):
+        raise ConvzooError(f"{name}={shown(value)} is not allowed. Allowed: {text}.")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Formats a value as typed; marks a text that looks like another type: ``"True" (a text)``."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, str):
+        return f'"{value}" (a text)' if LOOKS_OTHERWISE.fullmatch(value.strip()) else value
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

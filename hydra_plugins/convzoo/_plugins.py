@@ -1,0 +1,103 @@
+"""Import the plugins that a command names, and offer what they register as Hydra's choices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zoo.plugins import load_plugins, loaded_plugins
+
+PROVIDER = "convzoo plugins"
+
+
+def load_named(arguments: Sequence[str]) -> None:
+    """Import the plugins that the command, or its own configuration file, names; then publish what they registered.
+
+    Args:
+        arguments: The words after the program's name.
+
+    Raises:
+        ConvzooError: A plugin cannot be imported.
+    """
+    flags, unknown = get_args_parser().parse_known_args(list(arguments))
+    folders = [folder for folder in (flags.config_dir, flags.config_path) if folder]
+    overrides = [word for word in [*flags.overrides, *unknown] if word.lstrip("+").startswith("plugins=")]
+    names = _typed(overrides[-1]) if overrides else _configured(folders, flags.config_name or "config")
+    load_plugins(names, [os.getcwd(), *folders] if names else ())
+    if loaded_plugins():
+        publish()
+
+
+def _typed(override: str) -> list[str]:
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:  # Hydra reports it better, as it composes the configuration.
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _configured(folders: Sequence[str], name: str) -> list[str]:
+    for folder in folders:
+        try:
+            found = OmegaConf.to_container(OmegaConf.load(Path(folder) / f"{name.removesuffix('.yaml')}.yaml"))
+        except (OSError, ValueError, OmegaConfBaseException):  # Hydra reports it better.
+            continue
+        if isinstance(found, dict) and isinstance(found.get("plugins"), list):
+            return found["plugins"]
+    return []
+
+
+def publish() -> None:
+    """Store a choice in Hydra's groups for everything that plugins have registered."""
+    store = ConfigStore.instance()
+    for group, name, node in _registered():
+        for folder in (group, f"convzoo/{group}"):
+            store.store(name=name, node=node, group=folder, provider=PROVIDER)
+
+
+def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    from zoo.acts.activations import ACTS
+    from zoo.backbones.families import FAMILIES
+    from zoo.convs import KINDS
+
+    for registry in (KINDS, ACTS):
+        for name, choice in registry.items():
+            if name not in registry.built_in():
+                yield registry.axis, name, {"name": name, **choice.defaults}
+    usual = OmegaConf.to_container(OmegaConf.load(str(files("zoo.conf") / "convzoo" / "model" / "timm.yaml")))
+    for name, family in FAMILIES.items():
+        if not family.module.startswith("zoo."):
+            yield "model", name, {**usual, "name": name}
+
+
+def choices(group: str) -> list[str]:
+    """Return the choices of a group: convzoo's files, and what plugins registered."""
+    ours = {path.stem for path in (files("zoo.conf") / "convzoo" / group).glob("*.yaml")}
+    return sorted(ours | _stored(group).keys())
+
+
+def plugin_keys() -> Iterator[str]:
+    """Yield the keys that only choices of plugins have, as the user types them."""
+    for group in ("conv", "act"):
+        for node in _stored(group).values():
+            yield from (f"{group}.{key}" for key in node)
+
+
+def plugin_owners(group: str, key: str) -> list[str]:
+    """Return the plugins' choices of a group that have a key."""
+    return [name for name, node in _stored(group).items() if key in node]
+
+
+def _stored(group: str) -> dict[str, Any]:
+    stored = ConfigStore.instance().repo.get(group, {}).items()
+    return {file.removesuffix(".yaml"): node.node for file, node in stored if node.provider == PROVIDER}
