@@ -94,4 +94,8 @@ def rules(group: type[Options], name: str = "") -> Iterator[tuple[str, Rule]]:
 def _members(group: type[Options]) -> dict[str, type[Options] | Rule]:
     """Returns each key's rule, or its class if the key is itself a group."""
     hints = get_type_hints(group, include_extras=True)
-    return {key: hint if isinstance(hint, type) else get_args(hint)[1] for key, hint in hints.items() if key != "given"}
+    return {
+        key: hint if isinstance(hint, type) else get_args(hint)[1]
+        for key, hint in hints.items()
+        if key not in ("given", "options")
+    }

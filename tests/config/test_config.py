@@ -11,11 +11,17 @@ from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import leaves
 from lightning_modules.config.options import rules
 from lightning_modules.config.schema import PLANS, STEMS, CellSpec
-from zoo import ConvzooError
+from zoo import ACTS, KINDS, ConvzooError
 from zoo.backbones import stem
 from zoo.speeds import plan
 
-RULES = dict(rules(CellSpec))
+REGISTERED = {
+    f"{registry.axis}.{key}": option.rule
+    for registry in (KINDS, ACTS)
+    for choice in registry.values()
+    for key, option in choice.options.items()
+}
+RULES = dict(rules(CellSpec)) | REGISTERED
 GROUPS = sorted(
     p.parent.name + "=" + p.stem
     for p in (ROOT / "conf").glob("*/*.yaml")
@@ -44,7 +50,19 @@ def test_every_rule_has_a_key():
         for path in (ROOT / "conf").glob("*/*.yaml")
         for key, _ in leaves(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     }
-    assert set(RULES) - {"seed", "task"} <= keys
+    assert set(RULES) - {"seed", "task", "plugins"} <= keys
+
+
+@pytest.mark.parametrize("registry", [KINDS, ACTS], ids=["conv", "act"])
+def test_the_files_of_a_registry_have_its_choices_with_their_options_and_defaults(registry):
+    files = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path))
+        for path in (ROOT / "conf" / registry.axis).glob("*.yaml")
+    }
+    assert {config["name"] for config in files.values()} == {"native", *registry}
+    for config in files.values():
+        if (name := config.pop("name")) != "native":
+            assert config == registry[name].defaults
 
 
 CHECKED = sorted(k for k, (allowed, _) in RULES.items() if not allowed(object()))
