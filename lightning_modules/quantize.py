@@ -1,4 +1,4 @@
-"""``python -m lightning_modules.quantize CHECKPOINT``: compare a trained network in int8 with its float32 original.
+"""``python -m zoo quantize CHECKPOINT``: compare a trained network in int8 with its float32 original.
 
 Calibrates on the run's training images, tests both networks on its test images, and times both on this CPU.
 """
@@ -8,21 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from lightning_modules.int8 import BATCH, compare
 from zoo import render
-from zoo.errors import ConvzooError, plain_words
+from zoo.errors import ConvzooError
 from zoo.text import typed
 
 
 def print_comparison(result: dict[str, Any]) -> None:
     """Prints both networks in one table, and the conditions of the measurement."""
+    from lightning_modules.int8 import BATCH
+
     table = Table(title="{backbone} · {conv} · {act}".format(**result["network"]), title_justify="left")
     for name in ("", "test acc", "size MB", f"img/s (batch {BATCH})", "± IQR", "latency ms", "± IQR "):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -56,31 +56,34 @@ def _be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.quantize", description=__doc__)
+HELP = "compare a trained network in int8 with its float32 original"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
     parser.add_argument("--images", metavar="N", type=int, default=512, help="calibration images (default 512)")
     parser.add_argument("--output", metavar="FILE.pt2", type=Path, help="default: int8.pt2 beside the checkpoint")
-    given = parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Quantizes, compares and prints.
+
+    Raises:
+        ConvzooError: An option or the checkpoint is invalid.
+        OSError: A file cannot be read or written.
+    """
     output = given.output or given.checkpoint.with_name("int8.pt2")
     _be_quiet()
-    try:
-        if given.images < 1:
-            raise ConvzooError(f"--images={given.images} is not allowed. Allowed: a whole number from 1.")
-        if output.suffix != ".pt2" or not output.parent.is_dir():
-            raise ConvzooError(
-                f"--output={output} is not allowed. Allowed: a name ending in .pt2, in a folder that exists."
-            )
-        result = compare(given.checkpoint, output, given.images)
-        output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    except (ConvzooError, OSError) as error:
-        print(f"error: {plain_words(error)}", file=sys.stderr)
-        return 2
+    if given.images < 1:
+        raise ConvzooError(f"--images={given.images} is not allowed. Allowed: a whole number from 1.")
+    if output.suffix != ".pt2" or not output.parent.is_dir():
+        raise ConvzooError(
+            f"--output={output} is not allowed. Allowed: a name ending in .pt2, in a folder that exists."
+        )
+    from lightning_modules.int8 import compare
+
+    result = compare(given.checkpoint, output, given.images)
+    output.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
     print_comparison(result)
     print(f"{typed(output)} and {typed(output.with_suffix('.json'))}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from zoo import __version__
 from zoo.costs import table_command
 from zoo.errors import ConvzooError, plain_words
 from zoo.plugins import load_plugins
@@ -20,7 +21,13 @@ COMMANDS = "convzoo.commands"
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
+    installed = Path(sys.argv[0]).name == "convzoo"
+    parser = argparse.ArgumentParser(
+        prog="convzoo" if installed else "python -m zoo",
+        description=__doc__,
+        epilog="convzoo train KEY=VALUE … trains a cell or, with -m, a sweep; convzoo train --help lists the keys.",
+    )
+    parser.add_argument("--version", action="version", version=f"convzoo {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     report = verbs.add_parser("report", help="compare the runs in or below some folders")
     report_command.add_options(report)
@@ -37,14 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
     export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
     export.set_defaults(run=_export)
+    words = sys.argv[1:] if arguments is None else arguments
     for entry in entry_points(group=COMMANDS):
-        command = entry.load()
-        other = verbs.add_parser(entry.name, help=command.HELP)
-        command.add_options(other)
-        other.set_defaults(run=command.run)
+        # An import takes time, and only help needs them all.
+        if entry.name in words or not set(words) & {*verbs.choices}:
+            command = entry.load()
+            other = verbs.add_parser(entry.name, help=command.HELP)
+            command.add_options(other)
+            other.set_defaults(run=command.run)
     for verb in verbs.choices.values():
         verb.add_argument("--plugins", metavar="A,B,…", default="", help="your modules that register further choices")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     try:
         named = [name for name in given.plugins.split(",") if name]
         load_plugins(named, [os.getcwd()] if named else ())

@@ -21,7 +21,6 @@ def page() -> str:
     """The page in Markdown."""
     verbs = re.search(r"\{([\w,-]+)\}", output("-m", "zoo", "--help"))[1].split(",")
     commands = [("-m", "zoo", verb) for verb in verbs]
-    commands += [("-m", "lightning_modules.quantize"), ("-m", "lightning_modules.data.check")]
     parts = [INTRODUCTION]
     for command in commands:
         parts += [f"## `python {' '.join(command)}`\n", f"```text\n{output(*command, '--help').strip()}\n```\n"]

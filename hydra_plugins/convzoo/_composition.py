@@ -8,12 +8,19 @@ import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+OURS = Path(str(files("zoo.conf"))).joinpath("convzoo").resolve()
+"""convzoo's own configuration: ``conf/`` of a clone, or its copy in an installed package."""
+
 CONFIG = "config"
 """The name of train.py's primary configuration."""
+
+INSTALLED = "_train.py"
+"""The file behind ``convzoo train``."""
 
 FILE = "file://"
 
@@ -104,6 +111,8 @@ class Composition:
     def command(self, words: Iterable[str]) -> str:
         """Return the command line a user types: the program followed by these words."""
         program = sys.argv[0]
+        if Path(program).name == INSTALLED:
+            return shlex.join(["convzoo", "train", *words])
         script = os.path.relpath(os.path.join(self.cwd, program), self.cwd) if program.endswith(".py") else "train.py"
         return shlex.join(["python", script, *words])
 
@@ -119,9 +128,8 @@ def as_typed(overrides: ListConfig) -> list[str]:
 
 
 def is_ours(folder: str) -> bool:
-    """Whether a configuration folder is train.py's own."""
-    ours = Path(__file__).resolve().parents[2] / "conf"
-    return bool(folder) and Path(folder).resolve() == ours
+    """Whether a configuration folder is convzoo's own."""
+    return bool(folder) and Path(folder).resolve() == OURS
 
 
 def _sets(override: str, *keys: str) -> bool:

@@ -1,6 +1,6 @@
 """Read and decode every image of a folder, and report what is wrong and what is unusual.
 
-``data.check=true`` runs it before training. Without training: ``python -m lightning_modules.data.check ROOT``.
+``data.check=true`` runs it before training. Without training: ``python -m zoo data-check ROOT``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from lightning_modules.data.image_formats import endings_of
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
 from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decoders_words, is_death
-from zoo.errors import ConvzooError
 from zoo.text import typed
 
 FILE = "data_check.txt"
@@ -200,26 +199,26 @@ def _twins(splits: Sequence[Split], seen: Sequence[Seen]) -> Iterator[tuple[str,
             yield what + (", as two classes" if label != its_label else ""), path, twin
 
 
-def main() -> None:
-    """Check a folder without training; the exit code is 1 if an image is bad, 2 if the layout is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m lightning_modules.data.check", description=__doc__)
+HELP = "decode every image of a folder; says which are bad, odd or twice there"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
     parser.add_argument("root", metavar="ROOT", help="has train/CLASS/, val/CLASS/ and perhaps test/CLASS/")
     parser.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: a core each"
     )
     parser.add_argument("--output", metavar="FOLDER", type=Path, help=f"write {FILE} there")
-    given = parser.parse_args()
-    try:
-        names = ["train", "val", *(["test"] if has_split(given.root, "test") else [])]
-        splits = [scan(given.root, name) for name in names]
-        print(overview(splits), flush=True)
-        total = sum(map(len, splits))
-        code = 1 if check_all(splits, BadImages(total, total), given.output, given.workers) else 0
-    except ConvzooError as error:
-        code = 2
-        print(f"error: {error}", file=sys.stderr)
-    sys.exit(code)
 
 
-if __name__ == "__main__":
-    main()
+def run(given: argparse.Namespace) -> int:
+    """Checks a folder without training; returns 1 if an image is bad.
+
+    Raises:
+        ConvzooError: The layout is wrong.
+    """
+    names = ["train", "val", *(["test"] if has_split(given.root, "test") else [])]
+    splits = [scan(given.root, name) for name in names]
+    print(overview(splits), flush=True)
+    total = sum(map(len, splits))
+    return 1 if check_all(splits, BadImages(total, total), given.output, given.workers) else 0

@@ -35,7 +35,9 @@ def test_null_has_many_names(key, text):
 
 
 def test_a_choice_that_is_called_none_stays():
-    assert {key for key, (allowed, _) in RULES.items() if not allowed(None) and allowed("none")} >= {*HAVE_NONE} - {"conv.between"}
+    assert {key for key, (allowed, _) in RULES.items() if not allowed(None) and allowed("none")} >= {*HAVE_NONE} - {
+        "conv.between"
+    }
     assert all(given(key, "none") == "none" for key in HAVE_NONE)
     assert read_nulls({"logger": {"tags": ["a", "None"]}}) == {"logger": {"tags": ["a", None]}}
 

@@ -236,7 +236,7 @@ def test_lowered_networks_run_on_int8_kernels(act):
 @pytest.mark.slow
 def test_the_command_compares_int8_with_the_run(checkpoint, tmp_path):
     result, path = checkpoint
-    command = [sys.executable, "-m", "lightning_modules.quantize"]
+    command = [sys.executable, "-m", "zoo", "quantize"]
     done = subprocess.run(
         [*command, str(path), "--output", str(tmp_path / "net.pt2")], cwd=ROOT, capture_output=True, text=True
     )
