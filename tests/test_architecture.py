@@ -10,6 +10,7 @@ from conftest import ROOT
 FLOORS = {
     "zoo": [
         ["__main__"],
+        ["check_kind", "new"],
         ["compression", "report"],
         ["deploy"],
         ["costs"],

@@ -2,6 +2,7 @@ from .acts.activations import ACTS, activation, swap_activations
 from .backbones.backbone import backbone
 from .backbones.families import FAMILIES, Network, Scale, resolve
 from .builder import build
+from .check_kind import check_kind
 from .compression.convert import ConversionReport, convert, reestimate_batchnorm
 from .compression.int8 import lower, quantize
 from .convs import KINDS, ConvSpec, Factored, conv_kind

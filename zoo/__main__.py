@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from zoo import __version__
+from zoo import __version__, new
 from zoo.costs import table_command
 from zoo.errors import ConvzooError, plain_words
 from zoo.plugins import load_plugins
@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
     export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
     export.set_defaults(run=_export)
+    other = verbs.add_parser("new", help=new.HELP)
+    new.add_options(other)
+    other.set_defaults(run=new.run)
     words = sys.argv[1:] if arguments is None else arguments
     for entry in entry_points(group=COMMANDS):
         # An import takes time, and only help needs them all.

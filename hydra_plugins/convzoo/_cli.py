@@ -196,9 +196,13 @@ def explain(error: Exception) -> str:
     return clean("\n".join(lines)).strip() or type(error).__name__
 
 
-@cache
 def known_keys() -> tuple[str, ...]:
-    """Return every group and key of the configuration, as the user types them."""
+    """Return every group and key of the configuration, as the user types them; those of plugins too."""
+    return (*_own_keys(), *plugin_keys())
+
+
+@cache
+def _own_keys() -> tuple[str, ...]:
     conf = files("zoo.conf") / "convzoo"
     keys = {*PLAIN_KEYS}
     for path in conf.glob("*/*.yaml"):
@@ -207,7 +211,7 @@ def known_keys() -> tuple[str, ...]:
         # An experiment sets keys of other groups and has no keys itself.
         if not path.read_text().startswith("# @package _global_"):
             keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
-    return tuple(sorted(keys.union(plugin_keys())))
+    return tuple(sorted(keys))
 
 
 def _leaves(config: object, prefix: str = "") -> Iterator[str]:

@@ -31,8 +31,12 @@ def load_named(arguments: Sequence[str]) -> None:
     """
     flags, unknown = get_args_parser().parse_known_args(list(arguments))
     folders = [folder for folder in (flags.config_dir, flags.config_path) if folder]
-    overrides = [word for word in [*flags.overrides, *unknown] if word.lstrip("+").startswith("plugins=")]
-    names = _typed(overrides[-1]) if overrides else _configured(folders, flags.config_name or "config")
+    given = dict(word.lstrip("+").partition("=")[::2] for word in [*flags.overrides, *unknown])
+    if "plugins" in given:
+        names = _typed(f"plugins={given['plugins']}")
+    else:
+        files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
+        names = [name for file in files_read for name in _configured(folders, file)]
     load_plugins(names, [os.getcwd(), *folders] if names else ())
     if loaded_plugins():
         publish()
@@ -48,8 +52,9 @@ def _typed(override: str) -> list[str]:
 
 def _configured(folders: Sequence[str], name: str) -> list[str]:
     for folder in folders:
+        path = Path(folder) / f"{name.removesuffix('.yaml')}.yaml"
         try:
-            found = OmegaConf.to_container(OmegaConf.load(Path(folder) / f"{name.removesuffix('.yaml')}.yaml"))
+            found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         except (OSError, ValueError, OmegaConfBaseException):  # Hydra reports it better.
             continue
         if isinstance(found, dict) and isinstance(found.get("plugins"), list):

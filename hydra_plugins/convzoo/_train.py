@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import chdir
+from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
-from hydra_plugins.convzoo._composition import OURS, as_typed
+from hydra_plugins.convzoo._composition import OURS, as_typed, is_ours
 from hydra_plugins.convzoo._nested import spread
 from hydra_plugins.convzoo._plugins import load_named
 from lightning_modules.config.schema import CellSpec
@@ -63,11 +65,19 @@ def convzoo() -> None:
     if sys.argv[1:2] == ["train"]:
         # Jobs of a sweep start this file again.
         sys.argv[:] = [__file__, *sys.argv[2:]]
+        if Path("conf").is_dir() and not is_ours("conf") and not _has_folder(sys.argv[1:]):
+            sys.argv[1:1] = ["--config-dir", "conf"]
         main()
     else:
         from zoo.__main__ import main as verbs
 
         sys.exit(verbs())
+
+
+def _has_folder(arguments: list[str]) -> bool:
+    """Whether the user has named a folder of configurations."""
+    flags, _ = get_args_parser().parse_known_args(arguments)
+    return bool(flags.config_dir or flags.config_path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ from zoo.convs.spec import ConvSpec
 from zoo.rules import whole
 
 
-@conv_kind("blueprint")
+def _params(spec: ConvSpec, rank: int = 1) -> int:
+    return rank * (spec.in_channels * spec.out_channels + spec.area * spec.out_channels) + spec.out_channels * spec.bias
+
+
+@conv_kind("blueprint", params=_params)
 class Blueprint(Factored):
     """Blueprint-separable convolution, unconstrained (BSConv-U): 1×1 across channels, then k×k per filter.
 

@@ -14,7 +14,11 @@ GROUP_SIZE = 16
 """Default input channels per group, from RegNetX-400MF (Radosavovic et al. 2020, Table 10)."""
 
 
-@conv_kind("grouped")
+def _params(spec: ConvSpec, groups: int | None = None, group_size: int | None = None) -> int:
+    return spec.but(groups=possible_groups(spec, groups, group_size)).params
+
+
+@conv_kind("grouped", params=_params)
 def grouped(
     spec: ConvSpec, groups: Annotated[int, whole(1)] | None = None, group_size: Annotated[int, whole(1)] | None = None
 ) -> nn.Conv2d:

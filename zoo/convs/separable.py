@@ -11,7 +11,11 @@ from zoo.convs.spec import ConvSpec
 from zoo.rules import whole
 
 
-@conv_kind("separable")
+def _params(spec: ConvSpec, rank: int = 1) -> int:
+    return rank * (spec.area * spec.in_channels + spec.in_channels * spec.out_channels) + spec.out_channels * spec.bias
+
+
+@conv_kind("separable", params=_params)
 class Separable(Factored):
     """Depthwise-separable convolution: k×k per channel, then 1×1 across channels.
 

@@ -8,7 +8,11 @@ from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
 
 
-@conv_kind("separable_spatial")
+def _params(spec: ConvSpec) -> int:
+    return (sum(spec.kernel_size) + spec.out_channels) * spec.in_channels + spec.out_channels * spec.bias
+
+
+@conv_kind("separable_spatial", params=_params)
 class SeparableSpatial(Factored):
     """Depthwise k×1, depthwise 1×k, then 1×1: every dimension of the kernel has its own factor.
 

@@ -11,7 +11,13 @@ from zoo.convs.spec import ConvSpec
 from zoo.rules import or_null, whole
 
 
-@conv_kind("spatial")
+def _params(spec: ConvSpec, rank: int | None = None) -> int:
+    height, width = spec.kernel_size
+    middle = min(spec.in_channels, spec.out_channels) // spec.groups if rank is None else rank
+    return middle * (height * spec.in_channels + width * spec.out_channels) + spec.out_channels * spec.bias
+
+
+@conv_kind("spatial", params=_params)
 class Spatial(Factored):
     """Spatially separable convolution: k×1 to m channels, then 1×k to C′.
 

@@ -78,6 +78,11 @@ class ConvSpec:
         )
 
     @property
+    def area(self) -> int:
+        """Number of positions of the kernel: k_h·k_w."""
+        return math.prod(self.kernel_size)
+
+    @property
     def params(self) -> int:
         """Number of parameters: k_h·k_w·C·C′/g, plus C′ if there is a bias."""
         weights = math.prod(self.kernel_size) * self.in_channels * self.out_channels // self.groups

@@ -6,7 +6,11 @@ from zoo.convs.kinds import conv_kind
 from zoo.convs.spec import ConvSpec
 
 
-@conv_kind("standard")
+def _params(spec: ConvSpec) -> int:
+    return spec.but(groups=1).params
+
+
+@conv_kind("standard", params=_params)
 def standard(spec: ConvSpec) -> nn.Conv2d:
     """Makes a dense k×k convolution: k²·C·C′ parameters, and as many MACs per output position."""
     return spec.but(groups=1).conv()
