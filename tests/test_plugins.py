@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -228,17 +230,37 @@ def test_verbs_take_plugins(own_zoo):
     assert done.returncode == 2 and "conv=ghost does not exist" in done.stderr
 
 
-def test_a_new_project_passes_its_test_and_trains(tmp_path, clean_env):
-    def run(*words, folder=tmp_path):
-        code = "import sys; from hydra_plugins.convzoo._train import convzoo; sys.argv[0] = 'convzoo'; convzoo()"
-        words = [sys.executable, "-c", code, *words]
-        return subprocess.run(words, cwd=folder, env=clean_env, capture_output=True, text=True)
+def convzoo(*words, folder, env):
+    """Runs the installed command."""
+    code = "import sys; from hydra_plugins.convzoo._train import convzoo; sys.argv[0] = 'convzoo'; convzoo()"
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=env, capture_output=True, text=True)
 
-    assert run("new", "mine").returncode == 0
-    assert run("new", "mine").returncode == 2
+
+def test_the_page_about_plugins_does_what_it_says(tmp_path, clean_env):
+    page = (ROOT / "docs" / "extend.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_zoo.py").write_text("\n\n".join(text for kind, text in blocks if kind == "python"))
+    commands = [shlex.split(line, comments=True) for kind, text in blocks if kind == "sh" for line in text.splitlines()]
+    quick = ("logger=none", "hardware.plan=fp32", *QUICK)
+    for program, verb, *words in commands:
+        assert program == "convzoo"
+        done = convzoo(verb, *words, *(quick if verb == "train" else ()), folder=tmp_path, env=clean_env)
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("result.json")]
+    assert {r["status"] for r in results} == {"completed"} and len(results) == 5
+    assert {r["cell"]["conv_part"] for r in results if r["cell"]["conv"] == "partial"} == {2, 4}
+    code = "import my_zoo, zoo; print(zoo.check_kind('partial'), zoo.check_kind('partial', part=2))"
+    checked = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_env, capture_output=True, text=True)
+    assert checked.stdout.split() == ["4", "4"], checked.stderr
+
+
+def test_a_new_project_passes_its_test_and_trains(tmp_path, clean_env):
+    assert convzoo("new", "mine", folder=tmp_path, env=clean_env).returncode == 0
+    assert convzoo("new", "mine", folder=tmp_path, env=clean_env).returncode == 2
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     tested = subprocess.run(words, cwd=tmp_path / "mine", env=clean_env, capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout
-    done = run("train", "+experiment=first", *SMALL, "hydra.run.dir=run", folder=tmp_path / "mine")
+    words = ("train", "+experiment=first", *SMALL, "hydra.run.dir=run")
+    done = convzoo(*words, folder=tmp_path / "mine", env=clean_env)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "mine" / "run" / "result.json").read_text())["cell"]["conv"] == "ghost"
