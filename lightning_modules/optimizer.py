@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from torch import nn
 
-from zoo.errors import choose
+from lightning_modules.config.schema import OptimOptions
+from zoo.errors import ConvzooError, choose
+from zoo.inputs import one_line
+from zoo.registry import Registry
 
 FUSED = ("adamw", "adam", "sgd")
 """Optimizers for which torch has a fused implementation."""
+
+OURS = ("params", "lr", "weight_decay", "fused", "maximize", "differentiable", "capturable")
+"""Arguments of optimizers that are not options: they have a key of their own, or no use in training."""
+
+
+@cache
+def _registry(name: str) -> Registry:
+    """Returns a registry of one of timm's optimizers, with its own arguments as options."""
+    choose("optim.name", name, list_optimizers())
+    registry = Registry("optim")
+    try:
+        kind = get_optimizer_class(name, bind_defaults=False)
+    except (AssertionError, ImportError) as error:
+        raise ConvzooError(f"optim.name={name} cannot be used here: {one_line(error)}.") from None
+    registry.register(name, leave_out=OURS)(kind)
+    return registry
+
+
+def check_optimizer(optim: OptimOptions) -> None:
+    """Checks the optimizer's name and its own options (``optim.betas=[0.9,0.95]``).
+
+    Raises:
+        ConvzooError: The name or an option does not exist, or a value is not allowed.
+    """
+    _registry(optim.name).check(optim.name, optim.options)
+    try:
+        make_optimizer(nn.Linear(1, 1), optim.plain())
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConvzooError(f"optim={optim.name} refuses these options: {one_line(error)}.") from None
 
 
 def make_optimizer(net: nn.Module, optim: dict[str, Any]) -> torch.optim.Optimizer:
     """Creates the optimizer of the optim group, any of timm's by name; no weight decay on biases and BatchNorm.
 
+    Args:
+        net: The network.
+        optim: ``name``, ``lr``, ``weight_decay``, and options of the optimizer itself.
+
     Raises:
         ConvzooError: There is no optimizer of that name.
     """
-    choose("optim.name", optim["name"], list_optimizers())
-    fused = {"fused": True} if optim["name"] in FUSED else {}
-    return create_optimizer_v2(
-        net, optim["name"], lr=optim["lr"], weight_decay=optim["weight_decay"], momentum=0.9, **fused
-    )
+    name = optim["name"]
+    known = _registry(name)[name].options
+    options = {key: tuple(v) if isinstance(v, list) else v for key, v in optim.items() if key in known}
+    fused = {"fused": True} if name in FUSED else {}
+    usual = {"lr": optim["lr"], "weight_decay": optim["weight_decay"], "momentum": 0.9}
+    return create_optimizer_v2(net, name, **{**usual, **fused, **options})

@@ -9,6 +9,7 @@ from lightning_modules.config.columns import columns
 from lightning_modules.config.scaling import find_network, find_scale, image_sizes, scale_to
 from lightning_modules.config.schema import CellSpec, DataOptions, TrainerOptions
 from lightning_modules.data.modules import FolderData, ImageData, make_data
+from lightning_modules.optimizer import check_optimizer
 from zoo.backbones.stem import stem_for
 from zoo.costs.matching import Match, match_text
 
@@ -46,6 +47,7 @@ def resolve(spec: CellSpec, hardware: str) -> Resolved:
     Raises:
         ConvzooError: The budget cannot be met, or the data set is missing.
     """
+    check_optimizer(spec.optim)
     scaled, found = meet_budget(spec)
     image_size = image_sizes(scaled)[1]
     data = _data(spec, image_size)

@@ -8,10 +8,14 @@ from functools import partial
 import pytest
 import torch
 from conftest import QUICK, cell_config
+from torch import nn
 from wandb_file import read_run
 
 import zoo
+from hydra_plugins.convzoo._cli import open_keys
 from lightning_modules import run_cell
+from lightning_modules.config.schema import CellSpec
+from lightning_modules.optimizer import check_optimizer, make_optimizer
 from lightning_modules.results.result import read_result
 from zoo import ConvzooError
 
@@ -212,3 +216,41 @@ def test_validation_counts_batches_over_epochs_where_asked_to(tmp_path):
     epochs = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
     assert ["val/acc" in epoch for epoch in epochs] == [False, True, True, False]
     assert result["metrics"]["val/acc"] == max(epoch.get("val/acc", 0) for epoch in epochs)
+
+
+class TestOptimizerOptions:
+    """Further keys of the optim group are arguments of timm's optimizer of that name."""
+
+    @staticmethod
+    def check(**optim):
+        config = cell_config()
+        config["optim"] |= optim
+        check_optimizer(CellSpec.of(config).optim)
+        return make_optimizer(nn.Linear(2, 2), config["optim"])
+
+    def test_taken(self):
+        assert self.check(betas=[0.8, 0.95], eps=1e-6).defaults["betas"] == (0.8, 0.95)
+        assert self.check(name="sgd").defaults["momentum"] == 0.9
+        assert self.check(name="sgd", momentum=0.5).defaults["momentum"] == 0.5
+        assert self.check(name="lion", betas=[0.8, 0.95]).defaults["betas"] == (0.8, 0.95)
+
+    @pytest.mark.parametrize(
+        "optim",
+        [
+            {"betas": 0.9},
+            {"betas": [0.9, 1.9]},
+            {"eps": "x"},
+            {"beta": [0.9, 0.9]},
+            {"name": "sgd", "betas": [0.9, 0.9]},
+            {"params": 1},
+            {"name": "lyon"},
+        ],
+        ids=str,
+    )
+    def test_refused(self, optim):
+        with pytest.raises(ConvzooError, match=f"optim.*{[*optim][-1]}|refuses"):
+            self.check(**optim)
+
+    def test_typed_without_a_plus(self):
+        words = ["optim.betas=[0.9,0.95]", "optim.lr=1", "+optim.eps=1", "model=resnet"]
+        assert open_keys(words) == ["++optim.betas=[0.9,0.95]", *words[1:]]

@@ -97,12 +97,15 @@ class Registry(Mapping[str, Choice]):
     def __len__(self) -> int:
         return len(self._choices)
 
-    def register(self, name: str, *, options: tuple[str, ...] | None = None, **traits: Any) -> Callable[[Made], Made]:
+    def register(
+        self, name: str, *, options: tuple[str, ...] | None = None, leave_out: tuple[str, ...] = (), **traits: Any
+    ) -> Callable[[Made], Made]:
         """Registers the decorated class or function under ``name``.
 
         Args:
             name: What users type.
-            options: Keyword arguments that users may set; by default all of them.
+            options: Keyword arguments that users may set; by default all of them,
+            leave_out: but these.
             **traits: What else the axis should know.
 
         Raises:
@@ -113,7 +116,8 @@ class Registry(Mapping[str, Choice]):
             module = sys._getframe(1).f_globals.get("__name__", "__main__")
             check_name(self.axis, name, module, {known: choice.module for known, choice in self.items()})
             documented, found = inspect.getdoc(make) or "", options_of(make, self._special)
-            chosen = found if options is None else {key: found[key] for key in options}
+            wanted = [key for key in found if key not in leave_out] if options is None else options
+            chosen = {key: found[key] for key in wanted}
             self._choices[name] = Choice(self.axis, name, make, chosen, documented, module, traits)
             return make
 
@@ -199,7 +203,8 @@ def options_of(make: Callable[..., Any], special: Mapping[str, Option] | None = 
             continue
         name, default = parameter.name, parameter.default
         hint = hints.get(name, type(default) if default is not None else Any)
-        found[name] = (special or {}).get(name) or Option(name, default, rule_of(hint), docs.get(name, ""))
+        rule = _numbers(len(default)) if isinstance(default, tuple) else rule_of(hint)
+        found[name] = (special or {}).get(name) or Option(name, default, rule, docs.get(name, ""))
     return found
 
 
@@ -216,6 +221,13 @@ def rule_of(hint: Any) -> Rule:
             return or_null(rule_of(others[0])) if len(inner) > 1 else rule_of(others[0])
         return ANYTHING
     return _PLAIN_TYPES.get(hint, ANYTHING)
+
+
+def _numbers(count: int) -> Rule:
+    def allowed(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == count and all(type(v) in (int, float) for v in value)
+
+    return allowed, f"a list of {count} numbers"
 
 
 def argument_docs(doc: str) -> dict[str, str]:

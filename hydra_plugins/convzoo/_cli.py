@@ -30,6 +30,9 @@ from zoo.text import clean
 PLAIN_KEYS = {"seed", "task", "plugins"}
 """Keys that belong to no group."""
 
+OPEN = ("optim.",)
+"""Groups that take further keys: arguments of what their name chooses, which are checked once that is imported."""
+
 MOST_JOBS = 100_000
 """Maximum number of jobs in a sweep; beyond it, listing them alone takes minutes."""
 
@@ -59,7 +62,7 @@ def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> Non
     known = {*known_keys(), *(group.partition("@")[0] for group in groups)}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key not in known:
+        if key not in known and not key.startswith(OPEN):
             raise ConvzooError(_unknown(key))
 
 
@@ -77,6 +80,12 @@ def _unknown(key: str) -> str:
     guess = closest(key, known_keys())
     hint = f" Did you mean {guess}?" if guess else ""
     return f"there is no key {key}.{hint} python train.py --help lists all of them."
+
+
+def open_keys(arguments: list[str]) -> list[str]:
+    """Return arguments in which the further keys of open groups are added: ``optim.betas=…`` is ``++optim.betas=…``."""
+    known = set(known_keys())
+    return [f"++{a}" if a.startswith(OPEN) and a.partition("=")[0] not in known else a for a in arguments]
 
 
 def check_arguments(arguments: list[str]) -> None:

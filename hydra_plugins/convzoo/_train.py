@@ -14,7 +14,14 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, command_line, plain_errors
+from hydra_plugins.convzoo._cli import (
+    check_arguments,
+    check_overrides,
+    check_sweep,
+    command_line,
+    open_keys,
+    plain_errors,
+)
 from hydra_plugins.convzoo._composition import OURS, as_typed, is_ours
 from hydra_plugins.convzoo._nested import spread
 from hydra_plugins.convzoo._plugins import load_named
@@ -54,7 +61,7 @@ def main() -> None:
     keep_output()
     with plain_errors():
         load_named(sys.argv[1:])
-        sys.argv[1:] = spread(sys.argv[1:])
+        sys.argv[1:] = open_keys(spread(sys.argv[1:]))
         check_arguments(sys.argv[1:])
         check_sweep(sys.argv[1:])
         train()

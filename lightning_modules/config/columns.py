@@ -63,6 +63,7 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "optim": optim.name,
         "lr": optim.lr,
         "weight_decay": optim.weight_decay,
+        **_option_columns("optim", optim.options),
     }
     if model.name in FAMILIES and model.phi is None and cell["variant"] is None:
         cell["variant"] = next(iter(FAMILIES[model.name].variants))

@@ -36,13 +36,17 @@ class Options:
         if not isinstance(values, Mapping):
             raise ConvzooError(f"{name}={shown(values)} is not allowed: {name} is a group of keys.")
         read: dict[str, Any] = dict.fromkeys(_members(cls))
+        options: dict[str, Any] = {}
         for key, value in read_nulls(values, f"{name}." if name else "").items():
             full = f"{name}.{key}".removeprefix(".")
+            if key not in read and issubclass(cls, OpenOptions):
+                options[key] = value
+                continue
             if key not in read:
                 raise ConvzooError(f"there is no key {full}, or it is not a single value.")
             member = _members(cls)[key]
             read[key] = member.of(value, full) if isinstance(member, type) else check_value(full, value, member)
-        return cls(**read, given=tuple(values))
+        return cls(**read, **({"options": options} if options else {}), given=tuple(values))
 
     def having(self, **values: Any) -> Self:
         """Returns a copy with the given values replaced or added."""
@@ -50,34 +54,27 @@ class Options:
 
     def plain(self) -> dict[str, Any]:
         """Returns the defined keys with plain values."""
-        values = {key: getattr(self, key) for key in self.given}
+        further = getattr(self, "options", {})
+        values = {key: further[key] if key in further else getattr(self, key) for key in self.given}
         return {key: value.plain() if isinstance(value, Options) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen(Options):
-    """A registered choice and its own options, which its registry checks once the plugins are imported.
+class OpenOptions(Options):
+    """A group with further keys, which belong to what its name chooses; its registry checks them.
 
     Attributes:
         options: Key → value as typed.
     """
 
-    name: Annotated[str, TEXT]
     options: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, values: Any, name: str = "") -> Self:
-        """Reads a group: its name, and any other keys as options."""
-        if not isinstance(values, Mapping) or "name" not in values:
-            raise ConvzooError(f"{name}={shown(values)} is not allowed: {name} is a group of keys with a name.")
-        read = read_nulls(values, f"{name}.")
-        check_value(f"{name}.name", read["name"], TEXT)
-        return cls(name=read.pop("name"), options=read, given=tuple(values))
 
-    def plain(self) -> dict[str, Any]:
-        """Returns the keys in the order in which they were given."""
-        values = {"name": self.name, **self.options}
-        return {key: values[key] for key in self.given}
+@dataclass(frozen=True, kw_only=True)
+class Chosen(OpenOptions):
+    """A registered choice and its options."""
+
+    name: Annotated[str, TEXT]
 
 
 def rules(group: type[Options], name: str = "") -> Iterator[tuple[str, Rule]]:

@@ -7,7 +7,7 @@ checks it further.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from lightning_modules.config.options import Chosen, Options
+from lightning_modules.config.options import Chosen, OpenOptions, Options
 from zoo.rules import (
     ANY_TEXT,
     ANYTHING,
@@ -137,8 +137,8 @@ class HardwareOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimOptions(Options):
-    """The optimizer and its schedule."""
+class OptimOptions(OpenOptions):
+    """The optimizer and its schedule; further keys are arguments of the optimizer."""
 
     name: Annotated[str, TEXT]
     lr: Annotated[float, number(0, above=True)]
