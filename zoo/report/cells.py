@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from zoo.report.files import Value
 from zoo.report.intervals import Difference, Estimate, estimate, paired
 from zoo.report.metrics import ACCURACY, CONDITIONS, Metric
-from zoo.report.runs import STATUSES, Run, Value
+from zoo.report.runs import STATUSES, Run
 from zoo.speeds.noise import is_noisy
 
 SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "image_size")
