@@ -15,6 +15,7 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m mypy
 
 # The site, in site/. Broken links and missing pages are errors; nothing is downloaded.
 docs: $(READY)

@@ -1,6 +1,6 @@
-from .callbacks.bad_steps import BadSteps
-from .callbacks.cost_logger import CostLogger
-from .callbacks.speed_logger import SpeedLogger
-from .classifier import Classifier
-from .data.modules import make_data
-from .run import run_cell
+from .callbacks.bad_steps import BadSteps as BadSteps
+from .callbacks.cost_logger import CostLogger as CostLogger
+from .callbacks.speed_logger import SpeedLogger as SpeedLogger
+from .classifier import Classifier as Classifier
+from .data.modules import make_data as make_data
+from .run import run_cell as run_cell

@@ -112,7 +112,7 @@ def _measure(
     nets: dict[str, nn.Module], data: ImageData | FolderData, shape: tuple[int, int, int]
 ) -> list[dict[str, float]]:
     """Measures accuracy and speed of each network; timing alternates, so that background load affects all alike."""
-    seconds = {(name, n): [] for name in nets for n in (BATCH, 1)}
+    seconds: dict[tuple[str, int], list[float]] = {(name, n): [] for name in nets for n in (BATCH, 1)}
     with torch.inference_mode():
         for _, (name, n) in itertools.product(range(ROUNDS), seconds):
             images = torch.zeros(n, *shape).contiguous(memory_format=torch.channels_last)

@@ -65,6 +65,11 @@ def need_packages(extra: str, *packages: str) -> None:
         )
 
 
+def reason(error: Exception) -> str:
+    """Returns why something failed, for the end of a sentence: ``No such file or directory``."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def plain_words(error: Exception) -> str:
     """Formats a file error or a user error as one message for the command line."""
     if not isinstance(error, OSError):

@@ -34,7 +34,7 @@ def meta_init() -> Iterator[None]:
 class _SkipInitialisation(TorchDispatchMode):
     """Skips operations that fill meta tensors."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _FILLS and args[0].is_meta:
             return args[0]
         return func(*args, **(kwargs or {}))

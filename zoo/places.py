@@ -83,7 +83,8 @@ def carry_out(net: nn.Module, edits: Sequence[Edit], what: str) -> None:
         UnfitError: An edit would break a tie, lose a hook, or replace the network itself. The network is unchanged.
     """
     places = places_of(net)
-    new, gone = {}, {}
+    new: dict[nn.Module, nn.Module] = {}
+    gone = {}
     staying = {m for edit in edits for module in edit.changes.values() for m in module.modules()}
     for edit in edits:
         old = {net.get_submodule(_join(edit.name, place)): module for place, module in edit.changes.items()}

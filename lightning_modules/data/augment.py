@@ -141,7 +141,9 @@ def _centres(size: int, device: torch.device) -> torch.Tensor:
     return (2 * torch.arange(size, device=device) + 1) / size - 1
 
 
-def _fill(x: torch.Tensor, top: torch.Tensor, left: torch.Tensor, bottom: torch.Tensor, right: torch.Tensor):
+def _fill(
+    x: torch.Tensor, top: torch.Tensor, left: torch.Tensor, bottom: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
     """Set each image's rectangle to 0: from top and left, up to but excluding bottom and right; (N,) each."""
     y, x_ = (torch.arange(size, device=x.device) for size in x.shape[-2:])
     rows = (y >= top[:, None]) & (y < bottom[:, None])

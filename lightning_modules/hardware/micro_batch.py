@@ -155,12 +155,12 @@ class _Known(torch.autograd.Function):
     """Attaches precomputed gradients to a loss, so that ``backward`` delivers them."""
 
     @staticmethod
-    def forward(ctx, loss, gradients, *weights):
+    def forward(ctx: Any, loss: torch.Tensor, gradients: Any, *weights: torch.Tensor) -> torch.Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         gradients, ctx.gradients = ctx.gradients, None
         # Not in place: autograd may have returned one tensor for two weights.
         used = iter(torch._foreach_mul([g for g in gradients if g is not None], gradient))

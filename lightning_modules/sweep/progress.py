@@ -28,7 +28,8 @@ class View:
     """
 
     def __init__(self, jobs: Sequence[Job], done: int) -> None:
-        self.jobs, self.done, self.counts = list(jobs), done, Counter()
+        self.jobs, self.done = list(jobs), done
+        self.counts: Counter[str] = Counter()
         self.console = Console()
         self.start, self._drawn = time.monotonic(), 0.0
         self._live = Live(console=self.console, auto_refresh=False, transient=True)

@@ -47,7 +47,7 @@ def test_every_state_of_a_job_is_told(tmp_path, capsys):
     assert running[5].cell["act"] == "selu" and "act=selu" in running[5].command
     assert running[1].error == "killed" and running[3].metrics == {"cost/params": 123}
     assert running[3].command == "python train.py model=resnet conv=standard act=mish seed=0"
-    assert "result.json is no JSON" in running[6].error
+    assert "result.json" in running[6].error and "JSON" in running[6].error
     print_table(list(running.values()))
     assert "running: epoch 3, val 0.6" in capsys.readouterr().out
 
@@ -66,16 +66,16 @@ def test_looking_at_a_lock_does_not_take_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is no JSON"),
-        ('{"status": "completed", "cell"', "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("9" * 5000, "is no JSON"),
-        ("[1]", "holds a list"),
-        ('"completed"', "holds a str"),
+        ("", "JSON"),
+        ('{"status": "completed", "cell"', "JSON"),
+        ("[" * 100_000, "JSON"),
+        ("9" * 5000, "JSON"),
+        ("[1]", "list"),
+        ('"completed"', "str"),
         ("{}", "status None"),
         ('{"status": ["completed"]}', "status ['completed']"),
         ('{"status": "done"}', "status done"),
-        ('{"status": "completed", "metrics": {"test/acc": 0.99}, "crc32": "00000000"}', "changed after it was written"),
+        ('{"status": "completed", "metrics": {"test/acc": 0.99}, "crc32": "00000000"}', "checksum"),
         *(
             ('{"status": "completed", "crc32": 1, "a": ' + "[" * deep + "]" * deep + "}", "result.json ")
             for deep in range(900, 1000)
@@ -90,7 +90,7 @@ def test_a_result_that_cannot_be_used_is_named_and_stops_nothing(tmp_path, capsy
     assert says in next(run.error for run in runs if run.status == "unreadable")
     print_table(runs)
     shown = capsys.readouterr().out
-    assert "0.9000" in shown and "unreadable" in shown and says[:20] in shown
+    assert "0.9000" in shown and "unreadable" in shown and says in shown
     json.dumps(build(runs, [tmp_path]), allow_nan=False)
 
 
@@ -129,9 +129,10 @@ def test_a_number_that_is_none_is_a_problem_with_a_name(tmp_path, capsys):
     result["metrics"] |= {"cost/params": "many", "val/acc": None}
     write_run(tmp_path, result)
     (run,) = load_results([tmp_path])
-    assert run.problems == ("metrics: cost/params is 'many', not a number to compute with",)
+    (problem,) = run.problems
+    assert "cost/params" in problem and "'many'" in problem
     print_table([run])
-    assert "cost/params is 'many'" in capsys.readouterr().out
+    assert problem in capsys.readouterr().out
 
 
 def test_a_pipe_or_a_folder_in_place_of_a_result_does_not_hang(tmp_path):
@@ -174,7 +175,7 @@ def test_folders_given_twice_count_once(tmp_path):
 
 
 def test_nothing_to_read_is_one_message(tmp_path):
-    with pytest.raises(ConvzooError, match="does not exist"):
+    with pytest.raises(ConvzooError, match="none"):
         load_results([tmp_path / "none"])
     with pytest.raises(ConvzooError, match=r"no result\.json and no sweep\.json"):
         load_results([tmp_path])

@@ -127,7 +127,7 @@ class _ActivationOps(TorchDispatchMode):
         self._found = found
         self._sigmoids: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op = func.overloadpacket
         if op in OPS:
             self._found(OPS[op])

@@ -194,7 +194,7 @@ class ProductCounter(TorchDispatchMode):
         super().__init__()
         self._count, self._unknown = count, unknown
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not hasattr(func, "overloadpacket"):  # torch.cond and other higher-order operators
             self._unknown(f"higher_order::{func}")

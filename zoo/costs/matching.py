@@ -163,7 +163,8 @@ class _MacsByWidth:
     """
 
     def __init__(self, image_size: tuple[int, int], in_chans: int) -> None:
-        self._image, self._positions = (image_size, in_chans), {}
+        self._image = (image_size, in_chans)
+        self._positions: dict[str, int] = {}
 
     def __call__(self, net: nn.Module) -> int:
         weights = {n: m.weight.numel() for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}

@@ -75,6 +75,7 @@ class TrimmedConv(Swapped, nn.Conv2d):
     """
 
     stock = nn.Conv2d
+    padding: tuple[int, int]
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class _Depthwise(Function):
     """Autograd function: data in float32 or bfloat16, weight in float32; gradients are accumulated in float32."""
 
     @staticmethod
-    def forward(ctx, x, weight, stride, padding, dilation):
+    def forward(ctx: Any, x: Any, weight: Any, stride: Any, padding: Any, dilation: Any) -> Any:
         x, weight = channels_last(x), weight.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.geometry = _geometry(tuple(x.shape), tuple(weight.shape[2:]), stride, padding, dilation)
@@ -46,7 +47,7 @@ class _Depthwise(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Any) -> Any:
         (x, weight), g = ctx.saved_tensors, ctx.geometry
         gradient, dx, dw = channels_last(gradient.to(x.dtype)), None, None
         if ctx.needs_input_grad[0]:

@@ -6,6 +6,8 @@ computed in one pass, from the gradients of the gate and of the means.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -25,7 +27,7 @@ class _Link:
 
 class _Squeeze(Function):
     @staticmethod
-    def forward(ctx, x, link):
+    def forward(ctx: Any, x: Any, link: Any) -> Any:
         ctx.link = link
         x = channels_last(x)
         means = torch.empty(x.shape[:2])
@@ -34,7 +36,7 @@ class _Squeeze(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, means_gradient, gradient):
+    def backward(ctx: Any, means_gradient: Any, gradient: Any) -> Any:
         images, positions, channels = _sizes(gradient)
         plus = means_gradient.float().view(images, channels) / positions
         dx = torch.empty_like(gradient)
@@ -44,7 +46,7 @@ class _Squeeze(Function):
 
 class _Excite(Function):
     @staticmethod
-    def forward(ctx, x, gate, link):
+    def forward(ctx: Any, x: Any, gate: Any, link: Any) -> Any:
         # Detached: the graph holds the link, so a gate that holds the graph would be a cycle that is never freed.
         link.gate = gate.detach().float().reshape(x.shape[:2]).contiguous()
         ctx.save_for_backward(x)
@@ -55,7 +57,7 @@ class _Excite(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Any) -> Any:
         (x,) = ctx.saved_tensors
         gradient = channels_last(gradient.to(x.dtype))
         sums = torch.empty(x.shape[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
 from timm.layers.activations import HardSwish
@@ -40,10 +41,12 @@ class _BatchNormAct(Function):
     """Autograd function: normalises by the batch's statistics and updates the running ones in place."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, activation):
+    def forward(
+        ctx: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: Any, eps: Any, activation: Any
+    ) -> Any:
         x = channels_last(x)
         channels, rows = x.shape[1], x.numel() // x.shape[1]
-        norm = _Norm(*map(_address, (weight, bias, running_mean, running_var)), momentum, eps)
+        norm = _Norm(*map(_address, (weight, bias, mean, variance)), momentum, eps)
         found = torch.empty(4, channels)
         out = torch.empty_like(x)
         call("norm_statistics", x, x, norm, found, rows, channels)
@@ -54,7 +57,7 @@ class _BatchNormAct(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Any) -> Any:
         x, found = ctx.saved_tensors
         channels, rows = x.shape[1], x.numel() // x.shape[1]
         gradient = channels_last(gradient.to(x.dtype))

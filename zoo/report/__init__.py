@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from zoo.report.groups import compare
 from zoo.report.metrics import COLUMNS, human
-from zoo.report.results import load_results
-from zoo.report.runs import Run
+from zoo.report.runs import Run, load_results
 from zoo.report.terminal import print_result, print_table
 
 __all__ = ["COLUMNS", "Run", "compare", "human", "load_results", "print_result", "print_table"]

@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
+from zoo.report.files import Value
 from zoo.report.intervals import Difference, Estimate, estimate, paired
 from zoo.report.metrics import ACCURACY, CONDITIONS, Metric
-from zoo.report.runs import STATUSES, Run, Value
+from zoo.report.runs import STATUSES, Run
 from zoo.speeds.noise import is_noisy
 
 SCALING = ("scale", "phi", "depth", "width", "resolution", "match", "match_over", "image_size")
@@ -52,13 +54,17 @@ class Cell:
     def completed(self) -> list[Run]:
         return [run for run in self.runs if run.status == "completed"]
 
+    @cached_property
+    def _by_seed(self) -> dict[str, dict[Value | None, float]]:
+        repeats: dict[str, dict[Value | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for run in self.completed:
+            for key, value in run.metrics.items():
+                repeats[key][run.seed].append(value)
+        return {key: {seed: estimate(values).mean for seed, values in seeds.items()} for key, seeds in repeats.items()}
+
     def values(self, key: str) -> dict[Value | None, float]:
         """Returns a metric by seed, for the completed runs. Runs with the same seed are averaged: not independent."""
-        repeats = defaultdict(list)
-        for run in self.completed:
-            if key in run.metrics:
-                repeats[run.seed].append(run.metrics[key])
-        return {seed: estimate(values).mean for seed, values in repeats.items()}
+        return self._by_seed.get(key, {})
 
     def estimate(self, metric: Metric, key: str | None = None) -> Estimate | None:
         """Returns mean, spread and number of seeds of a metric.
@@ -74,11 +80,11 @@ class Cell:
         values = list(self.values(key).values())
         if not values and key.startswith("cost/"):
             values = [run.metrics[key] for run in self.runs if key in run.metrics][:1]
-        return None if metric.measured and self.conditions is None else estimate(values)
+        comparable = not metric.measured or self.conditions is not None
+        return estimate(values) if values and comparable else None
 
     def mean(self, metric: Metric) -> float | None:
-        found = self.estimate(metric)
-        return found and found.mean
+        return found.mean if (found := self.estimate(metric)) else None
 
     def note(self) -> str:
         """Returns the status of the runs that did not complete: ``1 failed, 2 running``; empty if all completed."""
@@ -103,8 +109,8 @@ class Group:
     @cached_property
     def best(self) -> Cell | None:
         """The reference for comparisons: the cell with the highest mean accuracy among those with several seeds."""
-        several = [c for c in self.cells if (e := c.estimate(ACCURACY)) and e.n > 1 and not c.same_as]
-        return max(several, key=lambda c: c.mean(ACCURACY), default=None)
+        several = [(e.mean, c) for c in self.cells if not c.same_as and (e := c.estimate(ACCURACY)) and e.n > 1]
+        return max(several, key=itemgetter(0), default=(0, None))[1]
 
     def against_best(self, cell: Cell) -> Difference | None:
         """Compares a cell's accuracy with the best cell's, paired by seed; None for the best or without an accuracy."""
@@ -153,8 +159,7 @@ def sort_cells(cells: Any, metric: Metric) -> list[Cell]:
 
 def natural(value: Value | None) -> tuple[bool, float, str]:
     """Sort key: numbers in numeric order, before texts."""
-    number = isinstance(value, (int, float))
-    return not number, value if number else 0, "" if value is None else str(value)
+    return (False, value, str(value)) if isinstance(value, (int, float)) else (True, 0, str(value or ""))
 
 
 def varying(cells: Sequence[Cell]) -> list[str]:
@@ -177,9 +182,5 @@ def varying(cells: Sequence[Cell]) -> list[str]:
 
 def determined(cells: Sequence[Cell], by: Sequence[str], key: str) -> bool:
     """Returns whether the choice ``key`` is a function of the choices ``by`` in these cells."""
-    values: dict[tuple[str, ...], str] = {}
-    for cell in cells:
-        known = tuple(str(cell.choices.get(b)) for b in by)
-        if values.setdefault(known, str(cell.choices.get(key))) != str(cell.choices.get(key)):
-            return False
-    return True
+    found = {(tuple(str(cell.choices.get(b)) for b in by), str(cell.choices.get(key))) for cell in cells}
+    return len({known for known, _ in found}) == len(found)

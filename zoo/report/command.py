@@ -11,7 +11,7 @@ from zoo.errors import ConvzooError
 from zoo.report import document, formats, page
 from zoo.report.groups import compare
 from zoo.report.metrics import METRICS
-from zoo.report.results import load_results
+from zoo.report.runs import load_results
 from zoo.report.terminal import print_table
 
 

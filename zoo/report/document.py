@@ -100,12 +100,12 @@ def _effects(found: Effects, metric: Metric) -> dict[str, Any]:
         "noise": value(found.noise),
         "effects": [
             {
-                "levels": effect.levels,
-                "mean": value(effect.estimate.mean),
-                **dict(zip(("low", "high"), interval(effect.estimate), strict=True)),
-                "n": effect.estimate.n,
+                "levels": levels,
+                "mean": value(effect.mean),
+                **dict(zip(("low", "high"), interval(effect), strict=True)),
+                "n": effect.n,
             }
-            for effect in found.effects
+            for levels, effect in found.effects.items()
         ],
     }
 

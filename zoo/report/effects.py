@@ -24,30 +24,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zoo.report.cells import Cell, Group, determined, varying
 from zoo.report.intervals import ROUNDING, Estimate, estimate
 from zoo.report.metrics import Metric
 
 Levels = tuple[str, ...]
-Block = dict[Levels, dict[object, float]]
+Block = dict[Levels, Mapping[Any, float]]
 """One context: a metric by levels and seed."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """Deviation of one level, or one pair of levels, from the mean over all of them.
-
-    Attributes:
-        levels: One level of each factor.
-        estimate: Mean and spread of the deviation; in logarithms, unless the metric is an accuracy.
-    """
-
-    levels: Levels
-    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,8 @@ class Effects:
 
     Attributes:
         factors: One name, or two.
-        effects: One for each combination of levels.
+        effects: One level of each factor → its deviation from the mean over all levels: mean and spread, in logarithms
+            unless the metric is an accuracy.
         over: What the intervals are taken over: ``seeds`` or ``contexts``.
         contexts: Number of contexts used.
         all_contexts: Number of contexts with at least one cell.
@@ -64,7 +53,7 @@ class Effects:
     """
 
     factors: tuple[str, ...]
-    effects: list[Effect]
+    effects: dict[Levels, Estimate]
     over: str
     contexts: int
     all_contexts: int
@@ -72,14 +61,14 @@ class Effects:
 
     @property
     def size(self) -> float:
-        return _rms([effect.estimate.mean for effect in self.effects])
+        return _rms([effect.mean for effect in self.effects.values()])
 
     @property
     def noise(self) -> float | None:
         """Root mean square of the standard errors; None if the cells do not share several seeds."""
         if self.over != "seeds":
             return None
-        return _rms([effect.estimate.sd / math.sqrt(effect.estimate.n) for effect in self.effects])
+        return _rms([(effect.sd or 0) / math.sqrt(effect.n) for effect in self.effects.values()])
 
 
 def find_factors(cells: Sequence[Cell]) -> dict[str, Callable[[Cell], str]]:
@@ -110,39 +99,39 @@ def find_effects(group: Group, metric: Metric) -> list[Effects] | str:
     factors = find_factors(cells)
     if not factors:
         return "no choice has two levels with a completed cell"
-    table: dict[Levels, Cell] = {}
+    table: Block = {}
     for cell in cells:
+        values = cell.values(metric.key)
         # Cells with equal levels are the same network shown twice, with the same figures: keep one.
-        table.setdefault(tuple(level(cell) for level in factors.values()), cell)
-    names = list(factors)
-    found = [_effects(table, names, chosen, metric) for n in (1, 2) for chosen in itertools.combinations(names, n)]
+        levels = tuple(level(cell) for level in factors.values())
+        table.setdefault(levels, values if metric.difference else {seed: math.log(v) for seed, v in values.items()})
+    pairs = [*itertools.combinations(range(len(factors)), 1), *itertools.combinations(range(len(factors)), 2)]
+    found = [_effects(table, list(factors), chosen) for chosen in pairs]
     return [effects for effects in found if effects] or "no choice has two levels in the same circumstances"
 
 
-def _effects(
-    table: Mapping[Levels, Cell], names: Sequence[str], chosen: tuple[str, ...], metric: Metric
-) -> Effects | None:
-    positions = [names.index(name) for name in chosen]
-    contexts: dict[Levels, dict[Levels, Cell]] = {}
-    for levels, cell in table.items():
-        rest = tuple(level for i, level in enumerate(levels) if i not in positions)
-        contexts.setdefault(rest, {})[tuple(levels[i] for i in positions)] = cell
+def _effects(table: Block, names: Sequence[str], chosen: tuple[int, ...]) -> Effects | None:
+    """Returns the effects of one factor, or two, by their positions in the keys of the table."""
+    contexts: dict[Levels, Block] = defaultdict(dict)
+    for levels, values in table.items():
+        rest = tuple(level for i, level in enumerate(levels) if i not in chosen)
+        contexts[rest][tuple(levels[i] for i in chosen)] = values
     combinations, left_out = _complete(contexts)
     if not combinations:
         return None
-    blocks = [c for c in contexts.values() if all(levels in c for levels in combinations)]
-    values = [{levels: _values(block[levels], metric) for levels in combinations} for block in blocks]
-    seeds, complete = _common_seeds(values)
+    blocks = [{c: block[c] for c in combinations} for block in contexts.values() if block.keys() >= set(combinations)]
+    seeds, complete = _common_seeds(blocks)
     if seeds:
-        values = complete
-        samples = [
-            _average([_deviations({levels: v[seed] for levels, v in block.items()}) for block in values])
-            for seed in seeds
-        ]
+        blocks = complete
+        samples = []
+        for seed in seeds:
+            found = [_deviations({levels: values[seed] for levels, values in block.items()}) for block in blocks]
+            samples.append({levels: _mean(block[levels] for block in found) for levels in combinations})
     else:
-        samples = [_deviations({levels: _mean(v.values()) for levels, v in block.items()}) for block in values]
-    effects = [Effect(levels, estimate([sample[levels] for sample in samples])) for levels in combinations]
-    return Effects(chosen, effects, "seeds" if seeds else "contexts", len(values), len(contexts), left_out)
+        samples = [_deviations({levels: _mean(values.values()) for levels, values in b.items()}) for b in blocks]
+    effects = {levels: estimate([sample[levels] for sample in samples]) for levels in combinations}
+    over = "seeds" if seeds else "contexts"
+    return Effects(tuple(names[i] for i in chosen), effects, over, len(blocks), len(contexts), left_out)
 
 
 def _common_seeds(blocks: Sequence[Block]) -> tuple[list[object], list[Block]]:
@@ -155,7 +144,7 @@ def _common_seeds(blocks: Sequence[Block]) -> tuple[list[object], list[Block]]:
     return (sorted(seeds, key=str), complete) if enough else ([], [])
 
 
-def _complete(contexts: Mapping[Levels, Mapping[Levels, Cell]]) -> tuple[list[Levels], list[str]]:
+def _complete(contexts: Mapping[Levels, Block]) -> tuple[list[Levels], list[str]]:
     """Finds combinations of levels that are complete in some context, and the levels left out to get there."""
     factors = len(next(iter(next(iter(contexts.values())))))
     present = [{levels[i] for block in contexts.values() for levels in block} for i in range(factors)]
@@ -176,11 +165,6 @@ def _complete(contexts: Mapping[Levels, Mapping[Levels, Cell]]) -> tuple[list[Le
     return [], left_out
 
 
-def _values(cell: Cell, metric: Metric) -> dict[object, float]:
-    values = cell.values(metric.key)
-    return values if metric.difference else {seed: math.log(v) for seed, v in values.items()}
-
-
 def _deviations(block: Mapping[Levels, float]) -> dict[Levels, float]:
     """Computes y_l − y. for one factor, y_ab − y_a. − y_.b + y_.. for two. Rounding errors become exactly 0."""
     mean, least = _mean(block.values()), ROUNDING * max(map(abs, block.values()))
@@ -196,10 +180,6 @@ def _deviations(block: Mapping[Levels, float]) -> dict[Levels, float]:
             margins.setdefault((position, level), []).append(y)
     means = {margin: _mean(found) for margin, found in margins.items()}
     return {(a, b): exact(y - means[0, a] - means[1, b] + mean) for (a, b), y in block.items()}
-
-
-def _average(blocks: Sequence[Mapping[Levels, float]]) -> dict[Levels, float]:
-    return {levels: _mean(block[levels] for block in blocks) for levels in blocks[0]}
 
 
 def _mean(values: Iterable[float]) -> float:

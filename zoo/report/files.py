@@ -7,14 +7,17 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from zoo.errors import reason
 from zoo.text import clean
 
 LIMIT = 64 * 2**20
 """Maximum size of a file in bytes; a result has a few thousand."""
 LARGEST = 1e100
 
+Value = str | int | float
 
-class UnreadableError(Exception):
+
+class UnreadableError(ValueError):
     """A file cannot be used; the message says why."""
 
 
@@ -28,12 +31,12 @@ def read_text(path: Path) -> str:
         found = path.stat()
         # Reading a pipe would wait forever for a writer.
         if not S_ISREG(found.st_mode):
-            raise UnreadableError("is no file")
+            raise UnreadableError("is not a file")
         if found.st_size > LIMIT:
             raise UnreadableError(f"has {found.st_size / 2**20:.0f} MiB; {LIMIT // 2**20} are allowed")
         return path.read_text("utf-8", errors="replace")
-    except (OSError, ValueError) as error:
-        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
+    except OSError as error:
+        raise UnreadableError(reason(error)) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -42,10 +45,11 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UnreadableError: As for `read_text`, or the content is not JSON, or not an object.
     """
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"is no JSON: {clean(error, 200)}") from None
+        raise UnreadableError(f"is not JSON: {clean(error, 200)}") from None
     if not isinstance(value, dict):
         raise UnreadableError(f"holds a {type(value).__name__}, not an object")
     return value
@@ -64,25 +68,24 @@ def read_epochs(folder: str | Path) -> tuple[list[dict[str, float]], str | None]
     if not path.exists():
         return [], None
     try:
-        lines = read_text(path).split("\n")
+        # A line that a killed process did not finish has no newline, and so is the last one.
+        *lines, last = read_text(path).split("\n")
     except UnreadableError as error:
-        return [], f"epochs.jsonl {error}"
-    epochs, bad = {}, 0
-    for number, line in enumerate(lines):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            # A line that a killed process did not finish has no newline, and so is the last one.
-            bad += number + 1 < len(lines)
-            continue
-        epoch = values.get("epoch") if isinstance(values, dict) else None
-        if as_number(epoch) is None:
-            bad += 1
-            continue
-        epochs[epoch] = {str(k): v for k, v in values.items() if as_number(v) is not None}
-    return [epochs[e] for e in sorted(epochs)], f"epochs.jsonl has {bad} unreadable lines" if bad else None
+        return [], f"{path.name} {error}"
+    found = [_epoch(line) for line in lines if line.strip()]
+    bad = found.count(None)
+    epochs = {epoch["epoch"]: epoch for epoch in [*found, _epoch(last)] if epoch}
+    return [epochs[e] for e in sorted(epochs)], f"{path.name} has {bad} unreadable lines" if bad else None
+
+
+def _epoch(line: str) -> dict[str, float] | None:
+    """Returns the numbers of one line, which has the key ``epoch``; None if it cannot be read."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    found = numbers(values, "")[0]
+    return found if "epoch" in found else None
 
 
 def as_number(value: Any) -> int | float | None:
@@ -90,3 +93,33 @@ def as_number(value: Any) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < LARGEST else None
+
+
+def numbers(values: Any, what: str) -> tuple[dict[str, int | float], tuple[str, ...]]:
+    """Returns the finite numbers of a dict, and messages about other values. Ignores None, which NaN is written as."""
+    if values is None:
+        return {}, ()
+    if not isinstance(values, dict):
+        return {}, (f"{what} is a {type(values).__name__}, not an object",)
+    found = {clean(k, 80): n for k, v in values.items() if (n := as_number(v)) is not None}
+    wrong = [(k, v) for k, v in values.items() if v is not None and as_number(v) is None]
+    return found, tuple(f"{what}: {clean(k, 80)} is {clean(repr(v), 80)}, not a usable number" for k, v in wrong)
+
+
+def flat(values: Any) -> dict[str, Value]:
+    """Converts choices to texts and finite numbers; leaves out None."""
+    if not isinstance(values, dict):
+        return {}
+    return {clean(key, 80): _flat(value) for key, value in values.items() if value is not None}
+
+
+def _flat(value: Any) -> Value:
+    if isinstance(value, bool):
+        return str(value).lower()
+    number = as_number(value)
+    return clean(value, 200) if number is None else number
+
+
+def text(value: Any) -> str | None:
+    """Returns a text without control characters; None for a value of another type."""
+    return clean(value) if isinstance(value, str) else None

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.report.cells import BASE_RECIPE, Cell, Group, natural, sort_cells
+from zoo.report.files import Value
 from zoo.report.metrics import ACCURACY
-from zoo.report.runs import Run, Value
+from zoo.report.runs import Run
 
 FOUND_LATER = ("image_size", "stem", "width", "phi", "match_miss", "hardware")
 """Choices whose final value may be known only after a run has started."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 LEVEL = 0.95
 """Confidence level of every interval. It holds for a single comparison; there is no multiple-comparison correction."""
@@ -37,16 +38,16 @@ class Estimate:
         return None if self.sd is None else t_quantile(self.n - 1) * self.sd / math.sqrt(self.n)
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Computes mean, standard deviation and number of values; None without values."""
+def estimate(values: Sequence[float]) -> Estimate:
+    """Computes mean, standard deviation and number of at least one value."""
     n = len(values)
-    if not n:
-        return None
-    # Equal values, such as exact counts over seeds, keep all their digits.
-    equal = max(values) - min(values) <= ROUNDING * max(map(abs, values))
-    mean = values[0] if equal else math.fsum(values) / n
-    sd = 0.0 if equal else math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return Estimate(mean, None if n == 1 else sd, n)
+    if n == 1:
+        return Estimate(values[0], None, 1)
+    if max(values) - min(values) <= ROUNDING * max(map(abs, values)):
+        # Equal values, such as exact counts over seeds, keep all their digits.
+        return Estimate(values[0], 0.0, n)
+    mean = math.fsum(values) / n
+    return Estimate(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)), n)
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,18 @@ class Difference:
     verdict: str
 
 
-def paired(values: Mapping[object, float], others: Mapping[object, float]) -> Difference:
+def paired(values: Mapping[Any, float], others: Mapping[Any, float]) -> Difference:
     """Compares two cells seed by seed.
 
     Args:
         values: Values of one cell, by seed.
         others: Values of the other cell, by seed.
     """
-    found = estimate([values[seed] - others[seed] for seed in values if seed in others])
-    if found is None:
+    differences = [values[seed] - others[seed] for seed in values if seed in others]
+    if not differences:
         return Difference(None, "no common seed")
-    if found.sd is None:
+    found = estimate(differences)
+    if found.sd is None or found.half_width is None:
         return Difference(found, "one seed")
     if found.sd == 0:
         return Difference(found, "no spread" if abs(found.mean) > ROUNDING else "within noise")

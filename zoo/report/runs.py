@@ -1,13 +1,18 @@
-"""Reads one run from its ``result.json``, even if that is damaged."""
+"""Finds and reads all runs in or below some folders, finished or not, even if their files are damaged."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from zoo.errors import ConvzooError, reason
 from zoo.report.checksum import check_checksum
-from zoo.report.files import UnreadableError, as_number, read_epochs, read_object
+from zoo.report.files import UnreadableError, Value, flat, numbers, read_epochs, read_object, text
+from zoo.report.lock_state import is_locked
 from zoo.text import clean
 
 STATUSES = {
@@ -22,7 +27,7 @@ STATUSES = {
 }
 """Status of a run → its meaning."""
 
-Value = str | int | float
+SKIPPED = ("wandb", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -64,50 +69,134 @@ class Run:
         return read_epochs(self.same_as or self.folder)
 
 
+def load_results(folders: Iterable[str | Path]) -> list[Run]:
+    """Reads all runs in or below the folders: each ``result.json``, and each job of a ``sweep.json`` without one.
+
+    A file that cannot be used becomes a run with the status ``unreadable`` and the reason; the others are still read.
+
+    Raises:
+        ConvzooError: A folder cannot be read, or there is no run in any of them.
+    """
+    folders = [str(folder) for folder in folders]
+    # By folder and number: a folder may be given twice, and several jobs may have no folder of their own.
+    runs: dict[tuple[str, int | None], Run] = {}
+    results: list[Path] = []
+    for folder in folders:
+        try:
+            os.scandir(folder).close()
+        except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
+            raise ConvzooError(f"{clean(folder, 200)} cannot be read: {reason(error)}.") from None
+        for where, below, files in os.walk(folder):
+            below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)
+            if "sweep.json" in files:
+                for run in _read_sweep(Path(where)):
+                    runs.setdefault((os.path.realpath(run.folder), run.number), run)
+            if "result.json" in files:
+                results.append(Path(where))
+    planned = {where for where, _ in runs}
+    for path in results:
+        if (real := os.path.realpath(path)) not in planned:
+            runs.setdefault((real, None), read_run(path))
+    if not runs:
+        raise ConvzooError(f"no result.json and no sweep.json in or below {', '.join(folders)}.")
+    return list(runs.values())
+
+
 def read_run(folder: Path) -> Run:
     """Reads the run whose ``result.json`` is in a folder; if it cannot be used, ``unreadable`` with the reason."""
     try:
         result = check_checksum(read_object(folder / "result.json"))
-    except (UnreadableError, ValueError) as error:
+    except ValueError as error:
         return Run(clean(folder), "unreadable", error=f"result.json {error}")
     metrics, problems = numbers(result.get("metrics"), "metrics")
-    status, error = result.get("status"), result.get("error")
+    status, why = result.get("status"), result.get("error")
     if not isinstance(status, str) or status not in STATUSES:
-        status, error = "unreadable", f"result.json has the status {clean(status, 80)}"
-    environment = result.get("environment")
-    command = result.get("command")
+        status, why = "unreadable", f"result.json has the status {clean(status, 80)}"
     return Run(
         folder=clean(folder),
         status=status,
         cell=flat(result.get("cell")),
         recipe=flat(result.get("recipe")) or None,
         metrics=metrics,
-        environment=flat(environment) if isinstance(environment, dict) else {},
-        command=clean(command) if isinstance(command, str) else None,
-        error=clean(error) if error is not None else None,
+        environment=flat(result.get("environment")),
+        command=text(result.get("command")),
+        error=None if why is None else clean(why),
         problems=problems,
     )
 
 
-def flat(values: Any) -> dict[str, Value]:
-    """Converts choices to texts and finite numbers; leaves out None."""
-    flat: dict[str, Value] = {}
-    for key, value in values.items() if isinstance(values, dict) else ():
-        if value is not None:
-            number = as_number(value)
-            text = str(value).lower() if isinstance(value, bool) else value
-            flat[clean(key, 80)] = number if number is not None else clean(text, 200)
-    return flat
+def _read_sweep(folder: Path) -> Iterator[Run]:
+    """Yields all jobs of a sweep, in any status, from its ``sweep.json`` and the files of each job."""
+    try:
+        jobs = read_object(folder / "sweep.json").get("jobs")
+        if not isinstance(jobs, list):
+            raise UnreadableError("has no list of jobs")
+    except UnreadableError as error:
+        yield Run(clean(folder), "unreadable", error=f"sweep.json {error}")
+        return
+    runs: dict[int | None, Run] = {}
+    copies = []
+    for position, job in enumerate(jobs):
+        if not isinstance(job, dict):
+            yield Run(
+                clean(folder), "unreadable", number=position, error=f"sweep.json: job {position} is not an object"
+            )
+            continue
+        planned = _planned(folder, job, position)
+        if type(job.get("same_as")) is int:
+            copies.append((planned, job["same_as"]))
+        else:
+            runs[planned.number] = _job(folder, job, planned)
+    yield from runs.values()
+    for planned, number in copies:
+        if (original := runs.get(number)) is None:
+            yield replace(planned, status="unreadable", error=f"sweep.json: there is no job {number}")
+        else:
+            own = {"cell": planned.cell or original.cell, "command": planned.command, "number": planned.number}
+            yield replace(original, same_as=original.folder, **own)
 
 
-def numbers(values: Any, what: str) -> tuple[dict[str, int | float], tuple[str, ...]]:
-    """Returns the finite numbers of a dict, and messages about other values. Ignores None, which NaN is written as."""
-    if values is None:
-        return {}, ()
-    if not isinstance(values, dict):
-        return {}, (f"{what} is a {type(values).__name__}, not an object",)
-    numbers = {clean(k, 80): n for k, v in values.items() if (n := as_number(v)) is not None}
-    wrong = [k for k, v in values.items() if v is not None and as_number(v) is None]
-    return numbers, tuple(
-        f"{what}: {clean(k, 80)} is {clean(repr(values[k]), 80)}, not a number to compute with" for k in wrong
+def _planned(sweep: Path, job: dict[str, Any], position: int) -> Run:
+    """Returns a job as described in sweep.json, with the status ``waiting``."""
+    number = job["number"] if type(job.get("number")) is int else position
+    name, overrides, command = job.get("folder"), job.get("overrides"), job.get("command")
+    if not command and isinstance(overrides, list) and overrides:
+        command = shlex.join(["python", "train.py", *map(clean, overrides)])
+    cost, problems = numbers(job.get("cost"), f"sweep.json: cost of job {number}")
+    return Run(
+        folder=clean(sweep / name) if isinstance(name, str) else clean(sweep),
+        status="waiting",
+        cell=flat(job.get("cell")),
+        recipe=flat(job.get("recipe")) or None,
+        metrics=cost,
+        command=text(command),
+        number=number,
+        problems=problems,
+    )
+
+
+def _job(sweep: Path, job: dict[str, Any], planned: Run) -> Run:
+    """Returns a job in the status that its own files show."""
+    name = job.get("folder")
+    if job.get("excluded") is not None:
+        return replace(planned, status="excluded", error=clean(job["excluded"]))
+    if not isinstance(name, str) or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        why = f"sweep.json: job {planned.number} has no folder below the sweep"
+        return replace(planned, status="unreadable", error=why)
+    folder = sweep / name
+    if not folder.is_dir():
+        return planned
+    locked = is_locked(folder / "job.lock")
+    if not (folder / "result.json").exists():
+        return replace(planned, status="running" if locked else "lost")
+    run = read_run(folder)
+    return replace(
+        run,
+        status="running" if locked and run.status != "completed" else run.status,
+        cell=run.cell or planned.cell,
+        recipe=run.recipe or planned.recipe,
+        metrics=planned.metrics | run.metrics,
+        command=run.command or planned.command,
+        number=planned.number,
+        problems=planned.problems + run.problems,
     )

@@ -69,7 +69,7 @@ def loop_speed(
         took = timed(train, device, steps)
         rates.append(images / took)
         waits.append(waited / took)
-    data = []
+    data: list[float] = []
     end = perf_counter() + seconds / 2
     while len(data) < FEWEST or (perf_counter() < end and len(data) < 100 * BLOCKS):
         data.append(1000 * timed(lambda: prepare(fetch()), device))

@@ -181,7 +181,7 @@ class TrainingStep:
         steps: list[list[float]] = []
         end = perf_counter() + seconds
         while len(steps) < FEWEST or (perf_counter() < end and len(steps) < 100 * BLOCKS):
-            times = []
+            times: list[float] = []
 
             def done(times: list[float] = times) -> None:
                 synchronize(images.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models import _efficientnet_blocks as blocks
@@ -167,7 +168,7 @@ class _Paths(TorchDispatchMode):
             total = _Path(path.source, total.layers | path.layers)
         return total
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         op = func.overloadpacket
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         known = [self._paths[id(t)] for t in given if id(t) in self._paths]

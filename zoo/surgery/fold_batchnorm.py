@@ -229,7 +229,7 @@ class _Flow(TorchDispatchMode):
         alone = [m for m in self._made if m.tensor() is None and len(m.readers) == 1]
         return [(m.by, m.readers[0]) for m in alone if m.readers[0] is not None]
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         normalises = func.overloadpacket in (aten.native_batch_norm, aten.cudnn_batch_norm)
         for i, leaf in enumerate(tree_leaves((args, kwargs))):
             self.read([leaf], self._running[-1] if normalises and i == 0 else None)
