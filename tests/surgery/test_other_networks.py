@@ -33,7 +33,7 @@ from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from zoo import kernels
 from zoo.acts.activations import ACTS
 from zoo.convs import FACTORED, KINDS, ConvSpec, bn_act
-from zoo.surgery.ranks import give_ranks
+from zoo.surgery.rewrite import give_ranks
 
 CHANGES = {
     "rewrite": lambda net: zoo.rewrite(net, "spatial"),

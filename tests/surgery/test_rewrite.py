@@ -231,7 +231,7 @@ def test_groups_by_size_and_the_nearest_that_is_possible():
     for wrong in ({"groups": 2, "group_size": 2}, {"groups": 0}, {"group_size": 1.5}):
         with pytest.raises(zoo.ConvzooError, match="group"):
             zoo.rewrite(zoo.build("resnet18"), "grouped", **wrong)
-    with pytest.raises(zoo.ConvzooError, match="go with conv=grouped"):
+    with pytest.raises(zoo.ConvzooError, match="conv=grouped"):
         zoo.rewrite(zoo.build("resnet18"), "spatial", groups=2)
 
 
@@ -246,7 +246,7 @@ def test_between_the_factors(kind):
     assert all(isinstance(m.between.act, nn.ReLU) for m in factors)
     swapped = zoo.build("resnet18", kind, "swish", conv_options={"between": "bn_act"})
     assert not any(isinstance(m, nn.ReLU) for m in swapped.modules())
-    with pytest.raises(zoo.ConvzooError, match="no factors"):
+    with pytest.raises(zoo.ConvzooError, match=r"conv\.between=bn_act"):
         zoo.build("resnet18", "standard", conv_options={"between": "bn_act"})
 
 

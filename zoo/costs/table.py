@@ -25,7 +25,7 @@ from zoo.costs.matching import OVERS, Match, match_text
 from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, choose
 from zoo.meta import meta_init
-from zoo.surgery.rewrite import ALIASES
+from zoo.surgery.rewrite import choose_conv
 
 if TYPE_CHECKING:
     from zoo.costs.table_time import CellSpeed
@@ -107,7 +107,7 @@ def tabulate(
     if match is not None:
         parse_budget(match, "match")
         choose("over", over, OVERS)
-    convs = [choose("conv", ALIASES.get(conv, conv), CONVS) for conv in convs]
+    convs = [choose_conv(conv, CONVS) for conv in convs]
     acts = [choose("act", act, ALL_ACTS) for act in acts]
     choose("stem", images.stem, STEMS)
     networks = find_networks(models)

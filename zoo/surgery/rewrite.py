@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,6 +36,11 @@ class Entry:
     params_before: int
     params_after: int
 
+    @property
+    def outcome(self) -> str:
+        """What became of the convolution, as text."""
+        return f"→ {self.became}" if self.became else f"kept: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -59,11 +64,16 @@ class Report:
         """Rewritten entries with more parameters than before (for example a grouped convolution made separable)."""
         return tuple(e for e in self.rewritten if e.params_after > e.params_before)
 
+    @property
+    def summary(self) -> str:
+        """The outcome in one line."""
+        return f"{len(self.rewritten)} rewritten, {len(self.kept)} kept"
+
     def __str__(self) -> str:
-        lines = [f"conv={self.conv}: {len(self.rewritten)} rewritten, {len(self.kept)} kept"]
+        lines = [f"conv={self.conv}: {self.summary}"]
         for e in self.entries:
-            what = f"→ {e.became}" if e.became else f"kept: {e.reason}"
-            lines.append(f"  {e.name:<28} {e.was:<38} {what:<28} {e.params_before:>10,} → {e.params_after:>10,} params")
+            params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
+            lines.append(f"  {e.name:<30} {e.was:<38} {e.outcome:<34} {params}")
         return "\n".join(lines)
 
 
@@ -86,12 +96,14 @@ def rewrite(
         ConvzooError: The kind or an option is invalid, the network has no convolution that the kind can replace, or
             has one of a type that cannot be rewritten. The network is unchanged.
     """
-    conv = choose("conv", ALIASES.get(conv, conv), ["native", *KINDS])
+    conv = choose_conv(conv, ["native", *KINDS])
     choose("conv.between", between, BETWEEN)
     if between != "none" and conv not in FACTORED:
-        raise ConvzooError(f"conv={conv} has no factors to put something between. Allowed with: {', '.join(FACTORED)}.")
+        raise ConvzooError(
+            f"conv.between={between} needs a kind with two factors: {', '.join(FACTORED)}, not conv={conv}."
+        )
     if conv != "grouped" and (groups, group_size) != (None, None):
-        raise ConvzooError(f"conv.groups and conv.group_size go with conv=grouped, not with conv={conv}.")
+        raise ConvzooError(f"conv.groups and conv.group_size need conv=grouped, not conv={conv}.")
     if conv == "native":
         return Report(conv)
     possible_groups(ConvSpec(8, 8, (3, 3)), groups, group_size) if conv == "grouped" else None
@@ -99,8 +111,8 @@ def rewrite(
     if not any(isinstance(site, Site) for site in found):
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
-            + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
-            + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
+            + (f" (only: {', '.join(sorted({site.reason for site in found}))})." if found else " (no k×k convolution).")
+            + " Use conv=native, or a ConvNet such as resnet, effnet or mobilenet."
         )
     kind = KINDS[conv]
     if between != "none":
@@ -113,6 +125,31 @@ def rewrite(
     return Report(conv, tuple(entries))
 
 
+def choose_conv(conv: str, allowed: Iterable[str]) -> str:
+    """Returns the conv kind with aliases resolved; raises ConvzooError if it is not allowed."""
+    return choose("conv", ALIASES.get(conv, conv), allowed)
+
+
+def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
+    """Gives the convolutions named in ``ranks`` the form ``conv`` at these ranks, in place. New weights are random.
+
+    The result has the structure that `zoo.convert` made, so that its weights can be loaded. A convolution inside an
+    MBConv block (of the dense network that ``conv="standard"`` makes) stands for the block's logical convolution.
+
+    Raises:
+        ConvzooError: A name is not one of the network's convolutions.
+    """
+    conv = choose_conv(conv, FACTORED)
+    sites = [site for site in find_sites(net) if isinstance(site, Site)]
+    edits = []
+    for name, rank in ranks.items():
+        site = next((s for s in sites if f"{name}.".startswith(f"{s.name}.")), None)
+        if site is None:
+            raise ConvzooError(f"ranks names {name}, which is not a k×k convolution of this {type(net).__name__}.")
+        edits.append(site.edit(KINDS[conv](site.spec, rank=rank)))
+    carry_out(net, edits, f"conv={conv}")
+
+
 def _own_activation(net: nn.Module) -> type[nn.Module]:
     """Returns the activation that the network uses most; ReLU if it has none."""
     used = Counter(type(module) for module in activations(net).values())
@@ -123,23 +160,28 @@ def _rewrite_one(
     site: Site | SkippedConv, conv: str, kind: Callable[[ConvSpec], nn.Module]
 ) -> tuple[Entry, Edit | None]:
     """Returns the report entry of one convolution, and the edit that carries it out (None if it is kept)."""
-    before = params_of(site.module)
-    was = type(site.module).__name__
-    if isinstance(site, SkippedConv):
-        return Entry(site.name, was, None, site.reason, before, before), None
+    entry = entry_of(site, conv)
+    if entry.reason:
+        return entry, None
     spec = site.spec
-    was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
-    was += f" g={spec.groups}" if spec.groups > 1 else ""
-    if conv in site.forms:
-        return Entry(site.name, was, None, f"{conv} already", before, before), None
     new = kind(spec).to(spec.device, spec.dtype)
     became = conv
     if conv == "grouped":
         became = f"grouped g={new.groups}"
         if new.groups == spec.groups and isinstance(site.module, nn.Conv2d):
-            return Entry(site.name, was, None, f"{became} already", before, before), None
-    new.train(site.module.training)
-    return Entry(site.name, was, became, None, before, before), Edit(site.name, site.changes(new), new)
+            return replace(entry, reason=f"{became} already"), None
+    return replace(entry, became=became), site.edit(new)
+
+
+def entry_of(site: Site | SkippedConv, conv: str, kind: type[Entry] = Entry) -> Entry:
+    """Returns the report entry of a convolution before it changes, with the reason if it is kept."""
+    was, params = type(site.module).__name__, params_of(site.module)
+    if isinstance(site, SkippedConv):
+        return kind(site.name, was, None, site.reason, params, params)
+    spec = site.spec
+    was += f" {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+    was += f" g={spec.groups}" if spec.groups > 1 else ""
+    return kind(site.name, was, None, f"{conv} already" if conv in site.forms else None, params, params)
 
 
 def params_of(module: nn.Module) -> int:
