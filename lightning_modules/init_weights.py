@@ -91,7 +91,7 @@ def _training_images(trainer: Any, device: torch.device) -> Iterator[torch.Tenso
 
 
 def _from_timm(network: dict[str, Any]) -> nn.Module:
-    return zoo.build(**{**network, "conv": "native"})
+    return zoo.build(**{**network, "conv": "native", "conv_options": None})
 
 
 def _from_checkpoint(path: str, network: dict[str, Any]) -> nn.Module:

@@ -14,8 +14,7 @@ from zoo.backbones.scaled_builders import Depth, build_scaled
 from zoo.backbones.stem import shrink_stem
 from zoo.errors import ConvzooError, UnfitError, choose, closest
 from zoo.inputs import is_ours, one_line
-from zoo.surgery.ranks import give_ranks
-from zoo.surgery.rewrite import rewrite
+from zoo.surgery.rewrite import give_ranks, rewrite
 
 
 def build(

@@ -71,11 +71,11 @@ def run_watched(
         training: Whether the network is in training mode during the run.
     """
     place = _as_real if real else _as_meta
-    with _mode(net, training), ExitStack() as stack:
+    with in_mode(net, training), ExitStack() as stack:
         tensors: dict[str, torch.Tensor] | None = None
         if real and any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
             # functional_call cannot swap TorchScript's tensors.
-            stack.enter_context(_buffers_kept(net))
+            stack.enter_context(buffers_kept(net))
         # Most networks here are on the meta device already, and placing tensors takes time.
         elif real or not all(
             t is None or t.is_meta for m in net.modules() for t in (*m._parameters.values(), *m._buffers.values())
@@ -112,7 +112,8 @@ def _as_real(t: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _buffers_kept(net: nn.Module) -> Iterator[None]:
+def buffers_kept(net: nn.Module) -> Iterator[None]:
+    """Restores the buffers (BatchNorm statistics) at the end."""
     kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
         yield
@@ -134,7 +135,7 @@ def _without_fused_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _mode(net: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
     """Sets the mode and restores it module by module, since a network may be partly frozen."""
     modes = [(module, was) for module in net.modules() if (was := module.training) != training]
     if modes:

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, cell_config, cell_spec
-from small_disk import fill, full_for_a_while
+from small_disk import fill, full_for_a_while, small_disk  # noqa: F401
 from stopping import SMALL, outcome, same, stop_at_batch
 
 import zoo

@@ -204,7 +204,7 @@ def test_the_report_says_what_was_kept_and_lost():
         ("resnet18", "spatail", "Did you mean conv=spatial"),
         ("mobilenetv2_050", "spatial", "blocks.0.0 is a DepthwiseSeparableConv"),
         ("mobilenetv1_100", "blueprint", "a BatchNorm and an activation"),
-        ("vit_tiny_patch16_224", "separable", "no convolution that could be converted"),
+        ("vit_tiny_patch16_224", "separable", "VisionTransformer.*conv=separable"),
     ],
 )
 def test_what_has_no_closed_form_is_refused_and_left_alone(name, conv, match):
@@ -255,7 +255,7 @@ def test_batchnorm_statistics_are_those_of_the_data():
     torch.testing.assert_close(net[0].running_mean, means)
     torch.testing.assert_close(net[0].running_var, variances)
     assert not net.training and net[0].momentum == 0.1
-    with pytest.raises(zoo.ConvzooError, match="without a batch"):
+    with pytest.raises(zoo.ConvzooError, match="batch"):
         zoo.reestimate_batchnorm(net, [])
     torch.testing.assert_close(net[0].running_mean, means)
 

@@ -1,5 +1,6 @@
 """Training MACs, memory, and costs layer by layer."""
 
+import re
 import time
 import warnings
 
@@ -312,13 +313,13 @@ def test_an_operators_cost_can_be_registered(op, monkeypatch):
     assert (cost.macs, cost.train_macs, cost.uncounted) == (240, 480, ())
     assert "cost/uncounted" not in cost.metrics
     zoo.register_macs(op, lambda x: 0)
-    with pytest.raises(zoo.ConvzooError, match="formula that was registered for convzoo_tests::scan failed"):
+    with pytest.raises(zoo.ConvzooError, match="convzoo_tests::scan"):
         zoo.cost(Does(lambda n, x: scan(x, n.w), w=ones(5)), 4)
 
 
 @pytest.mark.parametrize("op", [3, "scan", print])
 def test_only_operators_can_be_registered(op):
-    with pytest.raises(zoo.ConvzooError, match="is no operator"):
+    with pytest.raises(zoo.ConvzooError, match=re.escape(str(op))):
         zoo.register_macs(op, lambda: 1)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from zoo.compression.low_rank import FORMS, Rank, check_rank, factorise
 from zoo.convs import KINDS, Factored, find_kind
 from zoo.errors import ConvzooError
 from zoo.places import Edit, carry_out
-from zoo.surgery.rewrite import Entry, Report, params_of
+from zoo.surgery.rewrite import Entry, Report, entry_of, params_of
 from zoo.surgery.sites import Site, SkippedConv, find_sites
 
 
@@ -29,6 +30,13 @@ class Converted(Entry):
     rank: int | None = None
     full_rank: int | None = None
     energy: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What became of the convolution, as text."""
+        return (
+            f"rank {self.rank:>4} of {self.full_rank:<5} energy {self.energy:.4f}" if self.became else super().outcome
+        )
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,11 @@ class ConversionReport(Report):
         energies = [e.energy for e in self.rewritten]
         return sum(energies) / len(energies) if energies else None
 
-    def __str__(self) -> str:
-        lines = [f"conv={self.conv}: {len(self.rewritten)} converted, {len(self.kept)} kept"]
-        if self.rewritten:
-            lines[0] += f"; energy kept: mean {self.energy_mean:.4f}, least {self.energy_min:.4f}"
-        for e in self.entries:
-            params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
-            what = f"rank {e.rank:>4} of {e.full_rank:<5} energy {e.energy:.4f}" if e.became else f"kept: {e.reason}"
-            lines.append(f"  {e.name:<32} {e.was:<24} {what:<34} {params}")
-        return "\n".join(lines)
+    @property
+    def summary(self) -> str:
+        """The outcome in one line."""
+        energy = f"; energy kept: mean {self.energy_mean:.4f}, least {self.energy_min:.4f}" if self.rewritten else ""
+        return f"{len(self.rewritten)} converted, {len(self.kept)} kept{energy}"
 
 
 def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
@@ -88,24 +92,23 @@ def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
         return ConversionReport(conv)
     found = find_sites(net)
     if not any(isinstance(site, Site) for site in found):
-        raise ConvzooError(f"{type(net).__name__} has no convolution that could be converted to conv={conv}.")
+        raise ConvzooError(f"{type(net).__name__} has no convolution to convert to conv={conv}.")
     for site in found:
         _check_site(site, conv)
     results = [_factorise(site, conv, rank) for site in found]
-    edits = [Edit(entry.name, {"": module}, module) for entry, module in results if module is not None]
-    carry_out(net, edits, f"conv={conv}")
+    carry_out(net, [edit for _, edit in results if edit], f"conv={conv}")
     return ConversionReport(conv, tuple(entry for entry, _ in results))
 
 
 def choose_form(conv: str) -> str:
     """Returns the conv kind, with aliases resolved; raises ConvzooError if `convert` does not support it."""
-    conv = find_kind(conv, "native")
-    if conv in KINDS and conv not in FORMS:
+    kind = find_kind(conv, "native")
+    if kind in KINDS and kind not in FORMS:
         raise ConvzooError(
-            f"conv={conv} has no closed form from trained kernels. Allowed: {', '.join(['native', *FORMS])}; or start "
-            "at random (init=random)."
+            f"conv={kind} has no closed form from trained kernels. Allowed: {', '.join(['native', *FORMS])}; or start "
+            "from random weights (init=random)."
         )
-    return conv
+    return kind
 
 
 def _check_site(site: Site | SkippedConv, conv: str) -> None:
@@ -114,31 +117,26 @@ def _check_site(site: Site | SkippedConv, conv: str) -> None:
     if isinstance(site.module, Factored):
         has = next(iter(site.forms))
         raise ConvzooError(
-            f"{site.name} is {has} already: it has factors, and no k×k kernel that conv={conv} could be made of. "
-            f"Type conv={has}, or start from a dense network (conv=standard, trained)."
+            f"{site.name} is {has} already: it has factors, and no k×k kernel to make conv={conv} of. Type conv={has}, "
+            "or start from a trained dense network (conv=standard)."
         )
     raise ConvzooError(
-        f"{site.name} is a {type(site.module).__name__}: between its pointwise and its depthwise convolution stand "
-        f"a BatchNorm and an activation, so no factors of its kernels make it conv={conv}. Type conv=native or "
-        "conv=separable, which it is already; or start from a dense network (conv=standard, trained)."
+        f"{site.name} is a {type(site.module).__name__}: it has a BatchNorm and an activation between its pointwise "
+        f"and its depthwise convolution, so no factors of its kernels make it conv={conv}. Type conv=native or "
+        "conv=separable, which it is already; or start from a trained dense network (conv=standard)."
     )
 
 
-def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Converted, nn.Module | None]:
-    before = params_of(site.module)
-    was = type(site.module).__name__
-    reason = site.reason if isinstance(site, SkippedConv) else f"{conv} already" if conv in site.forms else None
-    if reason:
-        return Converted(site.name, was, None, reason, before, before), None
-    spec = site.spec
-    was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Converted, Edit | None]:
+    entry = entry_of(site, conv, Converted)
+    if entry.reason:
+        return entry, None
     try:
         made = factorise(site.module, conv, rank)
     except ConvzooError as error:
         raise ConvzooError(f"{site.name}: {error}") from None
-    after = params_of(made.module)
-    entry = Converted(site.name, was, conv, None, before, after, made.rank, made.full_rank, made.energy)
-    return entry, made.module
+    outcome = {"rank": made.rank, "full_rank": made.full_rank, "energy": made.energy}
+    return replace(entry, became=conv, params_after=params_of(made.module), **outcome), site.edit(made.module)
 
 
 def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:
@@ -156,13 +154,6 @@ def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[
         ConvzooError: There is no batch, which would leave the statistics empty.
     """
     iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
-        raise ConvzooError("the BatchNorms cannot be re-estimated without a batch of images.")
-    device = next(net.parameters()).device
-
-    def all_of_them() -> Iterable[torch.Tensor | tuple[torch.Tensor, ...]]:
-        yield first
-        yield from iterator
-
-    update_bn(all_of_them(), net, device)
+    if (first := next(iterator, None)) is None:
+        raise ConvzooError("re-estimating BatchNorms needs at least one batch of images.")
+    update_bn(chain([first], iterator), net, next(net.parameters()).device)

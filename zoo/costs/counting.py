@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from zoo.costs.mac_counter import ProductCounter
+from zoo.costs.mac_counter import Count, ProductCounter
 from zoo.costs.repeats import Repeats
 from zoo.errors import choose
 from zoo.inputs import Run, call_of, try_inputs
@@ -119,7 +120,7 @@ def cost(
     Raises:
         UnfitError: The network could not be run; the message has the network's own error and sizes that work.
     """
-    layers = _count_layers(net, image_size, in_chans, inputs, repeats)
+    layers, unknown = _count_layers(net, image_size, in_chans, inputs, repeats)
     counted = Cost(
         params=sum(layer.params for layer in layers),
         params_trainable=sum(layer.params_trainable for layer in layers),
@@ -127,12 +128,12 @@ def cost(
         train_macs=sum(layer.train_macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
         image_size=_pair(image_size) if inputs is None else _size_of(inputs),
-        uncounted=_texts(sum((_calls(layer.uncounted) for layer in layers), Counter())),
+        uncounted=_texts(unknown),
     )
     if counted.uncounted:
         warnings.warn(
-            f"not in the MACs, as nobody knows what they cost: {', '.join(counted.uncounted)}. "
-            "zoo.register_macs(op, formula) says it.",
+            f"the MACs leave out operators of unknown cost: {', '.join(counted.uncounted)}. "
+            "Set their cost with zoo.register_macs(op, formula).",
             stacklevel=2,
         )
     return counted
@@ -152,7 +153,7 @@ def layer_costs(
     Raises:
         UnfitError: As for `cost`.
     """
-    return _count_layers(net, image_size, in_chans, inputs)
+    return _count_layers(net, image_size, in_chans, inputs)[0]
 
 
 def _count_layers(
@@ -161,27 +162,29 @@ def _count_layers(
     in_chans: int,
     inputs: Any,
     repeats: Repeats | None = None,
-) -> list[LayerCost]:
+) -> tuple[list[LayerCost], list[str]]:
+    """Returns the modules with a cost of their own, and the name of each unknown operation that ran."""
     size = _pair(image_size)
     # `requires_grad` of the operands decides about train_macs, so autograd must be on, whatever the caller's mode.
     with torch.inference_mode(False), torch.enable_grad():
-        layers = None if repeats is None else _count_repeats(net, size, in_chans, repeats)
-        if layers is None:
-            layers = try_inputs(net, _count, size, in_chans, inputs, batch=1)
-    return [layer for layer in layers if layer.params or layer.macs or layer.uncounted]
+        counted = None if repeats is None else _count_repeats(net, size, in_chans, repeats)
+        layers, unknown = counted or try_inputs(net, _count, size, in_chans, inputs, batch=1)
+    return [layer for layer in layers if layer.params or layer.macs or layer.uncounted], unknown
 
 
-def _count_repeats(net: nn.Module, size: tuple[int, int], in_chans: int, repeats: Repeats) -> list[LayerCost] | None:
+def _count_repeats(
+    net: nn.Module, size: tuple[int, int], in_chans: int, repeats: Repeats
+) -> tuple[list[LayerCost], list[str]] | None:
     """Counts the network itself instead of a copy; returns None if that fails for any reason."""
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     image = torch.empty((1, in_chans, *size), dtype=dtype, device="meta")
     try:
         return _count(Run(net, (image,)), repeats)
-    except Exception:  # The slower way, which runs next, raises a clear error.
+    except Exception:  # A network may raise anything; the slower way, which runs next, raises a clear error.
         return None
 
 
-def _count(run: Run, repeats: Repeats | None = None) -> list[LayerCost]:
+def _count(run: Run, repeats: Repeats | None = None) -> tuple[list[LayerCost], list[str]]:
     """Attributes every product of a run to the innermost running module.
 
     With ``repeats``, replayed counts are attributed to the replayed module as a whole.
@@ -189,7 +192,7 @@ def _count(run: Run, repeats: Repeats | None = None) -> list[LayerCost]:
     layers = {module: LayerCost(name, _kind(module)) for name, module in run.net.named_modules()}
     _add_params(layers)
     running: list[LayerCost] = []
-    unknown: dict[int, Counter[str]] = {}
+    unknown: list[tuple[LayerCost, str]] = []
 
     def enter(module: nn.Module, args: object) -> None:
         if module in layers:
@@ -199,22 +202,21 @@ def _count(run: Run, repeats: Repeats | None = None) -> list[LayerCost]:
         if module in layers:
             running.pop().output_shape = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
 
-    def count(macs: int, train_macs: int, activations: int) -> None:
+    def count(one: Count) -> None:
         layer = running[-1]
-        layer.macs += macs
-        layer.train_macs += train_macs
-        layer.activations += activations
-
-    def name(op: str) -> None:
-        unknown.setdefault(id(running[-1]), Counter())[op] += 1
+        layer.macs += one.macs
+        layer.train_macs += one.train_macs
+        layer.activations += one.activations
+        if one.unknown:
+            unknown.append((layer, one.unknown))
 
     with watching(enter, leave), ExitStack() as stack:
         if repeats is not None:
-            count, name = stack.enter_context(repeats.replayed(run.net, count, name))
-        run(ProductCounter(count, name))
-    for layer in layers.values():
-        layer.uncounted = _texts(unknown.get(id(layer), Counter()))
-    return list(layers.values())
+            count = stack.enter_context(repeats.replayed(run.net, count))
+        run(ProductCounter(count))
+    for layer in {id(layer): layer for layer, _ in unknown}.values():
+        layer.uncounted = _texts(op for holder, op in unknown if holder is layer)
+    return list(layers.values()), [op for _, op in unknown]
 
 
 def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
@@ -227,12 +229,8 @@ def _add_params(layers: dict[nn.Module, LayerCost]) -> None:
                 layer.params_trainable += p.numel() * p.requires_grad
 
 
-def _texts(calls: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{name} ×{n}" for name, n in sorted(calls.items()))
-
-
-def _calls(texts: tuple[str, ...]) -> Counter[str]:
-    return Counter({name: int(n) for name, _, n in (text.rpartition(" ×") for text in texts)})
+def _texts(ops: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name} ×{n}" for name, n in sorted(Counter(ops).items()))
 
 
 def _size_of(inputs: Any) -> tuple[int, int] | None:

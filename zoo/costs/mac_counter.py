@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,26 +23,23 @@ Rule = Callable[[tuple[Any, ...], Any], tuple[int, Operands]]
 """(arguments, output) of an operation → its MACs, and the operands that may need a gradient."""
 
 
-def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
+class Count(NamedTuple):
+    """The counts of one operation; ``unknown`` is its name if it has no rule."""
+
+    macs: int = 0
+    train_macs: int = 0
+    activations: int = 0
+    unknown: str | None = None
+
+
+def _convolution(args: tuple[Any, ...], out: torch.Tensor, transposed: bool | None = None) -> tuple[int, Operands]:
     # The weight is (C′, C/g, k, k), or (C, C′/g, k, k) if transposed: elements per row = MACs per position.
-    image, weight, transposed = args[0], args[1], args[6]
-    return (image if transposed else out).numel() * math.prod(weight.shape[1:]), (image, weight)
+    grid = args[0] if (args[6] if transposed is None else transposed) else out
+    return grid.numel() * math.prod(args[1].shape[1:]), args[:2]
 
 
-def _plain_convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    return out.numel() * math.prod(args[1].shape[1:]), args[:2]
-
-
-def _transposed_convolution(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    return args[0].numel() * math.prod(args[1].shape[1:]), args[:2]
-
-
-def _product(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    return out.numel() * args[0].shape[-1], args[:2]
-
-
-def _product_and_sum(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
-    return _product(args[1:], out)
+def _product(args: tuple[Any, ...], out: torch.Tensor, first: int = 0) -> tuple[int, Operands]:
+    return out.numel() * args[first].shape[-1], args[first : first + 2]
 
 
 def _sum_of_products(args: tuple[Any, ...], out: torch.Tensor) -> tuple[int, Operands]:
@@ -106,17 +104,17 @@ LAYERS: dict[str, Rule] = dict(
             "cudnn_convolution cudnn_convolution_relu mkldnn_convolution miopen_convolution miopen_convolution_relu "
             "miopen_depthwise_convolution _conv_depthwise2d conv_depthwise3d _slow_conv2d_forward slow_conv3d_forward "
             "slow_conv_dilated2d slow_conv_dilated3d _nnpack_spatial_convolution _mps_convolution",
-            _plain_convolution,
+            partial(_convolution, transposed=False),
         ),
         *_names(
             "cudnn_convolution_transpose miopen_convolution_transpose slow_conv_transpose2d slow_conv_transpose3d",
-            _transposed_convolution,
+            partial(_convolution, transposed=True),
         ),
         *_names("mm linear mkldnn_linear _int_mm _scaled_mm", _product),
-        *_names("addmm _addmm_activation", _product_and_sum),
+        *_names("addmm _addmm_activation", partial(_product, first=1)),
         *_names("conv_tbc", _rows_of_time),
         *_names("_trilinear", _trilinear),
-        *_names("deform_conv2d", _plain_convolution, "torchvision"),
+        *_names("deform_conv2d", partial(_convolution, transposed=False), "torchvision"),
         *_names(
             "conv1d conv2d conv3d conv1d_relu conv2d_relu conv3d_relu linear linear_relu linear_dynamic "
             "linear_relu_dynamic",
@@ -130,7 +128,7 @@ LAYERS: dict[str, Rule] = dict(
 PRODUCTS: dict[str, Rule] = LAYERS | dict(
     (
         *_names("bmm mv dot vdot _cdist_forward _euclidean_dist", _product),
-        *_names("baddbmm addmv", _product_and_sum),
+        *_names("baddbmm addmv", partial(_product, first=1)),
         *_names("addbmm", _sum_of_products),
         *_names("_sparse_addmm", _sparse),
         *_names("addr", _outer),
@@ -165,9 +163,9 @@ def register_macs(op: Any, formula: Callable[..., int]) -> None:
     schema = getattr(op, "_schema", None)
     name = schema.name if schema else op if isinstance(op, str) else getattr(op, "_qualified_op_name", None)
     if not isinstance(name, str) or len(name.split("::")) != 2:
-        raise ConvzooError(f"{op} is no operator. Type its name (mylib::scan), or torch.ops.mylib.scan.")
+        raise ConvzooError(f"{op} is not an operator. Give its name (mylib::scan), or torch.ops.mylib.scan.")
     if not callable(formula):
-        raise ConvzooError(f"the formula of {name} is no function: give one that returns its MACs.")
+        raise ConvzooError(f"the formula of {name} is not a function. Give one that returns its MACs.")
     room, _, base = name.partition("::")
     _REGISTERED[f"{room}::{base.partition('.')[0]}"] = formula
 
@@ -176,7 +174,7 @@ _REGISTERED: dict[str, Callable[..., int]] = {}
 
 
 class ProductCounter(TorchDispatchMode):
-    """Dispatch mode that reports every product inside it to ``count(macs, train_macs, activations)``.
+    """Dispatch mode that reports every product inside it, and every operation of unknown cost.
 
     The gradient of a product with respect to either operand is a product of the same size, for matrices and for
     convolutions with any number of groups. So training costs the forward MACs once, plus once for each operand that
@@ -184,32 +182,33 @@ class ProductCounter(TorchDispatchMode):
     (torch's own `FlopCounterMode` ignores the groups in the weight's gradient.)
 
     Args:
-        count: Called for each product.
-        unknown: Called with the name of each operation that has no rule and is not in `zoo.costs.free_ops`.
+        count: Called for each product, and with ``unknown`` for each operation that has no rule and is not in
+            `zoo.costs.free_ops`.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, count: Callable[[int, int, int], None], unknown: Callable[[str], None]) -> None:
+    def __init__(self, count: Callable[[Count], None]) -> None:
         super().__init__()
-        self._count, self._unknown = count, unknown
+        self._count = count
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not hasattr(func, "overloadpacket"):  # torch.cond and other higher-order operators
-            self._unknown(f"higher_order::{func}")
+            self._count(Count(unknown=f"higher_order::{func}"))
             return func(*args, **kwargs)
         out = shapes_only(func, args, kwargs)
         name = func._schema.name
         if formula := _REGISTERED.get(name):
-            self._count(*_by_formula(name, formula, args, kwargs, out), 0)
+            self._count(_by_formula(name, formula, args, kwargs, out))
         # In-place variants have a trailing underscore.
         elif rule := PRODUCTS.get(name) or PRODUCTS.get(name.removesuffix("_")):
             macs, operands = rule(_in_order(func, args, kwargs), out)
             gradients = sum(operand.requires_grad for operand in operands)
-            self._count(macs, macs * (1 + gradients), out.numel() if name.removesuffix("_") in LAYERS else 0)
+            activations = out.numel() if name.removesuffix("_") in LAYERS else 0
+            self._count(Count(macs, macs * (1 + gradients), activations))
         elif not is_free(func):
-            self._unknown(name)
+            self._count(Count(unknown=name))
         return out
 
 
@@ -223,10 +222,10 @@ def _in_order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
 
 def _by_formula(
     name: str, formula: Callable[..., int], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-) -> tuple[int, int]:
+) -> Count:
     try:
         macs = int(formula(*args, **kwargs, out=out))
-    except Exception as error:  # the formula is user code
-        raise ConvzooError(f"the formula that was registered for {name} failed ({one_line(error)}).") from error
+    except Exception as error:  # The formula is user code.
+        raise ConvzooError(f"the formula registered for {name} failed ({one_line(error)}).") from error
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    return macs, macs * (1 + min(2, sum(t.requires_grad for t in tensors)))
+    return Count(macs, macs * (1 + min(2, sum(t.requires_grad for t in tensors))))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from zoo.costs.mac_counter import Count
+
 _OWN = frozenset(vars(nn.Module())) - {"training"}
 """Attributes that every module has. Of these, only parameters, buffers, children and hooks affect a forward pass."""
 
@@ -24,11 +26,11 @@ class _Run(NamedTuple):
     """Counts and output of one call of a module.
 
     Attributes:
-        calls: (index of the listener, its arguments) for each call, in order.
+        counts: The counts of its operations, in order.
         output: (shape, strides, dtype, requires_grad); None if the module returned its input.
     """
 
-    calls: tuple[tuple[int, tuple[Any, ...]], ...]
+    counts: tuple[Count, ...]
     output: tuple[torch.Size, tuple[int, ...], torch.dtype, bool] | None
 
 
@@ -45,33 +47,29 @@ class Repeats:
         self._runs: dict[tuple[Any, ...], _Run] = {}
 
     @contextmanager
-    def replayed(self, net: nn.Module, *listeners: Callable[..., None]) -> Iterator[list[Callable[..., None]]]:
+    def replayed(self, net: nn.Module, count: Callable[[Count], None]) -> Iterator[Callable[[Count], None]]:
         """Context in which known modules of ``net`` replay their counts without running.
 
         Args:
             net: A network that runs on the meta device.
-            listeners: Callbacks; each call takes the counts of one operation.
+            count: Takes the counts of one operation.
 
         Yields:
-            Recording wrappers, to be called in place of the listeners.
+            A recording wrapper, to be called in place of ``count``.
         """
-        log: list[tuple[int, tuple[Any, ...]]] = []
+        log: list[Count] = []
 
-        def logged(number: int) -> Callable[..., None]:
-            def call(*counts: Any) -> None:
-                log.append((number, counts))
-                listeners[number](*counts)
+        def recorded(one: Count) -> None:
+            log.append(one)
+            count(one)
 
-            return call
-
-        calls = [logged(number) for number in range(len(listeners))]
         numbers: dict[nn.Module, int | None] = {}
         self._number(net, numbers)
         known = [module for module, number in numbers.items() if number is not None]
         for module in known:
-            vars(module)["forward"] = partial(self._forward, module.forward, numbers[module], log, calls)
+            vars(module)["forward"] = partial(self._forward, module.forward, numbers[module], log, recorded)
         try:
-            yield calls
+            yield recorded
         finally:
             for module in known:
                 del vars(module)["forward"]
@@ -80,8 +78,8 @@ class Repeats:
         self,
         forward: Callable[..., Any],
         number: int,
-        log: list[tuple[int, tuple[Any, ...]]],
-        calls: list[Callable[..., None]],
+        log: list[Count],
+        count: Callable[[Count], None],
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -91,8 +89,8 @@ class Repeats:
         needs_gradient = x.requires_grad
         key = (number, x.shape, x.stride(), x.dtype, needs_gradient)
         if run := self._runs.get(key):
-            for listener, counts in run.calls:
-                calls[listener](*counts)
+            for one in run.counts:
+                count(one)
             if run.output is None:
                 return x
             shape, strides, dtype, requires_grad = run.output

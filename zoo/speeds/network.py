@@ -11,6 +11,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
+from zoo.meta import buffers_kept, in_mode
 from zoo.speeds.memory import Memory, peak_memory
 from zoo.speeds.timing import BLOCKS, FEWEST, Spread, measure, synchronize
 
@@ -98,7 +99,7 @@ def speed(
 
         return measure(forward, device, seconds)
 
-    with _in_mode(net, image, training=False), torch.inference_mode():
+    with _undisturbed(net, image, training=False), torch.inference_mode():
         with peak_memory(device) as memory:
             rate = Spread.of([batch_size / s for s in sample(batch_size)])
         latency = Spread.of([1000 * s for s in sample(1)])
@@ -127,7 +128,7 @@ def training_speed(
         memory_format: Memory format of the images.
     """
     device = image.device
-    with _in_mode(net, image, training=True), torch.enable_grad():
+    with _undisturbed(net, image, training=True), torch.enable_grad():
         with peak_memory(device) as memory:
             step = TrainingStep(net, optimizer, autocast)
             batch = _noise(image, batch_size, memory_format), _labels(net, image, batch_size, memory_format)
@@ -194,20 +195,11 @@ class TrainingStep:
 
 
 @contextmanager
-def _in_mode(net: nn.Module, image: torch.Tensor, training: bool) -> Iterator[None]:
+def _undisturbed(net: nn.Module, image: torch.Tensor, training: bool) -> Iterator[None]:
     """Sets train or eval mode, and at the end restores modes, buffers (BatchNorm statistics) and random state."""
-    modes = [(module, module.training) for module in net.modules()]
-    buffers = [(b, b.clone()) for b in net.buffers()] if training else []
-    net.train(training)
-    try:
-        with torch.random.fork_rng([image.device] if image.is_cuda else []):
-            yield
-    finally:
-        for module, was in modes:
-            module.training = was
-        with torch.no_grad():
-            for buffer, was in buffers:
-                buffer.copy_(was)
+    devices = [image.device] if image.is_cuda else []
+    with in_mode(net, training), buffers_kept(net), torch.random.fork_rng(devices):
+        yield
 
 
 def _noise(image: torch.Tensor, n: int, memory_format: torch.memory_format) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from zoo import kernels
 from zoo.errors import ConvzooError
 from zoo.inputs import Run, one_line, try_inputs
-from zoo.meta import shapes_only, structure, watching
+from zoo.meta import in_mode, shapes_only, structure, watching
 from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
 from zoo.surgery.computed_weights import why_computed
 
@@ -55,18 +55,13 @@ def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = No
         ConvzooError: The network runs neither with the given nor with any guessed input, or would compute something
             else when folded. It is unchanged.
     """
-    was = [(module, type(module), module.training) for module in net.modules()]
-    try:
-        kernels.restore(net)
-        net.eval()
-        pairs, run = try_inputs(net, lambda run: (_watched(run), run), image_size, inputs=inputs)
+    with in_mode(net, training=False):
+        pairs, run = try_inputs(net, lambda run: (_find_pairs(run), run), image_size, inputs=inputs)
         # Some networks override ``train`` to keep a BatchNorm in training mode.
         pairs = [(conv, norm) for conv, norm in pairs if not net.get_submodule(norm).training]
         _fold_checked(net, pairs, run)
-    except BaseException:
-        for module, kind, training in was:
-            module.__class__, module.training = kind, training
-        raise
+    kernels.restore(net)
+    net.eval()
     return len(pairs)
 
 
@@ -83,7 +78,7 @@ def _fold_checked(net: nn.Module, pairs: Iterable[tuple[str, str]], run: Run) ->
     stood = _fold(net, pairs)
     try:
         _check_equal(net, before, _outputs(net, run), max((TOLERANCE[f] for f in floats), default=1e-3))
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must leave the network as it was.
         for name, module in stood.items():
             net.set_submodule(name, module)
         raise
@@ -123,7 +118,7 @@ def _outputs(net: nn.Module, run: Run) -> list[torch.Tensor]:
             return [t.clone() for t in _tensors(net(*args, **kwargs))]
         except Exception as error:  # Arbitrary networks may raise anything on random inputs.
             raise ConvzooError(
-                f"{type(net).__name__} could not be run on random inputs to check the fold ({one_line(error)})."
+                f"{type(net).__name__} failed on random inputs, so the fold cannot be checked ({one_line(error)})."
             ) from error
 
 
@@ -137,8 +132,8 @@ def _check_equal(net: nn.Module, before: list[torch.Tensor], after: list[torch.T
         if off > tolerance * max(old[there].abs().max().item(), tolerance * largest):
             raise ConvzooError(
                 f"{type(net).__name__} with its BatchNorms folded computes something else (off by {off:.3g} on a "
-                "random image), so it was left as it is: what it does with a convolution's output was not seen. Leave "
-                "its BatchNorms alone."
+                "random image), because it uses a convolution's output in a way that is not visible. It is unchanged; "
+                "do not fold its BatchNorms."
             )
 
 
@@ -158,8 +153,9 @@ def _tensors(value: Any, depth: int = 6) -> list[torch.Tensor]:
     return [tensor for item in items for tensor in _tensors(item, depth - 1)]
 
 
-def _watched(run: Run) -> list[tuple[str, str]]:
+def _find_pairs(run: Run) -> list[tuple[str, str]]:
     """Returns the names of each convolution and of the BatchNorm to fold into it."""
+    kernels.restore(run.net)
     places = places_of(run.net)
     running: list[nn.Module] = []
     calls: Counter[nn.Module] = Counter()

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from zoo.acts.activations import activations
-from zoo.convs import KINDS, ConvSpec, find_kind, kind_options, make_conv
-from zoo.errors import ConvzooError, UnfitError
+from zoo.convs import KINDS, ConvSpec, factored_kinds, find_kind, kind_options, make_conv
+from zoo.errors import ConvzooError, UnfitError, choose
 from zoo.meta import meta_init
 from zoo.places import Edit, carry_out
 from zoo.surgery.sites import Site, SkippedConv, find_sites
@@ -33,6 +33,11 @@ class Entry:
     reason: str | None
     params_before: int
     params_after: int
+
+    @property
+    def outcome(self) -> str:
+        """What became of the convolution, as text."""
+        return f"→ {self.became}" if self.became else f"kept: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,16 @@ class Report:
         """Rewritten entries with more parameters than before (for example a grouped convolution made separable)."""
         return tuple(e for e in self.rewritten if e.params_after > e.params_before)
 
+    @property
+    def summary(self) -> str:
+        """The outcome in one line."""
+        return f"{len(self.rewritten)} rewritten, {len(self.kept)} kept"
+
     def __str__(self) -> str:
-        lines = [f"conv={self.conv}: {len(self.rewritten)} rewritten, {len(self.kept)} kept"]
+        lines = [f"conv={self.conv}: {self.summary}"]
         for e in self.entries:
-            what = f"→ {e.became}" if e.became else f"kept: {e.reason}"
-            lines.append(f"  {e.name:<28} {e.was:<38} {what:<28} {e.params_before:>10,} → {e.params_after:>10,} params")
+            params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
+            lines.append(f"  {e.name:<30} {e.was:<38} {e.outcome:<34} {params}")
         return "\n".join(lines)
 
 
@@ -90,8 +100,8 @@ def rewrite(net: nn.Module, conv: str, **options: Any) -> Report:
     if not any(isinstance(site, Site) for site in found):
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
-            + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
-            + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
+            + (f" (only: {', '.join(sorted({site.reason for site in found}))})." if found else " (no k×k convolution).")
+            + " Use conv=native, or a ConvNet such as resnet, effnet or mobilenet."
         )
     arguments = kind_options(conv, options, _own_activation(net))
     results = [_rewrite_one(site, conv, arguments) for site in found]
@@ -114,6 +124,26 @@ def check_options(conv: str, options: Mapping[str, Any]) -> None:
         make_conv(conv, ConvSpec(8, 8, (3, 3)), kind_options(conv, options))
 
 
+def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
+    """Gives the convolutions named in ``ranks`` the form ``conv`` at these ranks, in place. New weights are random.
+
+    The result has the structure that `zoo.convert` made, so that its weights can be loaded. A convolution inside an
+    MBConv block (of the dense network that ``conv="standard"`` makes) stands for the block's logical convolution.
+
+    Raises:
+        ConvzooError: A name is not one of the network's convolutions.
+    """
+    conv = choose("conv", find_kind(conv), factored_kinds())
+    sites = [site for site in find_sites(net) if isinstance(site, Site)]
+    edits = []
+    for name, rank in ranks.items():
+        site = next((s for s in sites if f"{name}.".startswith(f"{s.name}.")), None)
+        if site is None:
+            raise ConvzooError(f"ranks names {name}, which is not a k×k convolution of this {type(net).__name__}.")
+        edits.append(site.edit(KINDS[conv](site.spec, rank=rank)))
+    carry_out(net, edits, f"conv={conv}")
+
+
 def _own_activation(net: nn.Module) -> type[nn.Module]:
     """Returns the activation that the network uses most; ReLU if it has none."""
     used = Counter(type(module) for module in activations(net).values())
@@ -122,24 +152,29 @@ def _own_activation(net: nn.Module) -> type[nn.Module]:
 
 def _rewrite_one(site: Site | SkippedConv, conv: str, options: Mapping[str, Any]) -> tuple[Entry, Edit | None]:
     """Returns the report entry of one convolution, and the edit that carries it out (None if it is kept)."""
-    before = params_of(site.module)
-    was = type(site.module).__name__
-    if isinstance(site, SkippedConv):
-        return Entry(site.name, was, None, site.reason, before, before), None
+    entry = entry_of(site, conv)
+    if entry.reason:
+        return entry, None
     spec = site.spec
-    was = f"{was} {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
-    was += f" g={spec.groups}" if spec.groups > 1 else ""
-    if conv in site.forms:
-        return Entry(site.name, was, None, f"{conv} already", before, before), None
     if reason := _why_not(conv, spec):
-        return Entry(site.name, was, None, reason, before, before), None
+        return replace(entry, reason=reason), None
     new = make_conv(conv, spec, options).to(spec.device, spec.dtype)
     grouped = isinstance(new, nn.Conv2d) and "groups" in KINDS[conv].options
     became = f"{conv} g={new.groups}" if grouped else conv
     if isinstance(new, nn.Conv2d) and isinstance(site.module, nn.Conv2d) and ConvSpec.of(new) == spec:
-        return Entry(site.name, was, None, f"{became} already", before, before), None
-    new.train(site.module.training)
-    return Entry(site.name, was, became, None, before, before), Edit(site.name, site.changes(new), new)
+        return replace(entry, reason=f"{became} already"), None
+    return replace(entry, became=became), site.edit(new)
+
+
+def entry_of(site: Site | SkippedConv, conv: str, kind: type[Entry] = Entry) -> Entry:
+    """Returns the report entry of a convolution before it changes, with the reason if it is kept."""
+    was, params = type(site.module).__name__, params_of(site.module)
+    if isinstance(site, SkippedConv):
+        return kind(site.name, was, None, site.reason, params, params)
+    spec = site.spec
+    was += f" {spec.in_channels}→{spec.out_channels} {spec.kernel_size[0]}×{spec.kernel_size[1]}"
+    was += f" g={spec.groups}" if spec.groups > 1 else ""
+    return kind(site.name, was, None, f"{conv} already" if conv in site.forms else None, params, params)
 
 
 def _why_not(conv: str, spec: ConvSpec) -> str | None:

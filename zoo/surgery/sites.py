@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from zoo.backbones.stem import stem_convs
 from zoo.convs import KINDS, ConvSpec, Factored
 from zoo.errors import UnfitError
-from zoo.places import places_of
+from zoo.places import Edit, places_of
 from zoo.surgery.blocks import Changes, is_depthwise, match_block
 from zoo.surgery.branches import one_in_the_end
 from zoo.surgery.computed_weights import why_computed
@@ -36,6 +36,10 @@ class Site:
     spec: ConvSpec
     forms: frozenset[str]
     changes: Changes
+
+    def edit(self, new: nn.Module) -> Edit:
+        """Returns the replacement of this convolution by ``new``, which takes over its training mode."""
+        return Edit(self.name, self.changes(new.train(self.module.training)), new)
 
 
 @dataclass(frozen=True)
