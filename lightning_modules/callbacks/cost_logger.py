@@ -135,15 +135,11 @@ def _networks(calls: list[Call]) -> list[Call]:
 
 @contextmanager
 def _uncompiled(module: Any) -> Iterator[None]:
-    """Restore a LightningModule's own methods inside the block; Lightning replaces them with compiled ones."""
-    context, own = getattr(module, "_compiler_ctx", None), vars(module)
-    methods = {k: v for k, v in own.items() if context and f"original_{k}" in context}
-    for name in methods:
-        del own[name]
-    own["_compiler_ctx"] = None
+    """Give a LightningModule its own ``forward`` back inside the block, if Lightning covered it with a compiled one."""
+    own = vars(module)
+    covers = {k: own.pop(k) for k in ("forward", "_compiler_ctx")} if own.get("_compiler_ctx") else {}
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        own.update(methods)
-        own["_compiler_ctx"] = context
+        own.update(covers)

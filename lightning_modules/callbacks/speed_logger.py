@@ -64,8 +64,7 @@ class SpeedLogger(Callback):
         self.rate = self.data_wait = None
         self._samples: list[Sample] = []  # of the windows
         self._warmup: list[Sample] = []  # of the last batch of the warm-up
-        self._open: list[Batch] = []  # the window that is not full
-        self._full: list[Batch] = []  # the window before it: read when the next one is full, to let the device run on
+        self._unread: list[Batch] = []  # up to two windows: one is read when the next is full, so the device runs on
         self._seen = 0
         self._uncounted = self._warned = False
         self._stopwatch = Stopwatch(trainer, pl_module)
@@ -83,27 +82,23 @@ class SpeedLogger(Callback):
             self._uncounted = True
             return
         self._seen += 1
-        self._open.append((marks, images))
+        self._unread.append((marks, images))
         if self._seen <= WARMUP:
-            self._warmup, self._open = [self._read(self._open)], []
-        elif len(self._open) >= self._batches:
-            self._read_full()
-            self._full, self._open = self._open, []
+            self._warmup = [self._read(1)]
+        elif len(self._unread) == 2 * self._batches:
+            self._samples.append(self._read(self._batches))
 
-    def _read(self, batches: list[Batch]) -> Sample:
-        took = self._stopwatch.seconds([marks for marks, _ in batches])
+    def _read(self, batches: int) -> Sample:
+        """Wait for the device to finish the first unread batches, and measure them."""
+        window, self._unread = self._unread[:batches], self._unread[batches:]
+        took = self._stopwatch.seconds([marks for marks, _ in window])
         seconds = max(took[FETCH] + took[TRAIN], 1e-9)
-        return sum(images for _, images in batches) / seconds, took[FETCH] / seconds
-
-    def _read_full(self) -> None:
-        if self._full:
-            self._samples.append(self._read(self._full))
-            self._full = []
+        return sum(images for _, images in window) / seconds, took[FETCH] / seconds
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._read_full()
-        if not self._samples and self._open:  # The epoch is shorter than a window.
-            self._samples, self._open = [self._read(self._open)], []
+        # An epoch may be shorter than a window.
+        if len(self._unread) >= self._batches or (self._unread and not self._samples):
+            self._samples.append(self._read(self._batches))
         samples = self._samples or self._warmup or [(0.0, 0.0)]
         own = Spread.of([rate for rate, _ in samples])
         wait = Spread.of([wait for _, wait in samples]).median

@@ -47,7 +47,7 @@ class StepCheck:
 
     Attributes:
         stats: The running statistics, as the last good step left them.
-        later: Whether the optimizer leaves out bad steps by itself, so that the result may be read `BEHIND` steps later.
+        later: Whether the optimizer leaves out bad steps by itself, so that results may be read `BEHIND` steps later.
         waiting: Steps whose result has not been read.
 
     Args:

@@ -253,7 +253,7 @@ class Counted(SpeedLogger):
         self.counted = []
 
     def _read(self, batches):
-        self.counted += [images for _, images in batches]
+        self.counted += [images for _, images in self._unread[:batches]]
         return super()._read(batches)
 
 
