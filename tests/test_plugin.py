@@ -1,4 +1,4 @@
-"""convzoo in somebody else's project: the wheel (and an editable install) in a fresh environment."""
+"""convzoo in another project: the wheel (and an editable install) in a fresh environment."""
 
 import json
 import os

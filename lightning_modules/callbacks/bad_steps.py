@@ -22,7 +22,7 @@ IN_A_ROW = 5
 CHECKPOINT = "bad_step.ckpt"
 
 HERE = {"every_rank": True}
-"""For messages of one rank: in somebody's Trainer, the environment need not say which rank this is."""
+"""For messages that one rank logs: under some launchers, the environment does not know the rank."""
 
 
 class DivergedError(ConvzooError):

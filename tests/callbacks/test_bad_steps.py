@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: they change nothing, and are told to the layer."""
+"""Steps whose loss or gradient is not finite: they change nothing, and the message names the layer."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Later(BadSteps):
 
 
 class Watch(L.Callback):
-    """What there is after each step."""
+    """Records the state after each step."""
 
     def __init__(self) -> None:
         self.states: list = []
@@ -130,10 +130,10 @@ def quiet():
 
 
 LAYERS = {
-    "batch": ("", "the batch itself"),
-    "forward": ("net.3", r"the output of net\.3 \(Layer\)"),
-    "backward": ("net.3", r"the gradient that net\.3 \(Layer\) passes on"),
-    "loss": ("", "the loss"),
+    "batch": ("", "batch"),
+    "forward": ("net.3", r"output.*net\.3"),
+    "backward": ("net.3", r"gradient.*net\.3"),
+    "loss": ("", "loss"),
 }
 
 
@@ -179,7 +179,7 @@ def test_a_skipped_step_changes_nothing(where, optimizer, tmp_path):
 
 
 def test_looking_at_a_bad_batch_does_not_change_the_run(tmp_path, monkeypatch):
-    """Random states, metrics and statistics go on as if nobody had run the batch again."""
+    """Random states, metrics and statistics are as if the batch had not been run again."""
     looked = fit(tmp_path, "batch", "skip")
     monkeypatch.setattr("lightning_modules.callbacks.bad_steps.look_into", lambda *_: "")
     assert all(map(equal, looked[1], fit(tmp_path, "batch", "skip")[1]))
@@ -239,7 +239,7 @@ def train(module, callbacks, batches=6, checkpoints=False, **settings):
 
 
 def test_momentum_is_sound_after_two_bad_first_steps(tmp_path, monkeypatch):
-    """Fused SGD makes it as memory that nobody wrote: here, as on a bad day, it holds huge numbers."""
+    """Fused SGD allocates it uninitialised: here, it holds huge numbers."""
     monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.full_like(x, 1e30))
     found = []
     for kind in (BadSteps, Later):
@@ -322,7 +322,7 @@ class Manual(L.LightningModule):
 @pytest.mark.parametrize("bad", [0, 1])
 def test_under_manual_optimization_it_is_off_and_says_so(how, action, bad, tmp_path):
     module = Manual(how, bad)
-    with pytest.warns(UserWarning, match="BadSteps is off.*manual optimization"):
+    with pytest.warns(UserWarning, match="BadSteps.*manual optimization"):
         train(module, [steps := BadSteps(tmp_path, action)])
     assert module.calls == 6 and steps.metrics == {} and not list(tmp_path.iterdir())
     # A checkpoint is theirs to judge too.
@@ -334,7 +334,7 @@ def test_lbfgs_is_left_alone(tmp_path):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), 1e-3, max_iter=3)
 
-    with pytest.warns(UserWarning, match="BadSteps is off.*LBFGS"):
+    with pytest.warns(UserWarning, match="BadSteps.*LBFGS"):
         train(Newton((3,)), [BadSteps(tmp_path, "skip")])
 
 
@@ -371,7 +371,7 @@ def test_a_compiled_module_is_looked_into(how, tmp_path):
         module.net = Behind(module.net)
         given = module
     trainer = L.Trainer(callbacks=[BadSteps(tmp_path)], max_epochs=1, enable_checkpointing=False, **QUIET)
-    with pytest.raises(DivergedError, match=rf"step {BAD} .*net\.3 \(Layer\)"):
+    with pytest.raises(DivergedError, match=rf"step {BAD} .*net\.3"):
         trainer.fit(given, DataLoader(images(BAD, MARK), batch_size=4))
 
 
@@ -503,6 +503,6 @@ def test_all_ranks_decide_the_same(tmp_path):
 
     assert all(v.isfinite().all() for v in trained("skip").state_dict().values())
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
-    assert kept["rank"] == 1 and kept["step"] == 3 and kept["what"] == "the loss"
-    with pytest.raises(Exception, match=r"batch 3 of rank 1.*the loss"):
+    assert kept["rank"] == 1 and kept["step"] == 3 and "loss" in kept["what"]
+    with pytest.raises(Exception, match=r"batch 3 of rank 1.*loss"):
         trained("stop")
