@@ -96,7 +96,7 @@ class Recorder:
             self.made |= {_storage(t): t.detach() for t in tensors_of(output)}
 
     def _call(self, net: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Call:
-        given = {**dict(enumerate(arguments)), **named}
+        given: dict[Any, Any] = {**dict(enumerate(arguments)), **named}
         tensors = [t for t in tensors_of(given) if t.ndim]
         images = next(iter(images_of(given).values()), [])
         own = [t for t in images if _storage(t) in self._given]
@@ -153,7 +153,7 @@ def find_part(parts: dict[Place, int], images: int) -> tuple[Place, int] | None:
 
 def one_image(arguments: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
     """Cut arguments down to one image: take the first entry of everything that is as long as the batch."""
-    given = {**dict(enumerate(arguments)), **named}
+    given: dict[Any, Any] = {**dict(enumerate(arguments)), **named}
     images = next(iter(images_of(given).values()), None)
     many = count_of(images) if images else next((t.size(0) for t in tensors_of(given) if t.ndim), 0)
 

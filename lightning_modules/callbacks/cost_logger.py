@@ -51,7 +51,9 @@ class CostLogger(Callback):
         self._stop()
         self.cost = self._params = None
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Count from a known input, or start observing the first step."""
         if self._params is not None:
             return
@@ -64,7 +66,9 @@ class CostLogger(Callback):
             self._observed = self._observed or Inputs(trainer, pl_module)
             self._observed.begin(batch)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Count from what the first step was observed to pass, if it was observed."""
         if observed := self._observed:
             calls = [(call.net, call.sample) for call in _networks(observed.calls) if call.sample]

@@ -41,7 +41,8 @@ class Inputs:
 
     def begin(self, batch: Any) -> None:
         """Start a new batch, which is on its device."""
-        self.batch, self.logged = batch, None
+        self.batch = batch
+        self.logged: int | None = None
         self._recorder: Recorder | None = None
 
     def stop(self) -> None:

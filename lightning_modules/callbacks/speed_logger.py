@@ -45,8 +45,9 @@ class SpeedLogger(Callback):
         self.window, self.images = window, images
         self.rate: Spread | None = None
         self.data_wait: float | None = None
-        self._stopwatch: Stopwatch | None = None
-        self._inputs: Inputs | None = None
+        # During training: a Stopwatch, and Inputs unless ``images`` counts.
+        self._stopwatch: Any = None
+        self._inputs: Any = None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -120,9 +120,10 @@ class StepCheck:
         while len(self.waiting) > behind:
             yield self.waiting.popleft()
 
-    def _look(self, values: list[torch.Tensor]) -> None:
+    def _look(self, values: list[Any]) -> None:
         """Set the flag if any value is not finite, with GradScaler's own kernel and a scale of 1."""
-        for (device, dtype), ((same, *_), _) in torch._C._group_tensors_by_device_and_dtype([values], False).items():
+        groups: dict[Any, Any] = torch._C._group_tensors_by_device_and_dtype([values], False)
+        for (device, dtype), ((same, *_), _) in groups.items():
             same = [value.coalesce()._values() if value.is_sparse else value for value in same]
             if dtype.is_complex:
                 same = [torch.view_as_real(value) for value in same]
