@@ -136,7 +136,7 @@ class Cell:
         best = BestCheckpoint(self.folder)
         every_s, plan = self.spec.checkpoint.every_s, self.plan.plan.name
         last = LastCheckpoint(self.folder, every_s, self.spec, plan, signals)
-        epochs = EpochLines(self.folder, lambda: last.seconds)
+        epochs = EpochLines(self.folder)
         checkpoints, last_path = Checkpoints(), None
         if self._last:
             checkpoints.give(last_path := self._last.path, self._last.take())

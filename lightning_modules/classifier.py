@@ -17,6 +17,7 @@ from lightning_modules.metrics import Mean
 from lightning_modules.optimizer import make_optimizer
 from zoo.deploy.checkpoint import PLUGINS
 from zoo.errors import ConvzooError
+from zoo.log import log
 from zoo.plugins import loaded_plugins
 
 ABSURD = 5
@@ -66,14 +67,13 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network.get("num_classes", 1000))
-        if loss > ABSURD * guessing and not self._warned and self.trainer.is_global_zero:
+        if loss > ABSURD * guessing and not self._warned:
             # A warning only: some networks recover.
-            print(
-                f"epoch {self.current_epoch + 1}: the training loss is {loss:.4g}, and guessing gives {guessing:.2f}. "
-                f"If it stays there, type a smaller optim.lr (it is {self.hparams.optim['lr']}).",
-                flush=True,
-            )
             self._warned = True
+            log.warning(
+                f"epoch {self.current_epoch + 1}: the training loss is {loss:.4g}; guessing gives {guessing:.2f}. "
+                f"If it stays there, type a smaller optim.lr (it is {self.hparams.optim['lr']})."
+            )
         self.log("train/loss", self.train_loss, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])
 
@@ -121,7 +121,7 @@ class Classifier(LightningModule):
             optimizer._step_supports_amp_scaling = False
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise ConvzooError("the learning rate follows one cycle, which needs an end: type trainer.max_epochs=N.")
+            raise ConvzooError("the one-cycle learning rate needs an end: type trainer.max_epochs=N.")
         # OneCycleLR needs at least one step of warm-up and one of decay, however short the run.
         steps = max(3, int(steps))
         rise = min(max(optim["warmup"], 2 / steps), 1 - 1 / steps)

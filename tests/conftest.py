@@ -37,7 +37,12 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def clean_env(tmp_path: Path) -> dict[str, str]:
     """The environment of a person without an account, in a home of their own."""
-    home = tmp_path / "home"
+    return env_in(tmp_path)
+
+
+def env_in(folder: Path) -> dict[str, str]:
+    """What `clean_env` is, with its home in a folder."""
+    home = folder / "home"
     for name in MADE_ONCE:
         (kept := Path.home() / name).mkdir(parents=True, exist_ok=True)
         (home / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""convzoo in somebody else's project: the wheel (and an editable install) in a fresh environment."""
+"""convzoo in another project: the wheel (and an editable install) in a fresh environment."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, env_in
 
 OWN = ("zoo", "lightning_modules", "hydra_plugins")
 
@@ -38,7 +38,7 @@ def fresh(request, tmp_path_factory):
     site = Path(
         subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
     )
-    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site / "borrowed.pth").write_text(f"{Path(find_spec('torch').origin).parents[1]}\n")
     install = [
         sys.executable,
         "-m",
@@ -56,13 +56,21 @@ def fresh(request, tmp_path_factory):
     return python
 
 
-@pytest.fixture
-def run(fresh, tmp_path, clean_env):
-    def script(code: str, *arguments: str, **env: str) -> str:
-        (tmp_path / "theirs.py").write_text(code)
-        clean = {k: v for k, v in clean_env.items() if k != "PYTHONPATH"}
+@pytest.fixture(scope="module")
+def folder(fresh):
+    """Where their script lies."""
+    (folder := fresh.parents[2] / "theirs").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(fresh, folder):
+    env = {k: v for k, v in env_in(folder).items() if k != "PYTHONPATH"}
+
+    def script(code: str, *arguments: str) -> str:
+        (folder / "theirs.py").write_text(code)
         done = subprocess.run(
-            [fresh, "theirs.py", *arguments], cwd=tmp_path, env=clean | env, capture_output=True, text=True, timeout=300
+            [fresh, "theirs.py", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -75,55 +83,86 @@ def test_the_page_of_the_report_is_in_the_package(run):
 
 
 THEIRS = """
-import json, sys, torch
+import csv, importlib, json, os, pathlib, torch
 from torch import nn
-LIB = sys.argv[1] if len(sys.argv) > 1 else "lightning.pytorch"
-L = __import__(LIB, fromlist=["Trainer"])
-CSVLogger = __import__(LIB + ".loggers", fromlist=["CSVLogger"]).CSVLogger
-
-class Theirs(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.body = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    def forward(self, x):
-        return self.body(x)
-    def training_step(self, batch, i):
-        return nn.functional.cross_entropy(self(batch["image"]), batch["label"])
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 items = [{"image": torch.randn(3, 12, 12), "label": i % 2} for i in range(64)]
 data = torch.utils.data.DataLoader(items, batch_size=8)
 
-def fit(callbacks):
-    logger = CSVLogger(".", name="log")
-    trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=callbacks, logger=logger, enable_progress_bar=False)
+def fit(library, name, callbacks=(), data=data):
+    L = importlib.import_module(library)
+    loggers = importlib.import_module(library + ".loggers")
+
+    class Theirs(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+            self.body = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        def forward(self, x):
+            return self.body(x)
+        def training_step(self, batch, i):
+            return nn.functional.cross_entropy(self(batch["image"]), batch["label"])
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    logger = loggers.CSVLogger(".", name=name)
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=list(callbacks), logger=logger, enable_progress_bar=False
+    )
     trainer.fit(Theirs(), data)
-    return trainer
-"""
-CHECK = """
-import csv, pathlib
-(path,) = pathlib.Path("log").rglob("metrics.csv")
-rows = list(csv.DictReader(path.open()))
-values = {k: v for row in rows for k, v in row.items() if v}
-print(json.dumps({k: float(v) for k, v in values.items() if k.startswith(("cost/", "speed/"))}))
+    rows = [row for path in pathlib.Path(name).rglob("metrics.csv") for row in csv.DictReader(path.open())]
+    return {
+        "callbacks": [type(c).__name__ for c in trainer.callbacks if "Logger" in type(c).__name__],
+        "metrics": sorted(trainer.callback_metrics),
+        "logged": {k: float(v) for row in rows for k, v in row.items() if v and k.startswith(("cost/", "speed/"))},
+    }
+
+libraries = ("lightning.pytorch", "pytorch_lightning")
+found = {"off " + library: fit(library, "off " + library) for library in libraries}
+os.environ["CONVZOO_CALLBACKS"] = "cost,speed"
+found |= {"on " + library: fit(library, "on " + library) for library in libraries}
+del os.environ["CONVZOO_CALLBACKS"]
+
+from lightning_modules import CostLogger, SpeedLogger
+
+found["both"] = fit(libraries[0], "both", [CostLogger(), SpeedLogger()])
+found["speed"] = fit(libraries[0], "speed", [SpeedLogger()])
+
+import zoo
+
+net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+found["rewritten"] = len(zoo.rewrite(net, "spatial").rewritten)
+found["logits"] = zoo.build("resnet18", "separable", num_classes=2)(torch.zeros(2, 3, 32, 32)).shape[1]
+print(json.dumps(found))
 """
 EXPECTED = {"cost/params": 8 * 27 + 18, "cost/macs": 144 * 8 * 27 + 16, "cost/activations": 144 * 8 + 2}
 
 
-def check_logged(text: str) -> None:
-    logged = json.loads(text.splitlines()[-1])
+@pytest.fixture(scope="module")
+def theirs(run):
+    """What their script found, which imports Lightning once for all tests."""
+    return json.loads(run(THEIRS).splitlines()[-1])
+
+
+def check_logged(logged: dict[str, float]) -> None:
     assert {k: logged[k] for k in EXPECTED} == EXPECTED
     assert logged["speed/train_images_per_s"] > 0 and logged["speed/train_images_per_s_iqr"] >= 0
 
 
-def test_callbacks_in_their_trainer(run):
-    code = "from lightning_modules import CostLogger, SpeedLogger\n" + THEIRS
-    out = run(code + "trainer = fit([CostLogger(), SpeedLogger()])\n" + CHECK)
-    check_logged(out)
-    out = run(code + "print('speed/train_images_per_s' in fit([SpeedLogger()]).callback_metrics)")
-    assert out.splitlines()[-1] == "True"
+def test_callbacks_in_their_trainer(theirs):
+    check_logged(theirs["both"]["logged"])
+    assert "speed/train_images_per_s" in theirs["speed"]["metrics"]
+
+
+@pytest.mark.parametrize("library", ["lightning.pytorch", "pytorch_lightning"])
+def test_the_entry_point_is_off_unless_asked_for(theirs, library):
+    assert theirs[f"off {library}"]["callbacks"] == [] and theirs[f"off {library}"]["logged"] == {}
+    assert theirs[f"on {library}"]["callbacks"] == ["CostLogger", "SpeedLogger"]
+    check_logged(theirs[f"on {library}"]["logged"])
+
+
+def test_the_zoo_on_their_network(theirs):
+    assert (theirs["rewritten"], theirs["logits"]) == (1, 2)
 
 
 def test_the_installed_package_is_what_is_imported(run, fresh):
@@ -134,18 +173,8 @@ def test_the_installed_package_is_what_is_imported(run, fresh):
     assert str(ROOT) + os.sep not in out and str(fresh.parents[2]) in out
 
 
-def test_the_zoo_on_their_network(run):
-    out = run(
-        "import torch, zoo\n"
-        "net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))\n"
-        "ours = zoo.build('resnet18', 'separable', num_classes=2)\n"
-        "print(len(zoo.rewrite(net, 'spatial').rewritten), ours(torch.zeros(2, 3, 32, 32)).shape[1])"
-    )
-    assert out.split() == ["1", "2"]
-
-
-def test_their_hydra_application_has_the_groups_without_collisions(run, tmp_path):
-    theirs = tmp_path / "theirs"
+def test_their_hydra_application_has_the_groups_without_collisions(run, folder):
+    theirs = folder / "theirs"
     (theirs / "model").mkdir(parents=True)
     (theirs / "model" / "resnet.yaml").write_text("mine: true\n")
     (theirs / "config.yaml").write_text(
@@ -162,11 +191,3 @@ def test_their_hydra_application_has_the_groups_without_collisions(run, tmp_path
     assert config["convzoo"]["model"]["name"] == "effnet" and config["convzoo"]["model"]["variant"] == "b3"
     assert config["convzoo"]["conv"]["name"] == "spatial" and config["activation"] == {"name": "swish"}
     assert "\nmodel: resnet\n" in run(code, "--help"), "their model group must hold their options only"
-
-
-@pytest.mark.parametrize("library", ["lightning.pytorch", "pytorch_lightning"])
-def test_the_entry_point_is_off_unless_asked_for(run, library):
-    count = THEIRS + "print([type(c).__name__ for c in fit([]).callbacks if 'Logger' in type(c).__name__])\n"
-    assert run(count, library).splitlines()[-1] == "[]"
-    out = run(THEIRS + "fit([])\n" + CHECK, library, CONVZOO_CALLBACKS="cost,speed")
-    check_logged(out)

@@ -16,13 +16,9 @@ def listen(trainer: Any, listener: Listener) -> Callable[[], None]:
         A function that removes the listener.
     """
     profiler = trainer.profiler
-    if not isinstance(vars(profiler).get("start"), _Method):
-        listeners: list[Listener] = []
-        profiler.start, profiler.stop = (
-            _Method(profiler.start, listeners, True),
-            _Method(profiler.stop, listeners, False),
-        )
-    listeners = profiler.start.listeners
+    if not hasattr(profiler, "_listeners"):
+        _forward(profiler)
+    listeners = profiler._listeners
     listeners.append(listener)
 
     def end() -> None:
@@ -30,21 +26,24 @@ def listen(trainer: Any, listener: Listener) -> Callable[[], None]:
             listeners.remove(listener)
             if not listeners:
                 # Uncover the class's own methods again.
-                del profiler.start, profiler.stop
+                del profiler.start, profiler.stop, profiler._listeners
 
     return end
 
 
-class _Method:
-    """Wraps a profiler's ``start`` or ``stop`` to call listeners too; the profiler's own time is outside of theirs."""
+def _forward(profiler: Any) -> None:
+    """Make a profiler's ``start`` and ``stop`` call listeners too, outside of the profiler's own measurements."""
+    own_start, own_stop = profiler.start, profiler.stop
+    listeners: list[Listener] = []
 
-    def __init__(self, method: Callable[[str], None], listeners: list[Listener], starts: bool) -> None:
-        self.method, self.listeners, self.starts = method, listeners, starts
+    def start(action_name: str) -> None:
+        own_start(action_name)
+        for listener in listeners:
+            listener(action_name, True)
 
-    def __call__(self, action_name: str) -> None:
-        if self.starts:
-            self.method(action_name)
-        for listener in self.listeners if self.starts else reversed(self.listeners):
-            listener(action_name, self.starts)
-        if not self.starts:
-            self.method(action_name)
+    def stop(action_name: str) -> None:
+        for listener in reversed(listeners):
+            listener(action_name, False)
+        own_stop(action_name)
+
+    profiler.start, profiler.stop, profiler._listeners = start, stop, listeners

@@ -46,25 +46,27 @@ def look_into(trainer: Any, seen: list[Seen], step: int, folder: Path) -> str:
     """
     device = trainer.strategy.root_device
     before = torch_states(device)
-    bad, one, told = None, seen[-1], "running the batch again gave finite values"
+    bad, one, why = None, seen[-1], "running the batch again gave finite values"
     if any(isinstance(m, torch.nn.SyncBatchNorm) for m in trainer.lightning_module.modules()):
-        seen, told = [], "SyncBatchNorm cannot run the batch again to find the layer"
+        seen, why = [], "a network with SyncBatchNorm cannot run the batch again to find the layer"
     for candidate in seen:
         try:
             bad = _run_again(trainer, candidate)
-        except Exception as error:  # the bad step must be reported, even if the rerun fails
-            told = f"running the batch again failed ({type(error).__name__})"
+        except Exception as error:  # the user's step may raise anything, and the bad step must be reported
+            why = f"running the batch again failed ({type(error).__name__})"
         if bad:
-            one, told = candidate, f"the first value that is not finite is {bad.what}"
+            one, why = candidate, f"the first value that is not finite is {bad.what}"
             break
     set_torch_states(before, device)
-    rank = _first_rank(trainer, bad is not None)
+    found = torch.tensor(float(bad is not None), device=device)
+    # The first rank that found a bad value; 0 if none did.
+    rank = int(trainer.strategy.all_gather(found).view(-1).argmax())
     if trainer.global_rank == rank:
-        told += f". {_save(folder / FILE, one, bad, trainer.current_epoch, step, rank)}"
-    told = trainer.strategy.broadcast(told, rank)
+        why += f". {_save(folder / FILE, one, bad, trainer.current_epoch, step, rank)}"
+    why = trainer.strategy.broadcast(why, rank)
     when = f"epoch {trainer.current_epoch + 1}, batch {one.index + 1}"
     when += f" of rank {rank}" if trainer.world_size > 1 else ""
-    return f"step {step} ({when}) has a loss or gradient that is not finite: {told}"
+    return f"step {step} ({when}) has a loss or gradient that is not finite: {why}"
 
 
 def _run_again(trainer: Any, seen: Seen) -> Bad | None:
@@ -80,12 +82,6 @@ def _run_again(trainer: Any, seen: Seen) -> Bad | None:
         return found["loss"] if isinstance(found, dict) else found
 
     return first_bad(module, seen.batch, loss)
-
-
-def _first_rank(trainer: Any, found: bool) -> int:
-    """Return the first rank that found a bad value; 0 if none did."""
-    mine = torch.tensor(float(found), device=trainer.strategy.root_device)
-    return int(trainer.strategy.all_gather(mine).view(-1).argmax())
 
 
 def _save(path: Path, seen: Seen, bad: Bad | None, epoch: int, step: int, rank: int) -> str:

@@ -22,13 +22,9 @@ def _parts(batch: Any) -> dict[Any, Any]:
         return dict(enumerate(batch))
     if isinstance(batch, (torch.Tensor, torch.nn.Module, type)) or callable(batch):
         return {}
-    slots = [name for kind in type(batch).__mro__ for name in _slots(kind) if hasattr(batch, name)]
-    return {name: getattr(batch, name) for name in slots} | getattr(batch, "__dict__", {})
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = vars(kind).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    # The instance's dictionary, or a pair of it and its slots.
+    state = object.__getstate__(batch)
+    return {k: v for part in (state if isinstance(state, tuple) else (state,)) for k, v in (part or {}).items()}
 
 
 def tensors_of(batch: Any, deepest: int = DEEPEST) -> Iterator[torch.Tensor]:

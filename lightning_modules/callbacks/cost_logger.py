@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 import zoo
-from lightning_modules.callbacks.batch import images_of, tensors_of
-from lightning_modules.callbacks.calls import Call, one_image
+from lightning_modules.callbacks.batch import images_of
+from lightning_modules.callbacks.calls import Arguments, Call, one_image
 from lightning_modules.callbacks.inputs import Inputs
+from zoo.inputs import call_of
 
 
 class CostLogger(Callback):
@@ -36,8 +37,9 @@ class CostLogger(Callback):
 
     def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3, inputs: Any = None) -> None:
         self.image_size, self.in_chans, self.inputs = image_size, in_chans, inputs
+        self.cost: zoo.Cost | None = None
+        self._params: int | None = None
         self._observed: Inputs | None = None
-        self._reset()
 
     @property
     def metrics(self) -> dict[str, int]:
@@ -45,143 +47,103 @@ class CostLogger(Callback):
         params = {} if self._params is None else {"cost/params": self._params}
         return (self.cost.metrics if self.cost else {}) | params
 
-    def _reset(self) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._stop()
-        self.cost: zoo.Cost | None = None
-        self._params: int | None = None
+        self.cost = self._params = None
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count from a known input, or start observing the first step."""
+        if self._params is not None:
+            return
+        given = self.inputs if self.inputs is not None else getattr(pl_module, "example_input_array", None)
+        if self.inputs is None and self.image_size is not None:
+            self._count(trainer, pl_module)
+        elif given is not None:
+            self._count(trainer, pl_module, [(pl_module, one_image(*call_of(given)))])
+        else:
+            self._observed = self._observed or Inputs(trainer, pl_module)
+            self._observed.begin(batch)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count from what the first step was observed to pass, if it was observed."""
+        if observed := self._observed:
+            calls = [(call.net, call.sample) for call in _networks(observed.calls) if call.sample]
+            seen = observed.seen(batch) and (images_of([sample for _, sample in calls]) or images_of(batch))
+            self._stop()
+            self._count(trainer, pl_module, calls if seen else [])
+
+    on_test_batch_start, on_test_batch_end = on_train_batch_start, on_train_batch_end
+
+    def _count(self, trainer: Any, module: Any, calls: list[tuple[nn.Module, Arguments]] | None = None) -> None:
+        """Count calls of networks in the module; None: the module's call with an image of the given size."""
+        self._params = sum(p.numel() for p in module.parameters())
+        try:
+            with _uncompiled(module):
+                self.cost = zoo.cost(module, self.image_size, self.in_chans) if calls is None else _cost(module, calls)
+        except Exception as error:  # a user's forward pass that cannot be counted must not end the training
+            warnings.warn(
+                f"CostLogger could not count the forward pass of {type(module).__name__} ({error}). It logs "
+                "cost/params only. Pass CostLogger(inputs=…) or CostLogger(image_size=…, in_chans=…).",
+                stacklevel=2,
+            )
+        for logger in trainer.loggers:
+            logger.log_metrics(self.metrics, trainer.global_step)
 
     def _stop(self) -> None:
         if self._observed:
             self._observed.stop()
         self._observed = None
 
-    def _begin(self, trainer: Any, module: Any, batch: Any) -> None:
-        """Count from a known input, or start observing the first step."""
-        if self._params is not None:
-            return
-        given = self.inputs if self.inputs is not None else getattr(module, "example_input_array", None)
-        if self.inputs is None and self.image_size is not None:
-            self._count(trainer, module, module, self.image_size, self.in_chans)
-        elif given is not None:
-            self._count(trainer, module, _Calls(module, [("", *one_image(*_arguments(given)))], given))
-        else:
-            self._observed = self._observed or Inputs(trainer, module)
-            self._observed.begin(batch)
-
-    def _end(self, trainer: Any, module: Any, batch: Any) -> None:
-        """Count from what the first step was observed to pass, if it was observed."""
-        if self._observed:
-            calls = [(call.name, *call.sample) for call in _networks(self._observed.calls)]
-            found = self._observed.seen(batch) and (images_of(calls) or images_of(batch))
-            self._stop()
-            self._count(trainer, module, _Calls(module, calls, found))
-
-    def _count(self, trainer: Any, module: Any, net: Any, *shape: Any) -> None:
-        self._params = sum(p.numel() for p in module.parameters())
-        try:
-            with _uncompiled(module):
-                self.cost = zoo.cost(net, *(shape or net.shape()))
-        except Exception as error:  # a user's forward pass that cannot be counted must not end the training
-            warnings.warn(
-                f"CostLogger could not count the forward pass of {type(module).__name__} ({error}); "
-                "it logs cost/params only. CostLogger(inputs=…) or (image_size=…, in_chans=…) says what the input is.",
-                stacklevel=2,
-            )
-        for logger in trainer.loggers:
-            logger.log_metrics(self.metrics, trainer.global_step)
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self._reset()
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._begin(trainer, pl_module, batch)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._end(trainer, pl_module, batch)
-
-    def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._begin(trainer, pl_module, batch)
-
-    def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._end(trainer, pl_module, batch)
-
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._stop()
 
 
 class _Calls(nn.Module):
-    """Calls networks of a module with their recorded arguments, and ignores the image that it is given.
+    """Calls networks of a module in turn, each with its own arguments."""
 
-    Args:
-        module: Module that holds the networks.
-        calls: Name, positional arguments and keyword arguments of each call.
-        images: Holds an image (…, C, H, W), used only for its size.
-    """
-
-    def __init__(
-        self, module: nn.Module, calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]], images: Any
-    ) -> None:
+    def __init__(self, module: nn.Module, nets: list[nn.Module]) -> None:
         super().__init__()
-        self.module, self.calls = module, calls
-        self.shapes = [tuple(t.shape) for t in tensors_of(images)]
-        self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        self.module, self.nets = module, nets
 
-    def forward(self, image: torch.Tensor) -> list[Any]:
-        def move(x: torch.Tensor) -> torch.Tensor:
-            # Autocast is off here, so dtypes must match.
-            return x.to(image.device, self.dtype if x.is_floating_point() else x.dtype)
-
-        outputs = []
-        for name, *given in self.calls:
-            arguments, named = tree_map_only(torch.Tensor, move, given)
-            # The counted module is an uncompiled copy, whose names lack this part.
-            plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
-            outputs.append(self.module.get_submodule(plain)(*arguments, **named))
-        return outputs
-
-    def shape(self) -> tuple[tuple[int, int], int]:
-        """Return the image's size and channels.
-
-        Raises:
-            ConvzooError: No network was called, or none with images.
-        """
-        if not self.calls or not self.shapes:
-            raise zoo.ConvzooError("no images (N, C, H, W) reached a network")
-        *_, in_chans, height, width = (1, 1, 1, *self.shapes[0])
-        return (height, width), in_chans
+    def forward(self, *calls: Arguments) -> list[Any]:
+        return [net(*args, **kwargs) for net, (args, kwargs) in zip(self.nets, calls, strict=True)]
 
 
-def _arguments(given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split an input into positional and keyword arguments, as Lightning does for ``example_input_array``."""
-    if isinstance(given, dict):
-        return (), given
-    return (given if isinstance(given, tuple) else (given,)), {}
+def _cost(module: nn.Module, calls: list[tuple[nn.Module, Arguments]]) -> zoo.Cost:
+    """Count recorded calls of networks.
+
+    Raises:
+        ConvzooError: There is none.
+    """
+    if not calls:
+        raise zoo.ConvzooError("no images (N, C, H, W) reached a network")
+    nets, arguments = zip(*calls, strict=True)
+    # Without autocast, dtypes must match.
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    inputs = tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, arguments)
+    return zoo.cost(_Calls(module, list(nets)), inputs=inputs)
 
 
 def _networks(calls: list[Call]) -> list[Call]:
     """Select the module's own forward, or else each called network once, except losses that are networks."""
-    if own := [call for call in calls if not call.name]:
+    if own := [call for call in calls if call.forward]:
         return own[:1]
-    trained = {call.name for call in calls if call.trains}
-    judges = {call.name for call in calls if call.derived and call.name not in trained}
-    return list({call.name: call for call in reversed(calls) if call.name not in judges}.values())[::-1]
+    trained = {call.net for call in calls if call.trains}
+    judges = {call.net for call in calls if call.derived and call.net not in trained}
+    return list({call.net: call for call in reversed(calls) if call.net not in judges}.values())[::-1]
 
 
 @contextmanager
 def _uncompiled(module: Any) -> Iterator[None]:
-    """Restore a LightningModule's own methods inside the block; Lightning replaces them with compiled ones."""
-    context, own = getattr(module, "_compiler_ctx", None), vars(module)
-    methods = {k: v for k, v in own.items() if context and f"original_{k}" in context}
-    for name in methods:
-        del own[name]
-    own["_compiler_ctx"] = None
+    """Give a LightningModule its own ``forward`` back inside the block, if Lightning covered it with a compiled one."""
+    own = vars(module)
+    covers = {k: own.pop(k) for k in ("forward", "_compiler_ctx")} if own.get("_compiler_ctx") else {}
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        own.update(methods)
-        own["_compiler_ctx"] = context
+        own.update(covers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from lightning_modules.callbacks.actions import listen
-from lightning_modules.callbacks.batch import Place, count_of, images_of, tensors_of
-from lightning_modules.callbacks.calls import Call, count_calls, find_part, one_image, storage_of
+from lightning_modules.callbacks.batch import Place, count_of, images_of
+from lightning_modules.callbacks.calls import Call, Recorder, count_calls, find_part
 
 TRIES = 3
 """Maximum number of batches in which every module is watched while no images are seen."""
@@ -28,11 +28,12 @@ class Inputs:
 
     def __init__(self, trainer: Any, module: Any) -> None:
         self._trainer, self._module = trainer, module
-        self._watched: list[tuple[str, nn.Module]] | None = None  # None: everything
-        self._compiled = hasattr(module.training_step, "_torchdynamo_orig_callable")
+        self._action = ".test_step" if trainer.testing else ".training_step"
+        self._watched: list[nn.Module] | None = None  # None: all
         self._place: tuple[Place, int] | None = None  # path of the matching part, and network images per image of it
-        self._open, self._known, self._tries, self._hooks = False, False, 0, 0
-        self._handles: list[Any] = []
+        self._tries = 0
+        self._step = ExitStack()  # what to undo when the observed step ends
+        self._below: Any = None  # another observer's ``log``
         # One object for all steps: a compiled step has a guard on its identity.
         self._spy = torch.compiler.disable(self._log)
         self.begin(None)
@@ -40,14 +41,19 @@ class Inputs:
 
     def begin(self, batch: Any) -> None:
         """Start a new batch, which is on its device."""
-        self.batch, self.logged = batch, None
-        self.calls: list[Call] = []
-        self._seen = False
+        self.batch = batch
+        self.logged: int | None = None
+        self._recorder: Recorder | None = None
 
     def stop(self) -> None:
         """Stop observing."""
-        self._close()
+        self._step.close()
         self._end()
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of the batch's first step; empty if it was not watched."""
+        return self._recorder.calls if self._recorder else []
 
     def images(self, batch: Any) -> int:
         """Return the batch's number of images: the ``batch_size`` given to ``self.log``, or else `seen`; 0 if unknown.
@@ -62,7 +68,8 @@ class Inputs:
         parts = {place: count_of(found) for place, found in images_of(batch).items()}
         if images := count_calls(self.calls, set(parts.values())):
             self._place = self._place or find_part(parts, images)
-            self._known = True
+            nets = {call.net for call in self.calls}
+            self._watched = self._watched or ([] if self._is_compiled(nets) else list(nets))
         elif self._place is not None:
             place, factor = self._place
             images = parts.get(place, 0) * factor
@@ -71,54 +78,32 @@ class Inputs:
         return images
 
     def _hear(self, action: str, starts: bool) -> None:
-        if action.startswith("[Callback]"):
-            # Not below 0: this object may have been made inside a callback's hook, whose start it did not hear.
-            self._hooks = max(0, self._hooks + (1 if starts else -1))
-        elif action.startswith("[Strategy]") and action.endswith((".training_step", ".test_step")) and not self._hooks:
+        if action.startswith("[Strategy]") and action.endswith(self._action):
             if not starts:
-                self._close()
-            elif not self._seen:
-                self._seen = True
+                self._step.close()
+            elif self._recorder is None:
                 self._watch()
 
     def _watch(self) -> None:
-        self._open, everything = True, self._watched is None
-        self._below = vars(self._module).get("log")
-        vars(self._module)["log"] = self._spy
-        self._made: list[torch.Tensor] = []
-        self._stack: list[bool] = []
-        self._inner: set[int] = set()
-        # A strategy that wraps the module runs the step inside a call of the wrapper and of the module.
-        self._wrapped = self._trainer.strategy.model is not self._module
-        self._storages = {storage_of(t) for t in tensors_of(self.batch)}
+        own, everything = vars(self._module), self._watched is None
+        self._below = own.get("log")
+        own["log"] = self._spy
+        self._step.callback(self._put_back_log)
+        wrapped = self._trainer.strategy.model is not self._module
+        self._recorder = Recorder(self._module, self.batch, wrapped, samples=everything)
+        self._step.callback(self._recorder.made.clear)
         if everything:
-            self._tries += 1
-            _eager.enter(self)
-        elif self._compiled or not self._known:
-            return
-        for name, part in self._module.named_modules() if everything else self._watched:
-            if isinstance(part, torch.jit.ScriptModule):
-                continue  # it takes no hooks
-            self._handles.append(part.register_forward_pre_hook(self._before(name, everything), with_kwargs=True))
-            self._handles.append(part.register_forward_hook(self._after, always_call=True))
+            self._tries, self._watched = self._tries + 1, []
+            self._step.enter_context(torch.compiler.set_stance("force_eager"))
+        for handle in self._recorder.watch(self._module.modules() if everything else self._watched or []):
+            self._step.callback(handle.remove)
 
-    def _close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        _eager.leave(self)
-        if vars(self._module).get("log") is self._spy:
-            del vars(self._module)["log"]
+    def _put_back_log(self) -> None:
+        own = vars(self._module)
+        if own.get("log") is self._spy:
+            del own["log"]
             if self._below:
-                vars(self._module)["log"] = self._below
-        self._made = []
-        if self._watched is None:
-            names = {call.name for call in self.calls}
-            self._watched = [(name, self._module.get_submodule(name)) for name in names]
-            self._compiled |= any(_is_compiled(part) for _, part in self._watched)
+                own["log"] = self._below
 
     def _log(self, *arguments: Any, **named: Any) -> None:
         if self.logged is None and named.get("batch_size") is not None:
@@ -128,70 +113,7 @@ class Inputs:
         else:
             type(self._module).log(self._module, *arguments, **named)
 
-    def _before(self, name: str, everything: bool) -> Callable[..., None]:
-        def look(part: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if torch.compiler.is_compiling():
-                return
-            if self._wrapped and part is self._module:
-                self._wrapped = False
-                self._stack.append(False)
-                return
-            outer = not any(self._stack)
-            self._stack.append(True)
-            if not outer:
-                # Activation checkpointing calls it again from the backward pass, where it would look outermost.
-                self._inner.add(id(part))
-            elif id(part) not in self._inner and next(part.parameters(), None) is not None:
-                self.calls.append(self._call(name, part, arguments, named, everything))
-
-        return look
-
-    def _after(self, part: nn.Module, arguments: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self._stack.pop()
-        if not any(self._stack) and next(part.parameters(), None) is not None:
-            self._made += [t.detach() for t in tensors_of(output)]
-
-    def _call(self, name: str, part: nn.Module, arguments: Any, named: Any, everything: bool) -> Call:
-        given = {**dict(enumerate(arguments)), **named}
-        tensors = [t for t in tensors_of(given) if t.ndim]
-        images = next(iter(images_of(given).values()), [])
-        own = [t for t in images if storage_of(t) in self._storages]
-        made = {storage_of(t) for t in self._made}
-        return Call(
-            name,
-            count_of(images) if images else 0,
-            tensors[0].size(0) if tensors else 0,
-            (own[0].data_ptr(), own[-1].data_ptr(), own[0].numel(), len(own)) if own else None,
-            any(t.requires_grad or storage_of(t) in made for t in tensors),
-            any(p.requires_grad for p in part.parameters()),
-            one_image(arguments, named) if everything else None,
+    def _is_compiled(self, nets: set[nn.Module]) -> bool:
+        return hasattr(self._module.training_step, "_torchdynamo_orig_callable") or any(
+            isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for net in nets for m in net.modules()
         )
-
-
-class _Eager:
-    """Forces eager execution as long as at least one observer is watching."""
-
-    def __init__(self) -> None:
-        self._looking: set[int] = set()
-        self._stance: Any = None
-
-    def enter(self, who: Any) -> None:
-        if not self._looking:
-            self._stance = torch.compiler.set_stance("force_eager")
-            self._stance.__enter__()
-        self._looking.add(id(who))
-
-    def leave(self, who: Any) -> None:
-        if id(who) in self._looking:
-            self._looking.remove(id(who))
-            if not self._looking:
-                self._stance.__exit__(None, None, None)
-
-
-_eager = _Eager()
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in part.modules())

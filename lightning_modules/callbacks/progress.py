@@ -9,11 +9,13 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from zoo.log import log
+
 REFRESH_S = 0.1
 """Minimum time in seconds between redraws: drawing takes as long as a step of a small network."""
 
 
-class _Bar(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """One bar for the epoch; the bars of validation and test come and go below it."""
 
     _drawn = 0.0
@@ -29,8 +31,8 @@ class _Bar(TQDMProgressBar):
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
-class _Lines(Callback):
-    """Prints one line per epoch once all of its metrics are known: when the next epoch starts or training ends."""
+class EpochLog(Callback):
+    """Logs one line per epoch once all of its metrics are known: when the next epoch starts or training ends."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch:
@@ -42,11 +44,11 @@ class _Lines(Callback):
     def _line(self, trainer: Any, epoch: int) -> None:
         names = ("train/loss", "val/loss", "val/acc", "speed/train_images_per_s")
         values = {n: float(v) for n in names if (v := trainer.callback_metrics.get(n)) is not None}
-        if trainer.is_global_zero and values:
+        if values:
             text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"epoch {epoch}/{trainer.max_epochs}  {text}", flush=True)
+            log.info(f"epoch {epoch}/{trainer.max_epochs}  {text}")
 
 
 def progress() -> Callback:
     """Return the display for the current output: a bar if stderr is a terminal, lines otherwise."""
-    return _Bar() if sys.stderr.isatty() else _Lines()
+    return ProgressBar() if sys.stderr.isatty() else EpochLog()

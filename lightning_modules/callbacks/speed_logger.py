@@ -10,11 +10,16 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_modules.callbacks.inputs import Inputs
-from lightning_modules.callbacks.stopwatch import FETCH, TRAIN, Stopwatch
+from lightning_modules.callbacks.stopwatch import FETCH, TRAIN, Mark, Stopwatch
 from zoo.speeds.timing import Spread
 
 WARMUP = 3
 """Number of batches left out at the start, while allocators, thread pools and kernels warm up."""
+
+Batch = tuple[list[Mark], int]
+"""One batch: the stopwatch's marks, and the number of images."""
+Sample = tuple[float, float]
+"""One window on this rank: images/s, and the share of the time spent on fetching."""
 
 
 class SpeedLogger(Callback):
@@ -38,25 +43,16 @@ class SpeedLogger(Callback):
 
     def __init__(self, window: int = 20, images: Callable[[Any], int] | None = None) -> None:
         self.window, self.images = window, images
-        self._stopwatch: Stopwatch | None = None
-        self._inputs: Inputs | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self._stop()
-        self._samples: list[tuple[float, float]] = []  # one per window: this rank's images/s, share spent on fetching
-        self._fallback: tuple[float, float] | None = None
-        self._open: list[Any] = []  # (marks, images) of the batches in the window that is not full
-        self._full: list[Any] = []  # those of the previous window, which is read when the next one is full
-        self._seen = 0
-        self._uncounted = self._told = False
         self.rate: Spread | None = None
         self.data_wait: float | None = None
+        # During training: a Stopwatch, and Inputs unless ``images`` counts.
+        self._stopwatch: Any = None
+        self._inputs: Any = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """The logged values; empty before the end of the first epoch."""
-        if self.rate is None:
+        if self.rate is None or self.data_wait is None:
             return {}
         return {
             "speed/train_images_per_s": self.rate.median,
@@ -65,7 +61,13 @@ class SpeedLogger(Callback):
         }
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._reset()
+        self._stop()
+        self.rate = self.data_wait = None
+        self._samples: list[Sample] = []  # of the windows
+        self._warmup: list[Sample] = []  # of the last batch of the warm-up
+        self._unread: list[Batch] = []  # up to two windows: one is read when the next is full, so the device runs on
+        self._seen = 0
+        self._uncounted = self._warned = False
         self._stopwatch = Stopwatch(trainer, pl_module)
         self._inputs = None if self.images else Inputs(trainer, pl_module)
         self._batches = 1 if pl_module.device.type == "cpu" else self.window
@@ -81,55 +83,46 @@ class SpeedLogger(Callback):
             self._uncounted = True
             return
         self._seen += 1
-        self._open.append((marks, images))
+        self._unread.append((marks, images))
         if self._seen <= WARMUP:
-            self._read_open(warm=False)
-        elif len(self._open) >= self._batches:
-            if self._full:
-                self._samples.append(self._read(self._full))
-            self._full, self._open = self._open, []
+            self._warmup = [self._read(1)]
+        elif len(self._unread) == 2 * self._batches:
+            self._samples.append(self._read(self._batches))
 
-    def _read(self, batches: list[Any]) -> tuple[float, float]:
-        took = self._stopwatch.seconds([marks for marks, _ in batches])
+    def _read(self, batches: int) -> Sample:
+        """Wait for the device to finish the first unread batches, and measure them."""
+        window, self._unread = self._unread[:batches], self._unread[batches:]
+        took = self._stopwatch.seconds([marks for marks, _ in window])
         seconds = max(took[FETCH] + took[TRAIN], 1e-9)
-        return sum(images for _, images in batches) / seconds, took[FETCH] / seconds
-
-    def _read_open(self, warm: bool) -> None:
-        if self._open:
-            self._fallback, self._open = self._read(self._open), []
-            if warm:
-                self._samples.append(self._fallback)
+        return sum(images for _, images in window) / seconds, took[FETCH] / seconds
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._full:
-            self._samples.append(self._read(self._full))
-            self._full = []
-        if not self._samples:
-            # An epoch may be shorter than a window.
-            self._read_open(warm=True)
-        samples = self._samples or ([self._fallback] if self._fallback else [])
-        own = Spread.of([rate for rate, _ in samples]) if samples else Spread(0.0, 0.0)
-        wait = Spread.of([wait for _, wait in samples]).median if samples else 0.0
+        # An epoch may be shorter than a window.
+        if len(self._unread) >= self._batches or (self._unread and not self._samples):
+            self._samples.append(self._read(self._batches))
+        samples = self._samples or self._warmup or [(0.0, 0.0)]
+        own = Spread.of([rate for rate, _ in samples])
+        wait = Spread.of([wait for _, wait in samples]).median
         mine = torch.tensor([own.median, own.iqr, wait], dtype=torch.float32, device=pl_module.device)
         ranks = trainer.strategy.all_gather(mine).view(-1, 3)
         # Ranks wait for each other: the job is as fast as its slowest rank, times their number.
         slowest = ranks[ranks[:, 0].argmin()]
         if not slowest[0]:
-            self._say_why(trainer)
+            self._warn(trainer)
             return
-        self.rate = Spread(slowest[0].item() * len(ranks), slowest[1].item() * len(ranks))
+        self.rate = Spread(slowest[0].item(), slowest[1].item()).scaled(len(ranks))
         self.data_wait = ranks[:, 2].max().item()
         # If a step fetches its own batches, Lightning requires a batch size for whatever is logged.
         pl_module.log_dict(self.metrics, rank_zero_only=True, batch_size=1)
 
-    def _say_why(self, trainer: Any) -> None:
-        if self._uncounted and not self._told and trainer.is_global_zero:
+    def _warn(self, trainer: Any) -> None:
+        if self._uncounted and not self._warned and trainer.is_global_zero:
             warnings.warn(
-                "SpeedLogger logs nothing: no images reached the network that it could count. "
-                "SpeedLogger(images=lambda batch: …) or self.log(…, batch_size=…) says how many a batch has.",
+                "SpeedLogger logs nothing: it found no images in the inputs of the network. "
+                "Pass SpeedLogger(images=lambda batch: …) or self.log(…, batch_size=…).",
                 stacklevel=2,
             )
-        self._told = True
+        self._warned = True
 
     def _stop(self) -> None:
         for part in (self._stopwatch, self._inputs):

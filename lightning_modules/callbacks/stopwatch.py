@@ -88,12 +88,12 @@ class Stopwatch:
 
     def _mark(self, what: str) -> None:
         if self._events:
-            now = torch.Event(self._device, enable_timing=True)
-            now.record()
+            event = torch.Event(self._device, enable_timing=True)
+            event.record()
+            self._marks.append((what, event))
         else:
             synchronize(self._device)
-            now = perf_counter()
-        self._marks.append((what, now))
+            self._marks.append((what, perf_counter()))
 
 
 def _has_events(device: torch.device) -> bool:

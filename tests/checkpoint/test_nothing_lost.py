@@ -151,7 +151,7 @@ def test_a_best_checkpoint_that_is_newer_than_the_last_one(stopped, expected, tm
     same(outcome(folder), expected)
 
 
-def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
+def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):  # noqa: F811
     folder = small_disk / "run"
     full_for_a_while(small_disk, monkeypatch)
     run_cell(cell_config(*CONFIG), folder, "a command")
@@ -161,7 +161,7 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, ca
     same(outcome(folder), expected)
 
 
-def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected, capsys, monkeypatch):
+def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected, capsys, monkeypatch):  # noqa: F811
     folder = small_disk / "run"
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: fill(small_disk))
@@ -174,7 +174,7 @@ def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected,
     same(outcome(folder), expected)
 
 
-def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
+def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):  # noqa: F811
     """Where a sweep's jobs print is where their files are."""
     code = "from lightning_modules.hardware.process import keep_output; keep_output(); "
     code += "print('x' * 9999, flush=True); print('y')"

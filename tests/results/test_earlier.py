@@ -105,7 +105,7 @@ def test_a_cut_line_does_not_spoil_the_next_one(tmp_path):
 
     path = tmp_path / "epochs.jsonl"
     path.write_text('{"epoch": 3}\n{"epo')
-    lines = EpochLines(tmp_path, lambda: 1.0)
+    lines = EpochLines(tmp_path)
     lines.load_state_dict({"lines": ['{"epoch": 3}\n'], "validated": {}})
     lines.on_train_start(Trainer(), None)
     lines.on_train_epoch_end(Trainer(), None)
