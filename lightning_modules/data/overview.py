@@ -26,11 +26,11 @@ def overview(splits: Sequence[Split]) -> str:
     low, high = min(counts), max(counts)
     sizes = [f"{split.name} {len(split):,}" for split in splits]
     sizes[0] += f" ({low:,} a class)" if low == high else f" ({low:,} to {high:,} a class)"
-    text = f"{len(counts):,} classes of images: {', '.join(sizes)}" + ("" if len(splits) > 2 else "; val is tested")
+    text = f"{len(counts):,} classes of images: {', '.join(sizes)}{'; test: val' if len(splits) < 3 else ''}"
     lines = [text, *table(odd, root=os.path.dirname(splits[0].folder))]
     if unseen := sum(split.unseen for split in splits):
         lines.append(
-            f"  {unseen:,} files were not looked at for their size: it takes long here. data.check=true reads all."
+            f"  the sizes of {unseen:,} files were not checked: the disk is slow. data.check=true reads all files."
         )
     return "\n".join(lines)
 
