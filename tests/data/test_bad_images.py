@@ -342,22 +342,14 @@ def config(root, *overrides):
     return cell_config(*CELL, *folder, "trainer.max_epochs=2", "hardware.plan=fp32", *overrides)
 
 
-def test_a_run_counts_its_bad_images_and_names_them(mixed, tmp_path, capfd):
-    result = run_cell(config(mixed, "data.max_bad_images=7", "data.workers=1"), tmp_path / "run", "a command")
-    # Training leaves out four images an epoch, which fill no batch.
-    assert result["metrics"]["data/bad_images"] == 6 and result["metrics"]["test/images"] == 16
-    listed = dict(line.split("\t") for line in (tmp_path / "run" / FILE).read_text().splitlines())
-    assert len(listed) == 6 and listed[str(mixed / "train" / "ant" / "bad2.jpg")] == "empty file"
-    output = capfd.readouterr()
-    assert "6 bad images" in output.out and "Traceback" not in output.err
-    assert "data/bad_images" in (tmp_path / "run" / "metrics.csv").read_text()
+def test_the_check_before_training_ends_a_run_of_too_many_bad_images(mixed, tmp_path):
     with pytest.raises(TooManyBadImages):
-        run_cell(config(mixed, "data.max_bad_images=6", "data.check=true"), tmp_path / "run2", "a command")
-    failed = json.loads((tmp_path / "run2" / "result.json").read_text())
+        run_cell(config(mixed, "data.max_bad_images=6", "data.check=true"), tmp_path / "run", "a command")
+    failed = json.loads((tmp_path / "run" / "result.json").read_text())
     assert failed["status"] == "failed" and "bad0.jpg" in failed["error"] and "traceback" not in failed
 
 
-def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_path, monkeypatch):
+def test_a_killed_reader_ends_the_run_which_resumes_and_names_its_bad_images(mixed, tmp_path, monkeypatch, capfd):
     from lightning_modules.checkpoint.last import LastCheckpoint
 
     def kill(self, trainer, module, images, index):
@@ -377,8 +369,16 @@ def test_a_reader_that_is_killed_ends_the_run_which_goes_on_later(mixed, tmp_pat
     with pytest.raises(ConvzooError, match=r"hydra\.run\.dir"):
         module(mixed).load_state_dict(state)
     (mixed / "train" / "ant" / "new.jpg").unlink()
+    capfd.readouterr()
     again = run_cell(config(mixed, *overrides), tmp_path / "run", "a command")
+    # Training leaves out four images an epoch, which fill no batch.
     assert again["status"] == "completed" and again["metrics"]["data/bad_images"] == 6
+    assert again["metrics"]["test/images"] == 16
+    listed = dict(line.split("\t") for line in (tmp_path / "run" / FILE).read_text().splitlines())
+    assert len(listed) == 6 and listed[str(mixed / "train" / "ant" / "bad2.jpg")] == "empty file"
+    output = capfd.readouterr()
+    assert "6 bad images" in output.out and "Traceback" not in output.err
+    assert "data/bad_images" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
 def in_session(leader):
@@ -396,18 +396,19 @@ def test_a_signal_to_the_readers_too_interrupts(mixed, tmp_path, start):
     folder = tmp_path / "run"
     words = (*CELL, "data=imagefolder", f"data.root='{mixed}'", "data.batch_size=4", "data.image_size=32")
     words += ("data.max_bad_images=7", "data.workers=1", "hardware.plan=fp32", f"hydra.run.dir={folder}")
-    first = start(*words, "trainer.max_epochs=3")
-    first.until(lambda: (folder / "epochs.jsonl").exists())
+    first = start(*words, "trainer.max_epochs=5")
+    lines = folder / "epochs.jsonl"
+    first.until(lambda: lines.exists() and lines.read_text())
     assert len(in_session(first.pid)) > 2
     os.killpg(first.pid, signal.SIGTERM)
     assert first.wait(60) == 143, first.stdout + first.stderr
     assert not in_session(first.pid) and (folder / "last.ckpt").exists()
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     assert "killed by signal" not in first.stdout + first.stderr
-    second = start(*words, "trainer.max_epochs=3")
+    second = start(*words, "trainer.max_epochs=5")
     assert second.wait() == 0, second.stdout + second.stderr
-    epochs = [json.loads(line)["epoch"] for line in (folder / "epochs.jsonl").read_text().splitlines()]
-    assert epochs == list(range(3)) and not in_session(second.pid)
+    epochs = [json.loads(line)["epoch"] for line in lines.read_text().splitlines()]
+    assert epochs == list(range(5)) and not in_session(second.pid)
 
 
 @pytest.mark.parametrize("how", ["PyTorch", "Python"])
