@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -68,7 +69,7 @@ def _unknown(key: str) -> str:
         return "an experiment is added: type +experiment=NAME."
     if key in known_keys():
         conf = files("zoo.conf") / "convzoo"
-        owners = [p.stem for p in sorted(conf.glob(f"{group}/*.yaml")) if rest in _leaves(OmegaConf.load(p))]
+        owners = [path.stem for path in sorted(conf.glob(f"{group}/*.yaml")) if rest in _keys(path)]
         return (
             f"{key} belongs to {', '.join(f'{group}={owner}' for owner in owners)}; the {group} chosen here has none."
         )
@@ -204,8 +205,15 @@ def known_keys() -> tuple[str, ...]:
         keys.add(group)
         # An experiment sets keys of other groups and has no keys itself.
         if not path.read_text().startswith("# @package _global_"):
-            keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
+            keys |= {f"{group}.{key}" for key in _keys(path)}
     return tuple(sorted(keys))
+
+
+def _keys(path: Path) -> set[str]:
+    """Return the keys of an option, relative to its group, with those of the shared files in its defaults list."""
+    config = OmegaConf.load(path)
+    shared = re.findall(r"/(\w+)@_here_", str(config.pop("defaults", "")))
+    return {*_leaves(config)}.union(*(_keys(path.parents[1] / f"{name}.yaml") for name in shared))
 
 
 def _leaves(config: object, prefix: str = "") -> Iterator[str]:
