@@ -11,18 +11,19 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from lightning_modules.data.bad_images import BadImages, gather
-from lightning_modules.data.decode import LONGEST, decode, open_image, orientation_of
+from lightning_modules.data.crop import LONGEST
+from lightning_modules.data.decode import decode, open_image, orientation_of
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
 from lightning_modules.data.image_formats import endings_of
-from lightning_modules.data.layout import Split, scan, split_names
-from lightning_modules.data.overview import overview, table
+from lightning_modules.data.layout import scan, split_names
+from lightning_modules.data.split import Split, overview, table
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, is_death
 from zoo.errors import ConvzooError
 from zoo.log import log
@@ -63,13 +64,7 @@ class _Images(WatchedImages):
 
 
 def look_at(index: int, path: str, until: float) -> Seen:
-    """Read and decode one image, and report what is wrong or unusual.
-
-    Args:
-        index: The image's index.
-        path: Its path.
-        until: See `lightning_modules.data.files.read`.
-    """
+    """Read (with retries until a time, see `read`) and decode one image; report what is wrong or unusual."""
     try:
         content = read(path, until)
         with captured_stderr() as complaints:
@@ -100,9 +95,15 @@ def _odd(path: str, content: bytes) -> Iterator[str]:
 
 
 def check_all(
-    splits: Sequence[Split], bad: BadImages, folder: Path | None, workers: int, rank: int = 0, world: int = 1
+    splits: Sequence[Split],
+    bad: BadImages,
+    folder: Path | None,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = log.info,
 ) -> int:
-    """Read all images, sharded over the ranks of a job; log the findings and write them to a file.
+    """Read all images, sharded over the ranks of a job; report the findings and write them to a file.
 
     All ranks must call this function.
 
@@ -111,17 +112,17 @@ def check_all(
         bad: Receives the bad images.
         folder: Folder for `FILE`; None: do not write it.
         workers: Number of worker processes per rank.
-        rank: This process's rank.
-        world: Number of ranks.
+        rank, world: This process's rank, and the number of ranks.
+        say: Receives the lines of the report.
 
     Returns:
         The number of bad images.
 
     Raises:
-        ConvzooError: There are more bad images than allowed.
+        TooManyBadImages: There are more bad images than allowed.
     """
     paths = [path for split in splits for path, _ in split.images]
-    log.info(f"data.check: reading {len(paths):,} images")
+    say(f"data.check: reading {len(paths):,} images")
     mine = list(_read(paths, range(rank, len(paths), world), workers, rank == 0))
     seen = sorted(image for images in gather(mine, world) for image in images)
     lines = [(f"bad: {image.bad.kind}", paths[image.index], image.bad.detail) for image in seen if image.bad]
@@ -130,12 +131,12 @@ def check_all(
     found: dict[str, list[str]] = defaultdict(list)
     for what, path, _ in lines:
         found[what].append(path)
-    log.info("\n".join(table(found, os.path.dirname(splits[0].folder))) or "  no problems found")
+    say("\n".join(table(found, os.path.dirname(splits[0].folder))) or "  no problems found")
     if folder and rank == 0:
         text = "".join(f"{what}\t{shown(path)}\t{shown(detail)}\n" for what, path, detail in lines)
         try:
             (folder / FILE).write_text(text)
-            log.info(f"  full list: {typed(folder / FILE)}")
+            say(f"  full list: {typed(folder / FILE)}")
         except OSError as error:
             log.warning(f"  {shown(folder / FILE)} cannot be written: {error.strerror}.")
     for image in seen:
@@ -194,9 +195,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         splits = [scan(given.root, name) for name in split_names(given.root)]
-        log.info(overview(splits))
+        print(overview(splits))
         total = sum(map(len, splits))
-        code = 1 if check_all(splits, BadImages(total, total), given.output, given.workers) else 0
+        code = 1 if check_all(splits, BadImages(total, total), given.output, given.workers, say=print) else 0
     except ConvzooError as error:
         code = 2
         print(f"error: {error}", file=sys.stderr)

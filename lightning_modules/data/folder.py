@@ -12,7 +12,8 @@ import torch
 
 from lightning_modules.data.bad_images import BadImages
 from lightning_modules.data.batches import ShardedBatches
-from lightning_modules.data.decode import central, decode, random_box
+from lightning_modules.data.crop import central, random_box
+from lightning_modules.data.decode import decode
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, plain_worker_errors
 from zoo.errors import ConvzooError

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
-from lightning_modules.data.layout import Split, class_names, scan, split_names
-from lightning_modules.data.overview import overview
+from lightning_modules.data.layout import class_names, scan, split_names
 from lightning_modules.data.registry import dataset
+from lightning_modules.data.split import Split, overview
 from zoo.errors import ConvzooError
 from zoo.log import log
 

@@ -6,15 +6,12 @@ import os
 import stat
 import time
 import unicodedata
-import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Set
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from lightning_modules.data.files import shown
 from lightning_modules.data.image_formats import endings, endings_text
+from lightning_modules.data.split import DANGLING, FORBIDDEN, HIDDEN, NO_BYTES, NO_FILE, UNSEEN, Split
 from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
@@ -22,55 +19,6 @@ SYSTEMS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume In
 """Folders that archivers, file servers and file systems create; ignored like hidden ones."""
 SIZES_S = 1.0
 """Maximum time in seconds for querying a split's file sizes: a million files on a network file system take minutes."""
-
-HIDDEN, NO_FILE, UNSEEN = "hidden, skipped", "not a regular file, skipped", "size not checked"
-NO_BYTES, DANGLING, FORBIDDEN = "empty file", "dangling link", "no permission to read"
-BAD = (NO_BYTES, DANGLING, FORBIDDEN)
-"""Oddities of files that are listed anyway, and become bad images once they are read."""
-
-
-@dataclass
-class Split:
-    """The images, classes and oddities of one split.
-
-    Attributes:
-        folder: ``ROOT/train``, ``ROOT/val`` or ``ROOT/test``.
-        classes: Names of the class folders, sorted.
-        images: Paths and labels, in the order of torchvision's ``ImageFolder``.
-        odd: Oddities that the user should know: description → paths.
-        unseen: Number of files whose size was not queried.
-    """
-
-    folder: Path
-    classes: list[str]
-    images: list[tuple[str, int]] = field(default_factory=list)
-    odd: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    unseen: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def counts(self) -> list[int]:
-        """Return the number of images in each class."""
-        counts = [0] * len(self.classes)
-        for _, label in self.images:
-            counts[label] += 1
-        return counts
-
-    def bad(self) -> list[tuple[str, str]]:
-        """Return path and reason of the images that cannot be good."""
-        return [(path, kind) for kind in BAD for path in self.odd.get(kind, ())]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Checksum of the names of all images, independent of the folder's location."""
-        start = len(str(self.folder))
-        names = "\0".join(path[start:] for path, _ in self.images)
-        return f"{len(self.images)} images, {zlib.crc32(os.fsencode(names)):08x}"
 
 
 def class_names(root: str) -> list[str]:

@@ -15,7 +15,7 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.data import make_data
 from lightning_modules.data.augment import Augment, Prepare, make_mix
 from lightning_modules.data.batches import ShardedBatches
-from lightning_modules.data.decode import random_box
+from lightning_modules.data.crop import random_box
 from lightning_modules.data.store import Store, TensorLoader, Views
 
 

@@ -22,12 +22,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from lightning_modules import run_cell
-from lightning_modules.data import check, files, layout, make_data
+from lightning_modules.data import check, files, make_data
 from lightning_modules.data.bad_images import FILE, BadImages, TooManyBadImages
-from lightning_modules.data.decode import central, decode
+from lightning_modules.data.crop import central
+from lightning_modules.data.decode import decode
 from lightning_modules.data.files import BadImage, read, shown
 from lightning_modules.data.layout import scan
-from lightning_modules.data.overview import overview
+from lightning_modules.data.split import DANGLING, HIDDEN, NO_BYTES, NO_FILE, overview
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, WorkerDied
 from zoo import ConvzooError
 
@@ -148,10 +149,10 @@ def test_whatever_is_odd_in_a_folder_is_counted_and_named(tmp_path):
     }
     assert found == {
         "class with one image": ["train/ant"],
-        layout.NO_BYTES: ["train/bee/1.jpg"],
+        NO_BYTES: ["train/bee/1.jpg"],
         "class without an image": ["val/bee"],
         "outside of a class folder, skipped": ["val/stray.jpg"],
-        layout.HIDDEN: [
+        HIDDEN: [
             "train/.hidden",
             "train/.ipynb_checkpoints",
             "train/__MACOSX",
@@ -161,9 +162,9 @@ def test_whatever_is_odd_in_a_folder_is_counted_and_named(tmp_path):
             "val/ant/.hidden",
         ],
         "another extension, skipped": ["val/ant/Thumbs.db", "val/ant/itself", "val/ant/readme.txt"],
-        layout.DANGLING: ["val/ant/dangling.jpg"],
+        DANGLING: ["val/ant/dangling.jpg"],
         "link to a folder around it, skipped": ["val/ant/circle"],
-        layout.NO_FILE: ["val/ant/pipe.jpg"],
+        NO_FILE: ["val/ant/pipe.jpg"],
     }
     assert [os.path.basename(path) for path, _ in val.images] == ["0.jpg", "1.jpg", "caf\udce9.jpg", "dangling.jpg"]
     text = overview([train, val])

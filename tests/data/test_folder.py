@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 from lightning_modules import run_cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.data import make_data
-from lightning_modules.data.decode import Box, central, decode, random_box
+from lightning_modules.data.crop import Box, central, random_box
+from lightning_modules.data.decode import decode
 from lightning_modules.data.folder import FolderImages
 from lightning_modules.data.layout import scan
 
