@@ -151,7 +151,7 @@ def photographs(folder: Path, n: int, width: int = 500, height: int = 375) -> No
 
 def jpegs(root: Path, size: int, n: int) -> dict[str, Variant]:
     """Return variants that read files and apply RandomResizedCrop to ``size`` and horizontal flips."""
-    from lightning_modules.data.prepare import Prepare
+    from lightning_modules.data.augment import Prepare
 
     crop = v2.RandomResizedCrop(size, scale=(0.35, 1.0))
     usual = v2.Compose([crop, v2.RandomHorizontalFlip(), *finish(3)])

@@ -71,7 +71,7 @@ class Cell:
         self.data, self.choices, image_size = resolved.data, resolved.choices, resolved.image_size
         if resolved.found and global_rank() == 0:
             print(resolved.found, flush=True)
-        self.data.look(tell=global_rank() == 0)
+        self.data.look()
         self.start = InitWeights(spec.init, resolved.network)
         self.module = Classifier(self.start.network, spec.optim.plain(), spec.hardware.micro_batch)
         self.module.to(memory_format=torch.channels_last)

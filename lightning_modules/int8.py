@@ -16,7 +16,7 @@ from torch import nn
 
 import zoo
 from lightning_modules.config.schema import DataOptions
-from lightning_modules.data import FolderData, ImageData, make_data
+from lightning_modules.data import Data, make_data
 from lightning_modules.results.result import environment
 from zoo.compression import int8 as quantizer
 from zoo.deploy import export as exporter
@@ -83,7 +83,7 @@ def compare(checkpoint: Path, output: Path, calibration_images: int = 512) -> di
     }
 
 
-def _calibration(data: ImageData | FolderData, n: int) -> list[torch.Tensor]:
+def _calibration(data: Data, n: int) -> list[torch.Tensor]:
     """Returns the first ``n`` training images (all, if there are fewer) in batches, without batch augmentation."""
     batches: list[torch.Tensor] = []
     for images, _ in data.train_dataloader():
@@ -93,7 +93,7 @@ def _calibration(data: ImageData | FolderData, n: int) -> list[torch.Tensor]:
     return batches
 
 
-def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: ImageData | FolderData) -> tuple[float, int]:
+def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: Data) -> tuple[float, int]:
     """Returns the top-1 accuracy on the test images, each counted once, and their number."""
     right = count = 0
     for batch, labels in data.test_dataloader():
@@ -108,9 +108,7 @@ def accuracy(net: Callable[[torch.Tensor], torch.Tensor], data: ImageData | Fold
     return right / count, count
 
 
-def _measure(
-    nets: dict[str, nn.Module], data: ImageData | FolderData, shape: tuple[int, int, int]
-) -> list[dict[str, float]]:
+def _measure(nets: dict[str, nn.Module], data: Data, shape: tuple[int, int, int]) -> list[dict[str, float]]:
     """Measures accuracy and speed of each network; timing alternates, so that background load affects all alike."""
     seconds: dict[tuple[str, int], list[float]] = {(name, n): [] for name in nets for n in (BATCH, 1)}
     with torch.inference_mode():

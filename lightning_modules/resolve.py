@@ -8,7 +8,7 @@ from typing import Any
 from lightning_modules.config.columns import columns
 from lightning_modules.config.scaling import find_network, find_scale, image_sizes, scale_to
 from lightning_modules.config.schema import CellSpec, DataOptions, TrainerOptions
-from lightning_modules.data.modules import FolderData, ImageData, make_data
+from lightning_modules.data import Data, make_data
 from lightning_modules.optimizer import check_optimizer
 from zoo.backbones.stem import stem_for
 from zoo.costs.matching import Match, match_text
@@ -27,7 +27,7 @@ class Resolved:
     """
 
     network: dict[str, Any]
-    data: ImageData | FolderData
+    data: Data
     choices: dict[str, Any]
     image_size: int
     found: str | None = None
@@ -60,7 +60,7 @@ def resolve(spec: CellSpec, hardware: str) -> Resolved:
     return Resolved(network, data, choices, image_size, f"model.match={spec.model.match}: {found}")
 
 
-def _data(spec: CellSpec, image_size: int) -> ImageData | FolderData:
+def _data(spec: CellSpec, image_size: int) -> Data:
     return make_data(spec.data.having(image_size=image_size), spec.seed)
 
 

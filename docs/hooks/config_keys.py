@@ -86,7 +86,11 @@ def _group_section(group: str, default: str | None) -> str:
     files = _files(group)
     keys: dict[str, dict[str, tuple[str, str]]] = {}
     notes = {path.stem: comments(path) for path in files}
-    anywhere = {key: text for found in reversed(notes.values()) for key, text in found.items()}
+    shared = [
+        {f"{path.parent.name}.{key}": text for key, text in comments(path).items()}
+        for path in CONF.glob(f"{group}/*/*.yaml")
+    ]
+    anywhere = {key: text for found in [*shared, *reversed(notes.values())] for key, text in found.items()}
     for option, defaults in values(group).items():
         for key, value in defaults.items():
             if key != "name" or value == "???" or len(files) == 1:

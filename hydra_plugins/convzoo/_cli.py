@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -72,7 +73,7 @@ def _unknown(key: str) -> str:
         return "an experiment is added: type +experiment=NAME."
     if key in known_keys():
         conf = files("zoo.conf") / "convzoo"
-        owners = [p.stem for p in sorted(conf.glob(f"{group}/*.yaml")) if rest in _leaves(OmegaConf.load(p))]
+        owners = [path.stem for path in sorted(conf.glob(f"{group}/*.yaml")) if rest in _keys(path)]
         owners += plugin_owners(group, rest)
         return (
             f"{key} belongs to {', '.join(f'{group}={owner}' for owner in owners)}; the {group} chosen here has none."
@@ -219,8 +220,23 @@ def _own_keys() -> tuple[str, ...]:
         keys.add(group)
         # An experiment sets keys of other groups and has no keys itself.
         if not path.read_text().startswith("# @package _global_"):
-            keys |= {f"{group}.{key}" for key in _leaves(OmegaConf.load(path))}
+            keys |= {f"{group}.{key}" for key in _keys(path)}
+    keys |= {f"{path.parent.parent.name}/{path.parent.name}" for path in conf.glob("*/*/*.yaml")} - {"hydra/help"}
     return tuple(sorted(keys))
+
+
+def _keys(path: Path) -> set[str]:
+    """Return the keys of an option, relative to its group, with those of the files in its defaults list."""
+    config = OmegaConf.load(path)
+    keys: set[str] = set()
+    for entry in config.pop("defaults", []):
+        if OmegaConf.is_dict(entry):
+            keys |= {
+                f"{group}.{key}" for group, name in entry.items() for key in _keys(path.parent / group / f"{name}.yaml")
+            }
+        elif entry != "_self_":
+            keys |= _keys(path.with_name(f"{entry}.yaml"))
+    return keys.union(_leaves(config))
 
 
 def _leaves(config: object, prefix: str = "") -> Iterator[str]:

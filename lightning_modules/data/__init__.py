@@ -1,5 +1,9 @@
 """Data sets as Lightning data modules: `ImageData` for those that fit in memory, `FolderData` for image folders."""
 
-from lightning_modules.data.modules import FolderData, ImageData, make_data
+from lightning_modules.data import builtin  # registers the built-in data sets
+from lightning_modules.data.base import Data
+from lightning_modules.data.folder_data import FolderData
+from lightning_modules.data.memory import ImageData, Images, Splits
+from lightning_modules.data.registry import DATASETS, dataset, make_data
 
-__all__ = ["FolderData", "ImageData", "make_data"]
+__all__ = ["DATASETS", "Data", "FolderData", "ImageData", "Images", "Splits", "builtin", "dataset", "make_data"]

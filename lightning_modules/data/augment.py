@@ -1,16 +1,20 @@
-"""Augment whole batches on their device, with random numbers per image and without waiting for the device.
+"""Turn a batch's bytes into the network's input, on its device: resize, augment, normalise, mix.
 
-Crops and flips are not here: they determine where an image is read (`lightning_modules.data.store`, `…folder`).
+Every image of a batch gets random numbers of its own, and the host never waits for the device. Crops and flips are not
+here: they determine where an image is read (`lightning_modules.data.store`, `…folder`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+
+from lightning_modules.config.schema import AugmentOptions
 
 ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10
 """Random erasing, as in the paper and in torchvision: share of the image's area, height / width, number of draws."""
@@ -33,6 +37,12 @@ class Augment:
     shift: float = 0.0
     cutout: int = 0
     random_erasing: float = 0.0
+
+    @classmethod
+    def of(cls, options: AugmentOptions) -> Augment:
+        """Take the values of the configuration's augment group; what the data set does not define stays off."""
+        values = options.plain()
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def warp(self, x: torch.Tensor) -> torch.Tensor:
         """Rotate about the centre, zoom, then shift; bilinear, black outside, like torchvision's ``RandomAffine``.
@@ -88,51 +98,65 @@ class Augment:
         return _fill(x, top, left, top + high, left + wide)
 
 
-@dataclass(frozen=True)
-class Mix:
-    """Mixes each image of a batch, and its label, with the one before it, like torchvision's MixUp and CutMix.
+class Prepare:
+    """Resizes, augments (in training only) and normalises a batch.
 
-    A batch shares one mixing ratio, drawn from Beta(alpha, alpha). If both methods are on, each batch gets one of them
-    with equal probability. The draws are plain numbers from the CPU's generator, so the host never waits for a GPU.
-
-    Attributes:
-        classes: Number of classes.
-        mixup: alpha; 0: off (Zhang et al. 2017, arXiv:1710.09412).
-        cutmix: alpha; 0: off (Yun et al. 2019, arXiv:1905.04899).
+    Args:
+        image_size: Side in pixels to which images of another size are resized (bilinear, antialiased).
+        mean, std: Mean and standard deviation per channel, for images from 0 to 1.
+        augment: Augmentation in training; None: none.
     """
 
-    classes: int
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    def __init__(self, image_size: int, mean: list[float], std: list[float], augment: Augment | None = None) -> None:
+        self.image_size, self.augment = image_size, augment or Augment()
+        self._scale = 1 / (255 * torch.tensor(std))
+        self._bias = -torch.tensor(mean) / torch.tensor(std)
+        self._rows: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map (N, C, H, W) and int64 (N,) to the same shape and float32 (N, classes); unchanged if both are off."""
-        if not (self.mixup or self.cutmix):
-            return x, labels
-        both = self.mixup and self.cutmix
-        cut = torch.rand(()).item() < 0.5 if both else bool(self.cutmix)
-        share = _beta(self.cutmix if cut else self.mixup)
-        if cut:
-            x, share = self._paste(x, share)
-        else:
-            x = x.lerp(x.roll(1, 0), 1 - share)
-        one_hot = (labels[:, None] == torch.arange(self.classes, device=labels.device)).float()
-        return x, one_hot.lerp(one_hot.roll(1, 0), 1 - share)
+    def __call__(self, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Map uint8 (N, C, h, w) to ``dtype`` (N, C, image_size, image_size), channels last in memory."""
+        x = images.to(torch.float32, copy=True)
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        if training:
+            x = self.augment.warp(x)
+        x = self._normalise(x).to(dtype)
+        return self.augment.erase(x) if training else x
 
-    @staticmethod
-    def _paste(x: torch.Tensor, share: float) -> tuple[torch.Tensor, float]:
-        height, width = x.shape[-2:]
-        column, row = (torch.randint(0, size, ()).item() for size in (width, height))
-        half = 0.5 * math.sqrt(1 - share)
-        wide, high = int(half * width), int(half * height)
-        left, right = max(column - wide, 0), min(column + wide, width)
-        top, bottom = max(row - high, 0), min(row + high, height)
-        x[:, :, top:bottom, left:right] = x[:, :, top:bottom, left:right].roll(1, 0)
-        return x, 1 - (right - left) * (bottom - top) / (width * height)
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device not in self._rows:
+            self._rows[x.device] = tuple(v.repeat(self.image_size).to(x.device) for v in (self._scale, self._bias))
+        scale, bias = self._rows[x.device]
+        # Work on rows of pixels: an innermost dimension of three channels is slow.
+        rows = x.permute(0, 2, 3, 1).reshape(-1, self.image_size * x.shape[1])
+        torch.addcmul(bias, rows, scale, out=rows)
+        return rows.view(len(x), *x.shape[-2:], x.shape[1]).permute(0, 3, 1, 2)
 
 
-def _beta(alpha: float) -> float:
-    return torch.distributions.Beta(alpha, alpha, validate_args=False).sample().item()
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From images (N, C, H, W) and labels int64 (N,) to the same shape and float32 (N, classes)."""
+
+
+def make_mix(classes: int, mixup: float | None = 0.0, cutmix: float | None = 0.0) -> Mix | None:
+    """Return torchvision's MixUp, CutMix, or one of them at even odds for each batch; None if both are off.
+
+    Both mix each image of a batch, and its label, with the one before it. They draw from the CPU's generator.
+
+    Args:
+        classes: Number of classes.
+        mixup: alpha of Beta(alpha, alpha); 0: off (Zhang et al. 2017, arXiv:1710.09412).
+        cutmix: alpha; 0: off (Yun et al. 2019, arXiv:1905.04899).
+    """
+    if not (mixup or cutmix):
+        return None
+    from torchvision.transforms import v2
+
+    on = [
+        kind(alpha=float(alpha), num_classes=classes)
+        for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        if alpha
+    ]
+    return v2.RandomChoice(on)
 
 
 @lru_cache(maxsize=8)

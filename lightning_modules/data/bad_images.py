@@ -5,19 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback
 
 from lightning_modules.data.files import shown
 from zoo.errors import ConvzooError
+from zoo.log import log
 from zoo.text import typed
 
 FILE = "bad_images.txt"
 """File in the run's folder with one line per bad image: path, tab, reason."""
 
 METRIC = "data/bad_images"
+
+
+T = TypeVar("T")
+
+
+class TooManyBadImages(ConvzooError):
+    """More images cannot be used than ``data.max_bad_images`` allows."""
+
+
+def gather(own: T, world: int) -> list[T]:
+    """Return the objects of all ranks. A collective call: all ranks must make it."""
+    if world == 1:
+        return [own]
+    everyones: list[Any] = [None] * world
+    torch.distributed.all_gather_object(everyones, own)
+    return everyones
 
 
 class BadImages:
@@ -38,7 +55,7 @@ class BadImages:
         self.text, self.total = f"data.max_bad_images={limit}", total
         self.found: dict[str, str] = {}
         self._file: Path | None = None
-        self._told = 0  # number of entries of `found` that the other ranks know
+        self._shared = 0  # number of entries of `found` that the other ranks know
 
     def follow(self, folder: Path, keep: bool, main: bool = True) -> None:
         """Write the bad images into a run's folder from now on.
@@ -76,15 +93,15 @@ class BadImages:
         return True
 
     def add(self, path: str, reason: str) -> None:
-        """Record a bad image found in the middle of the run, and print the first one.
+        """Record a bad image found in the middle of the run, and log the first one.
 
         Raises:
-            ConvzooError: There are more bad images than allowed.
+            TooManyBadImages: There are more bad images than allowed.
         """
         if self.note(path, reason):
             if len(self.found) == 1:
-                text = f"{shown(path)}: {shown(reason)}. Bad images are left out and counted, up to {self.limit:,}."
-                print(text, flush=True)
+                text = f"{shown(path)}: {shown(reason)}. Up to {self.limit:,} bad images are left out and counted."
+                log.warning(text, extra={"every_rank": True})
             self.check()
 
     def _write(self, lines: dict[str, str]) -> None:
@@ -96,16 +113,16 @@ class BadImages:
                 for path, reason in lines.items():
                     file.write(f"{path}\t{reason}\n".encode())
         except OSError as error:  # a full disk must not stop the run
-            print(f"{shown(self._file)} cannot be written: {error.strerror}.", flush=True)
+            log.warning(f"{shown(self._file)} cannot be written: {error.strerror}.", extra={"every_rank": True})
             self._file = None
 
     def check(self) -> None:
-        """Raise ConvzooError if there are more bad images than allowed."""
+        """Raise `TooManyBadImages` if there are more bad images than allowed."""
         if len(self.found) > self.limit:
             first = "\n".join(f"  {path}: {reason}" for path, reason in list(self.found.items())[:5])
             more = f"\n  … all so far: {typed(self._file)}" if self._file and len(self.found) > 5 else ""
-            raise ConvzooError(
-                f"{len(self.found):,} of {self.total:,} images cannot be used, and {self.text} allows {self.limit:,}."
+            raise TooManyBadImages(
+                f"{len(self.found):,} of {self.total:,} images cannot be used, but {self.text} allows {self.limit:,}."
                 f"\n{first}{more}\nRepair or remove them, or raise data.max_bad_images. "
                 "data.check=true reads all images before training."
             )
@@ -114,20 +131,17 @@ class BadImages:
         """Exchange the bad images between all ranks. A collective call: all ranks must make it.
 
         Raises:
-            ConvzooError: All ranks together found more than allowed.
+            TooManyBadImages: All ranks together found more than allowed.
         """
-        if world > 1:
-            own = dict(list(self.found.items())[self._told :])
-            everybodys: list[dict[str, str]] = [{} for _ in range(world)]
-            torch.distributed.all_gather_object(everybodys, own)
-            for found in everybodys:
-                self.found |= {path: reason for path, reason in found.items() if path not in self.found}
-            self._told = len(self.found)
+        for found in gather(dict(list(self.found.items())[self._shared :]), world):
+            for path, reason in found.items():
+                self.found.setdefault(path, reason)
+        self._shared = len(self.found)
         self.check()
 
 
 class CountBadImages(Callback):
-    """Logs ``data/bad_images`` once per epoch, over all ranks, and prints at the end where they are listed.
+    """Logs ``data/bad_images`` once per epoch, over all ranks, and at the end where they are listed.
 
     Args:
         bad: The run's bad images.
@@ -150,6 +164,6 @@ class CountBadImages(Callback):
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.bad.share(trainer.world_size)
-        if self.bad.found and trainer.is_global_zero:
+        if self.bad.found:
             where = typed(Path(trainer.default_root_dir) / FILE)
-            print(f"{len(self.bad.found):,} bad images were left out: {where}", flush=True)
+            log.warning(f"{len(self.bad.found):,} bad images were left out: {where}")

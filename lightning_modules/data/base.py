@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import inspect
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule
 
 from lightning_modules.config.schema import DataOptions
-from lightning_modules.data.augment import Augment, Mix
+from lightning_modules.data.augment import Augment, Prepare, make_mix
 from lightning_modules.data.batches import ShardedBatches
-from lightning_modules.data.prepare import Prepare
 from zoo.errors import ConvzooError
 
 
 class Data(LightningDataModule):
     """Base class of data modules: shards batches over a job's ranks and prepares them on the device.
+
+    Subclasses define `size` and `_loader`.
 
     Attributes:
         options: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
@@ -24,36 +25,56 @@ class Data(LightningDataModule):
         prepare: Turns a batch's bytes into the network's input.
     """
 
-    def __init__(self, options: DataOptions, seed: int) -> None:
+    def __init__(self, options: DataOptions, seed: int = 0) -> None:
         super().__init__()
         # Checkpoints hold these: deployment needs the network's image size, normalisation and test images.
-        self.save_hyperparameters({"data": options.plain(), "seed": seed}, logger=False)
+        # Without a given frame Lightning keeps its own in a reference cycle, and with it the data and their workers.
+        hparams = {"data": options.plain(), "seed": seed}
+        self.save_hyperparameters(hparams, logger=False, frame=inspect.currentframe())
         self.options, self.seed = options, seed
         self.device = torch.device("cpu")
         self._done = (0, 0)
-        augment = options.augment.plain()
-        self.prepare = Prepare(options.image_size, options.mean, options.std, _some(Augment, augment))
-        self._mix = _some(Mix, augment | {"classes": options.num_classes})
+        augment = options.augment
+        self.prepare = Prepare(options.image_size, options.mean, options.std, Augment.of(augment))
+        self._mix = make_mix(options.num_classes, augment.mixup, augment.cutmix)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return training's progress: the epoch, and the number of its batches that are done."""
         loop = self.trainer.fit_loop.epoch_loop.batch_progress
         if loop.is_last_batch:
             return {"epoch": self.trainer.current_epoch + 1, "batches": 0}
         return {"epoch": self.trainer.current_epoch, "batches": loop.current.ready}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._done = state["epoch"], state["batches"]
 
     @property
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer else self.device
 
-    def look(self, tell: bool) -> None:
-        """Look for problems with the data without reading them.
+    def size(self, split: str) -> int:
+        """Return the number of images in ``train`` or ``val``.
 
-        Args:
-            tell: Print an overview of the data.
+        Raises:
+            ConvzooError: The data set is missing, or does not match the configuration.
+        """
+        raise NotImplementedError
+
+    def _loader(self, split: str) -> Any:
+        """Return the loader of ``train``, ``val`` or ``test``."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> Any:
+        return self._loader("train")
+
+    def val_dataloader(self) -> Any:
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        return self._loader("test")
+
+    def look(self) -> None:
+        """Look for problems with the data without reading them, and log an overview.
 
         Raises:
             ConvzooError: The data cannot be used.
@@ -74,7 +95,7 @@ class Data(LightningDataModule):
         batch_size = self.options.batch_size
         if batch_size % world:
             raise ConvzooError(
-                f"data.batch_size={batch_size} cannot be shared out over {world} processes. "
+                f"data.batch_size={batch_size} cannot be divided among {world} processes. "
                 f"Type a multiple of {world}, such as data.batch_size={-(-batch_size // world) * world}."
             )
         # Without gradients larger batches fit, and the result is the same.
@@ -90,9 +111,4 @@ class Data(LightningDataModule):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Turn bytes (N, C, H, W) into the network's input, on the device; augments and mixes in training."""
         images = self.prepare(images, training, dtype)
-        return self._mix(images, labels) if training else (images, labels)
-
-
-def _some(kind: type, values: dict[str, Any]) -> Any:
-    """Make a dataclass from the values that are its fields; ignore the others."""
-    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+        return self._mix(images, labels) if training and self._mix else (images, labels)

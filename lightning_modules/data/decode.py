@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import io
 import math
-import random
 import warnings
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageCms
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
 
+from lightning_modules.data.crop import Box
 from lightning_modules.data.files import BadImage
 from lightning_modules.data.image_formats import formats
 from lightning_modules.data.levels import check_upper_bits, to_bytes
 
 # Pillow warns about files that it can read nevertheless, and every worker process would repeat it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-RATIO = (3 / 4, 4 / 3)
-"""Range of width / height of a random crop; the usual one."""
 
 ORIENTATION = 0x0112
 """EXIF's orientation tag; with a value in ``TURNED`` the image lies on its side."""
@@ -42,41 +38,6 @@ UPRIGHT = {
 
 BOMB_PIXELS, BOMB_RATIO = 2**24, 2000
 """An image with more pixels than the first, and more per byte of its file than the second, is not a photograph."""
-
-LONGEST = 8
-"""Maximum ratio of the longer to the shorter side; a longer image is cut to it before it is resized."""
-
-
-class Box(NamedTuple):
-    """A rectangle in an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def random_box(height: int, width: int, scale: tuple[float, float], draws: random.Random) -> Box:
-    """Draw a crop from the distribution of torchvision's ``RandomResizedCrop`` (Szegedy et al. 2014, arXiv:1409.4842).
-
-    Args:
-        height, width: Size of the image.
-        scale: Minimum and maximum of the crop's share of the image's area.
-        draws: Source of random numbers.
-    """
-    for _ in range(10):
-        area = height * width * draws.uniform(*scale)
-        ratio = math.exp(draws.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < wide <= width and 0 < high <= height:
-            return Box(draws.randint(0, height - high), draws.randint(0, width - wide), high, wide)
-    # No drawn crop fits: take the largest central one within RATIO, like torchvision.
-    wide, high = width, height
-    if width / height < RATIO[0]:
-        high = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        wide = round(height * RATIO[1])
-    return Box((height - high) // 2, (width - wide) // 2, high, wide)
 
 
 def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
@@ -105,9 +66,9 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
     except BadImage:
         raise
     except MemoryError:
-        raise BadImage("too large", "no memory to decode it into") from None
+        raise BadImage("too large", "not enough memory to decode it") from None
     except Image.UnidentifiedImageError:
-        raise BadImage("no image", f"none of the {len(formats())} formats that Pillow decodes here") from None
+        raise BadImage("not an image", f"not one of the {len(formats())} formats that Pillow decodes here") from None
     except Exception as error:  # a damaged file can make a decoder raise anything
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadImage("cut off" if "truncated" in text.lower() else "damaged", text) from None
@@ -137,7 +98,8 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | N
     down, across = pixels.shape[0] / height, pixels.shape[1] / width
     top, left = int(part.top * down), int(part.left * across)
     bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
-    return resize(pixels[top:bottom, left:right].contiguous(), size, size)
+    image = pixels[top:bottom, left:right].contiguous().permute(2, 0, 1)
+    return v2.functional.resize(image, [size, size]).permute(1, 2, 0)
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -151,11 +113,11 @@ def _check_header(image: Image.Image, size: int) -> None:
     """Reject an image whose file is too small for its stated size: decoding it would waste seconds and gigabytes."""
     pixels = image.size[0] * image.size[1]
     if pixels > BOMB_PIXELS and pixels > BOMB_RATIO * size:
-        raise BadImage("too large", f"{pixels:,} pixels out of {size:,} bytes")
+        raise BadImage("too large", f"{pixels:,} pixels in {size:,} bytes")
     if image.format == "TIFF":
         parts = [(right - left) * (low - high) for _, (left, high, right, low), *_ in image.tile]
         if sum(parts) < pixels:
-            raise ValueError("its strips do not cover it")
+            raise ValueError("its strips do not cover the image")
 
 
 def open_image(content: bytes) -> Image.Image:
@@ -174,34 +136,6 @@ def orientation_of(image: Image.Image) -> int:
     except Exception:
         return 1
     return found if found in UPRIGHT else 1
-
-
-def central(pixels: torch.Tensor, size: int, share: float) -> torch.Tensor:
-    """Resize and crop the centre of an image, like torchvision's ``Resize(size / share)`` and ``CenterCrop(size)``.
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        size: Side of the result in pixels.
-        share: ``size`` over the shorter side of the resized image.
-    """
-    height, width = pixels.shape[:2]
-    short = round(size / share)
-    # Without this, one row of 5,000 pixels would become 256 rows of 1,280,000, of which only the middle is used.
-    if (longest := LONGEST * min(height, width)) < max(height, width):
-        down, across = (max(0, side - longest) // 2 for side in (height, width))
-        pixels = pixels[down : down + longest, across : across + longest].contiguous()
-        height, width = pixels.shape[:2]
-    high, wide = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-    top, left = round((high - size) / 2), round((wide - size) / 2)
-    return resize(pixels, high, wide)[top : top + size, left : left + size]
-
-
-def resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize uint8 (H, W, 3) to uint8 (height, width, 3), bilinear, antialiased."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image = pixels.permute(2, 0, 1)[None]
-    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
 def _whole_jpeg(image: Image.Image, content: bytes) -> torch.Tensor | None:

@@ -8,13 +8,14 @@ import shutil
 import socket
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConvzooError
+from zoo.log import log
 
 SILENCE_S = 60.0
 """Timeout in seconds: a server that sends nothing for this long has failed."""
@@ -38,12 +39,12 @@ def one_at_a_time(root: Path, name: str) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print(f"Another process is downloading {name} to {root}: waiting for it.", flush=True)
+            log.info(f"Waiting for another process that is downloading {name} to {root}.")
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 
 
-def fetch(kind: type, folder: str, archives: dict[str, str], root: Path) -> None:
+def fetch(kind: Any, folder: str, archives: Mapping[str, str], root: Path) -> None:
     """Download and unpack a data set beside its final folder, and move it there once it is complete.
 
     Args:
@@ -63,7 +64,7 @@ def fetch(kind: type, folder: str, archives: dict[str, str], root: Path) -> None
         for name, md5 in archives.items():
             _take(root / name, part / name, md5)
         # Skip its __init__, which would unpickle the downloaded files.
-        dataset: Any = kind.__new__(kind)
+        dataset = kind.__new__(kind)
         dataset.root = str(part)
         dataset.download()
         if (root / folder).exists():
@@ -72,8 +73,8 @@ def fetch(kind: type, folder: str, archives: dict[str, str], root: Path) -> None
     except FAILURES as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise ConvzooError(
-            f"{kind.__name__} could not be downloaded to {root}: {text} Type the same again to try again, or "
-            "data.root=FOLDER if you have it elsewhere."
+            f"{kind.__name__} could not be downloaded to {root}: {text} Try again, or type data.root=FOLDER if you "
+            "have it elsewhere."
         ) from None
     finally:
         socket.setdefaulttimeout(before)

@@ -46,17 +46,17 @@ def read(path: str, until: float) -> bytes:
         try:
             with open(path, "rb", buffering=0, opener=_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise BadImage("no file")
+                    raise BadImage("not a regular file")
                 content = file.read()
         except OSError as error:
             if pause is None or error.errno in FINAL or time.monotonic() + pause > until:
                 raise BadImage("cannot be read", error.strerror or type(error).__name__) from None
             time.sleep(pause)
         except MemoryError:
-            raise BadImage("too large", "no memory to read it into") from None
+            raise BadImage("too large", "not enough memory to read it") from None
         else:
             if not content:
-                raise BadImage("no bytes")
+                raise BadImage("empty file")
             return content
     raise AssertionError
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from lightning_modules.data.bad_images import BadImages
 from lightning_modules.data.batches import ShardedBatches
-from lightning_modules.data.decode import Box, central, decode, random_box
+from lightning_modules.data.crop import central, random_box
+from lightning_modules.data.decode import decode
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
-from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decoders_words, plain_worker_errors
+from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, plain_worker_errors
 from zoo.errors import ConvzooError
 
 OTHERS = 100
 """Maximum number of images that are tried in place of a bad one."""
 
-Found = list[tuple[int, str]]
+BadList = list[tuple[int, str]]
 """Index and reason of each bad image."""
 
 
@@ -33,7 +34,7 @@ class FolderBatches(ShardedBatches):
             yield epoch, indices.tolist()
 
 
-class FolderImages(Dataset):
+class FolderImages(WatchedImages):
     """Reads image files into whole batches of uint8, cropped and resized, in worker processes.
 
     In training, an image's crop and flip are drawn from (seed, epoch, index), so they do not depend on the process that
@@ -57,14 +58,12 @@ class FolderImages(Dataset):
         hflip: bool = False,
         seed: int | None = None,
     ) -> None:
-        self.files, self.image_size, self.crop, self.hflip, self.seed = files, image_size, crop, hflip, seed
-        self.in_hand = WorkerProgress(0)
+        super().__init__([path for path, _ in files])
+        self.labels = [label for _, label in files]
+        self.image_size, self.crop, self.hflip, self.seed = image_size, crop, hflip, seed
         self._gave_up: set[int] = set()  # files that failed before: read them without retries
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, Found]:
+    def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, BadList]:
         """Read one batch.
 
         Args:
@@ -77,10 +76,10 @@ class FolderImages(Dataset):
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
         pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         taken: list[int] = []
-        with decoders_words():
+        with captured_stderr():
             for index in indices:
                 for source in self._sources(epoch, index):
-                    self.in_hand.take(source)
+                    self.start_reading(source)
                     try:
                         pixels[len(taken)].copy_(self._image(epoch, index, source, until))
                         taken.append(source)
@@ -88,8 +87,8 @@ class FolderImages(Dataset):
                     except BadImage as error:
                         self._gave_up.add(source)
                         bad.append((source, str(error)))
-        self.in_hand.take(-1)
-        labels = torch.tensor([self.files[source][1] for source in taken], dtype=torch.int64)
+        self.start_reading(-1)
+        labels = torch.tensor([self.labels[source] for source in taken], dtype=torch.int64)
         return pixels[: len(taken)].permute(0, 3, 1, 2), labels, bad
 
     def _sources(self, epoch: int, index: int) -> Iterator[int]:
@@ -98,18 +97,15 @@ class FolderImages(Dataset):
         if self.seed is not None:
             draws = random.Random(f"{self.seed},{epoch},{index},instead")
             for _ in range(OTHERS):
-                yield draws.randrange(len(self.files))
+                yield draws.randrange(len(self))
 
     def _image(self, epoch: int, index: int, source: int, until: float) -> torch.Tensor:
-        content = read(self.files[source][0], 0 if source in self._gave_up else until)
+        content = read(self.paths[source], 0 if source in self._gave_up else until)
         if self.seed is None:
             return central(decode(content), self.image_size, self.crop)
         draws = random.Random(f"{self.seed},{epoch},{index}")
 
-        def box(height: int, width: int) -> Box:
-            return random_box(height, width, self.crop, draws)
-
-        image = decode(content, box, self.image_size)
+        image = decode(content, partial(random_box, scale=self.crop, draws=draws), self.image_size)
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
 
 
@@ -123,7 +119,7 @@ class FolderLoader(WatchedLoader):
     """
 
     def __init__(self, images: FolderImages, bad: BadImages, **options: Any) -> None:
-        super().__init__(images, [path for path, _ in images.files], **options)
+        super().__init__(images, **options)
         self.bad = bad
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -135,12 +131,12 @@ class FolderLoader(WatchedLoader):
         with plain_worker_errors():
             for images, labels, bad in batches:
                 for index, reason in bad:
-                    self.bad.add(self.paths[index], reason)
+                    self.bad.add(self.dataset.paths[index], reason)
                 # Skip a batch without good images: networks may not accept an empty batch.
                 if len(labels):
                     any_good = True
                     yield images, labels
         if not any_good and self.bad.found:
             raise ConvzooError(
-                f"not one of the {len(self.paths):,} images could be used; {next(iter(self.bad.found))} is one."
+                f"none of the {len(self.dataset):,} images could be used; the first is {next(iter(self.bad.found))}."
             )

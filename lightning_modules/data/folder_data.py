@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
-from lightning_modules.data.layout import Split, has_split, scan
-from lightning_modules.data.overview import overview
+from lightning_modules.data.layout import class_names, scan, split_names
+from lightning_modules.data.registry import dataset
+from lightning_modules.data.split import Split, overview
 from zoo.errors import ConvzooError
+from zoo.log import log
 
 MAX_BAD = 0.001
 """Default of ``data.max_bad_images``, for checkpoints without it."""
@@ -24,20 +26,29 @@ AHEAD = 8
 """Number of batches that are prefetched, over all worker processes."""
 
 
+@dataset("imagefolder")
 class FolderData(Data):
-    """Data module of image files in class folders, decoded by worker processes."""
+    """Data module of image files in class folders, decoded by worker processes.
+
+    Raises:
+        ConvzooError: The folder does not match the configuration.
+    """
 
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
-        super().__init__(options, seed)
+        classes = len(class_names(options.root))
+        if classes < 2:
+            raise ConvzooError(f"{options.root}/train has only one class folder; a classifier needs two or more.")
+        if options.in_chans != 3:
+            raise ConvzooError("imagefolder reads images in colour: type data.in_chans=3.")
+        if options.num_classes not in (None, classes):
+            raise ConvzooError(
+                f"data.num_classes={options.num_classes}, but {options.root}/train has {classes} class folders."
+            )
+        super().__init__(options.having(num_classes=classes), seed)
         self._scanned: dict[str, Split] = {}
-        self._goes_on = False
+        self._resumed = False
 
     def size(self, split: str) -> int:
-        """Return the number of images in ``train`` or ``val``.
-
-        Raises:
-            ConvzooError: The folder does not have the expected layout.
-        """
         return len(self._split(split))
 
     def _split(self, name: str) -> Split:
@@ -48,9 +59,7 @@ class FolderData(Data):
 
     @property
     def _splits(self) -> list[Split]:
-        """``train``, ``val``, and ``test`` if it exists; otherwise ``val`` is tested, as usual for ImageNet."""
-        tested = ["test"] if has_split(self.options.root, "test") else []
-        return [self._split(name) for name in ("train", "val", *tested)]
+        return [self._split(name) for name in split_names(self.options.root)]
 
     @cached_property
     def bad(self) -> BadImages:
@@ -58,9 +67,8 @@ class FolderData(Data):
         allowed = self.options.max_bad_images
         return BadImages(MAX_BAD if allowed is None else allowed, sum(map(len, self._splits)))
 
-    def look(self, tell: bool) -> None:
-        if tell:
-            print(overview(self._splits), flush=True)
+    def look(self) -> None:
+        log.info(overview(self._splits))
         for split in self._splits:
             for path, reason in split.bad():
                 self.bad.note(path, reason)
@@ -79,9 +87,9 @@ class FolderData(Data):
     def begin(self, trainer: Any) -> None:
         """Open the run's list of bad images before training, and read all images if ``data.check`` is set."""
         folder = Path(trainer.default_root_dir)
-        self.bad.follow(folder, self._goes_on, trainer.is_global_zero)
+        self.bad.follow(folder, self._resumed, trainer.is_global_zero)
         trainer.strategy.barrier()
-        if self.options.check and not self._goes_on:
+        if self.options.check and not self._resumed:
             from lightning_modules.data.check import check_all
 
             check_all(self._splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
@@ -91,20 +99,22 @@ class FolderData(Data):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._goes_on = True
+        self._resumed = True
         before, now = state.get("files"), self._split("train").fingerprint
         if before not in (None, now):
             raise ConvzooError(
-                f"{self.options.root}/train has other files than when this run was stopped ({now}; it was {before}), "
-                "so it cannot go on to the same end. Type another hydra.run.dir, or remove last.ckpt to start anew. "
-                "Bad images need not be removed: data.max_bad_images says how many are left out."
+                f"{self.options.root}/train has changed since this run was stopped ({now}; before: {before}), so it "
+                "cannot resume exactly. Type another hydra.run.dir, or remove last.ckpt to start again. Bad images "
+                "need not be removed: data.max_bad_images says how many may be left out."
             )
 
-    def _loader(self, name: str) -> DataLoader:
+    def _loader(self, split: str) -> DataLoader:
         from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
 
-        files, size, augment = self._split(name).images, self.options.image_size, self.options.augment
-        if name == "train":
+        # Without a test split, val is tested, as usual for ImageNet.
+        files = self._split(split).images if split != "test" else self._splits[-1].images
+        size, augment = self.options.image_size, self.options.augment
+        if split == "train":
             images = FolderImages(files, size, augment.random_resized_crop, augment.hflip, self.seed)
         else:
             images = FolderImages(files, size, augment.crop_ratio)
@@ -112,10 +122,10 @@ class FolderData(Data):
         return FolderLoader(
             images,
             self.bad,
-            batch_sampler=self._batches(len(images), name == "train", FolderBatches),
+            batch_sampler=self._batches(len(images), split == "train", FolderBatches),
             num_workers=workers,
             prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
-            persistent_workers=workers > 0 and name != "test",
+            persistent_workers=workers > 0 and split != "test",
             pin_memory=self._device.type == "cuda",
             # A separate generator: a DataLoader's draws must not affect the rest of the run.
             generator=torch.Generator().manual_seed(self.seed),
@@ -135,12 +145,3 @@ class FolderData(Data):
             cores = min(cores, int(ours))
         spare = cores // 4 if self._device.type == "cpu" else cores - 1
         return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
-
-    def train_dataloader(self) -> DataLoader:
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader(self._splits[-1].name)

@@ -39,9 +39,9 @@ def endings_of(form: str) -> tuple[str, ...]:
 
 
 def endings_text() -> str:
-    """Return the common extensions and the number of the others, for a message."""
+    """Describe the extensions, for a message: the common ones, and the number of the others."""
     usual = [end for end in (".jpg", ".png", ".webp", ".avif", ".tif", ".bmp", ".gif", ".jp2") if end in endings()]
-    return f"{', '.join(usual)} and {len(endings()) - len(usual)} more that Pillow decodes"
+    return f"with the extension {', '.join(usual)} or one of {len(endings()) - len(usual)} others that Pillow decodes"
 
 
 def _is_stub(name: str) -> bool:

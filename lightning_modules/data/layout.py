@@ -6,14 +6,12 @@ import os
 import stat
 import time
 import unicodedata
-import zlib
-from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from lightning_modules.data.files import shown
 from lightning_modules.data.image_formats import endings, endings_text
+from lightning_modules.data.split import DANGLING, FORBIDDEN, HIDDEN, NO_BYTES, NO_FILE, UNSEEN, Split
 from zoo.errors import ConvzooError
 
 LAYOUT = "ROOT/train/CLASS/image.jpg and ROOT/val/CLASS/image.jpg"
@@ -21,55 +19,6 @@ SYSTEMS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume In
 """Folders that archivers, file servers and file systems create; ignored like hidden ones."""
 SIZES_S = 1.0
 """Maximum time in seconds for querying a split's file sizes: a million files on a network file system take minutes."""
-
-HIDDEN = "hidden, left out"
-NO_BYTES, DANGLING, FORBIDDEN = "no bytes", "link to nothing", "may not be read"
-BAD = (NO_BYTES, DANGLING, FORBIDDEN)
-"""Oddities of files that are listed anyway, and become bad images once they are read."""
-
-
-@dataclass
-class Split:
-    """The images, classes and oddities of one split.
-
-    Attributes:
-        folder: ``ROOT/train``, ``ROOT/val`` or ``ROOT/test``.
-        classes: Names of the class folders, sorted.
-        images: Paths and labels, in the order of torchvision's ``ImageFolder``.
-        odd: Oddities that the user should know: description → paths.
-        unseen: Number of files whose size was not queried.
-    """
-
-    folder: Path
-    classes: list[str]
-    images: list[tuple[str, int]] = field(default_factory=list)
-    odd: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    unseen: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def counts(self) -> list[int]:
-        """Return the number of images in each class."""
-        counts = [0] * len(self.classes)
-        for _, label in self.images:
-            counts[label] += 1
-        return counts
-
-    def bad(self) -> list[tuple[str, str]]:
-        """Return path and reason of the images that cannot be good."""
-        return [(path, kind) for kind in BAD for path in self.odd.get(kind, ())]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Checksum of the names of all images, independent of the folder's location."""
-        start = len(str(self.folder))
-        names = "\0".join(path[start:] for path, _ in self.images)
-        return f"{len(self.images)} images, {zlib.crc32(os.fsencode(names)):08x}"
 
 
 def class_names(root: str) -> list[str]:
@@ -85,9 +34,9 @@ def class_names(root: str) -> list[str]:
     return names
 
 
-def has_split(root: str, name: str) -> bool:
-    """Whether ``root`` has a folder of that name."""
-    return _folder(root, name).is_dir()
+def split_names(root: str) -> list[str]:
+    """Return the names of the splits: ``train``, ``val``, and ``test`` if that folder exists."""
+    return ["train", "val", *(["test"] if _folder(root, "test").is_dir() else [])]
 
 
 def scan(root: str, name: str) -> Split:
@@ -106,17 +55,17 @@ def scan(root: str, name: str) -> Split:
     split = Split(folder, class_names(root))
     if name != "train":
         _compare(folder, _class_folders(folder), split.classes)
-    until = time.monotonic() + SIZES_S
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         if _is_hidden(entry):
-            _keep(split, entry, HIDDEN)
+            split.odd[HIDDEN].append(entry.path)
         elif not _is_folder(entry):
-            _keep(split, entry, "outside of a class folder, left out")
+            split.odd["outside of a class folder, skipped"].append(entry.path)
+    until = time.monotonic() + SIZES_S
     for label, kind in enumerate(split.classes):
         # Sort by folder, then by name, like ImageFolder; sorting by path gives another order.
-        found = sorted(_files(folder / kind, split, until, {}))
+        found = sorted(_files(folder / kind, split, until, set()))
         split.images += [(f"{place}{os.sep}{name}", label) for place, name in found]
-    _judge(split)
+    _check_counts(split)
     return split
 
 
@@ -147,81 +96,80 @@ def _is_hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".") or entry.name in SYSTEMS
 
 
-def _files(folder: str | Path, split: Split, until: float, seen: dict[tuple[int, int], str]) -> list[tuple[str, str]]:
-    """List the images below a folder as (folder, name); ``seen`` holds its parent folders, to detect circular links."""
-    found, entries, status = [], _entries(folder), os.stat(folder)
+def _files(folder: str | Path, split: Split, until: float, parents: Set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    """Yield the images below a folder as (folder, name); ``parents`` identifies its parents, to find circular links."""
+    status = os.stat(folder)
     identity = status.st_dev, status.st_ino
-    if identity in seen:
-        split.odd["link to a folder around it, left out"].append(str(folder))
-        return []
-    for entry in entries:
+    if identity in parents:
+        split.odd["link to a folder around it, skipped"].append(str(folder))
+        return
+    for entry in _entries(folder):
         if _is_hidden(entry):
-            _keep(split, entry, HIDDEN)
+            split.odd[HIDDEN].append(entry.path)
         elif _is_folder(entry):
-            found += _files(entry.path, split, until, {**seen, identity: str(folder)})
+            yield from _files(entry.path, split, until, {*parents, identity})
         elif not entry.name.lower().endswith(endings()):
-            _keep(split, entry, "another ending, left out")
-        elif _is_file(entry, split, until):
-            found.append((str(folder), entry.name))
-    return found
+            split.odd["another extension, skipped"].append(entry.path)
+        else:
+            what = _oddity(entry, until)
+            if what == UNSEEN:
+                split.unseen += 1
+            elif what:
+                split.odd[what].append(entry.path)
+            if what != NO_FILE:
+                yield str(folder), entry.name
 
 
-def _keep(split: Split, entry: os.DirEntry[str], what: str) -> None:
-    split.odd[what].append(entry.path)
-
-
-def _is_file(entry: os.DirEntry[str], split: Split, until: float) -> bool:
-    """Record what is wrong with a file; return False if it is not a regular file, since opening it could block."""
+def _oddity(entry: os.DirEntry[str], until: float) -> str | None:
+    """Return what is wrong with a file, as far as its metadata show; `UNSEEN` after the time ``until``."""
     # A link may point to anything; its target is checked together with the size.
     if not entry.is_symlink() and not entry.is_file():
-        _keep(split, entry, "no file, left out")
-        return False
+        return NO_FILE
     if time.monotonic() > until:
-        split.unseen += 1
-        return True
+        return UNSEEN
     try:
         status = entry.stat()
     except OSError:
-        _keep(split, entry, DANGLING)
-        return True
+        return DANGLING
     if not stat.S_ISREG(status.st_mode):
-        _keep(split, entry, "no file, left out")
-        return False
+        return NO_FILE
     if not status.st_size:
-        _keep(split, entry, NO_BYTES)
-    elif not status.st_mode & 0o444 and os.geteuid():
-        _keep(split, entry, FORBIDDEN)
-    return True
+        return NO_BYTES
+    return FORBIDDEN if not status.st_mode & 0o444 and os.geteuid() else None
 
 
 def _compare(folder: Path, found: list[str], expected: list[str]) -> None:
     """Raise ConvzooError if the class folders are not those of ``train``."""
-    if found == expected:
+    missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if not (missing or more):
         return
-    missing, more = (sorted(set(a) - set(b)) for a, b in ((expected, found), (found, expected)))
     text = f"{shown(folder)} and {shown(folder.parent / 'train')} have different classes."
     for what, names in (("Missing", missing), ("Not in train", more)):
         if names:
-            text += f" {what}: {', '.join(map(shown, names[:10]))}{f' and {len(names) - 10} more' * (len(names) > 10)}."
+            text += f" {what}: {_first(names)}."
     if {unicodedata.normalize("NFC", n) for n in missing} == {unicodedata.normalize("NFC", n) for n in more}:
-        text += " They look the same and are other bytes: accented letters in another Unicode form."
+        text += " They look the same, but their accented letters are in different Unicode forms (NFC, NFD)."
     raise ConvzooError(f"{text} Each split needs a folder for each class of train; it may be empty, except in train.")
 
 
-def _judge(split: Split) -> None:
+def _check_counts(split: Split) -> None:
     """Raise ConvzooError if the split, or a class of ``train``, has no image; record classes with one image or none."""
-    folder, counts = split.folder, split.counts()
+    folder, train = split.folder, split.name == "train"
     if not split.images:
-        raise ConvzooError(f"{shown(folder)} has no image in its class folders. Endings of images: {endings_text()}.")
-    empty = [str(folder / name) for name, n in zip(split.classes, counts, strict=True) if n == 0]
-    if empty and split.name == "train":
-        names = ", ".join(shown(os.path.basename(path)) for path in empty[:10])
+        raise ConvzooError(f"{shown(folder)} has no images in its class folders. Images are files {endings_text()}.")
+    empty, single = (
+        [kind for kind, n in zip(split.classes, split.counts(), strict=True) if n == number] for number in (0, 1)
+    )
+    if empty and train:
         raise ConvzooError(
-            f"{len(empty)} classes of {shown(folder)} have no image: {names}{', …' * (len(empty) > 10)}. Remove the "
-            f"folders, in the other splits too, or fill them. Endings of images: {endings_text()}."
+            f"{len(empty)} classes of {shown(folder)} have no images: {_first(empty)}. Remove these folders, from the "
+            f"other splits too, or fill them. Images are files {endings_text()}."
         )
-    if empty:
-        split.odd["class without an image"] += empty
-    single = [str(folder / name) for name, n in zip(split.classes, counts, strict=True) if n == 1]
-    if single and split.name == "train":
-        split.odd["class with one image"] += single
+    for what, kinds in (("class without an image", empty), ("class with one image", single if train else [])):
+        if kinds:
+            split.odd[what] += [str(folder / kind) for kind in kinds]
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(shown, names[:10])) + more

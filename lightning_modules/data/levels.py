@@ -58,7 +58,7 @@ def check_upper_bits(image: Image.Image, raw_mode: str) -> None:
     """
     in_eight = ";16" in raw_mode and image.mode[0] not in "IF"
     if in_eight and np.max(image.convert("RGB").getextrema()) == 0:
-        raise BadImage("unknown range", "16 bits a channel, and all values are below 256. Save it with 8 bits")
+        raise BadImage("unknown range", "16 bits per channel, but all values are below 256. Save it with 8 bits")
 
 
 def _from_integers(values: np.ndarray, is_word: bool) -> np.ndarray:
@@ -68,13 +68,13 @@ def _from_integers(values: np.ndarray, is_word: bool) -> np.ndarray:
     if low >= 0 and high <= WORD and (is_word or high >= LEAST * WORD):
         # Stay with integers: floating point would take gigabytes for a large image.
         return (values >> 8).astype(np.uint8)
-    raise _unknown(f"whole numbers from {low} to {high}")
+    raise _unknown(f"integers from {low} to {high}")
 
 
 def _from_floats(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite((low, high)).all():
-        raise ValueError("pixels that are not numbers")
+        raise ValueError("pixels that are NaN or infinite")
     for white in (1, BYTE, WORD):
         if -OVERSHOOT * white <= low and high <= (1 + OVERSHOOT) * white:
             if white > 1 and high < LEAST * white:
@@ -84,6 +84,4 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
 
 
 def _unknown(what: str) -> BadImage:
-    return BadImage(
-        "unknown range", f"{what}: which is black and which is white? Save it with 8 or 16 bits, or as 0 to 1"
-    )
+    return BadImage("unknown range", f"{what}: black and white are ambiguous. Save it with 8 or 16 bits, or as 0 to 1")

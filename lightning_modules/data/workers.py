@@ -12,54 +12,52 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lightning_modules.data.files import shown
 from lightning_modules.hardware.signals import SIGNALS
 from zoo.errors import ConvzooError
 
-CRASHES = ("Segmentation fault", "Bus error", "Aborted", "Illegal instruction", "Floating point exception")
+CRASHES = [-s for s in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)]
+"""Exit codes of a process whose code crashed."""
 
 GONE_S = 5.0
 """Seconds within which a killed process ends, unless it waits for a dead disk."""
 
 
-class WorkerProgress:
-    """Records which file each worker process is reading, in shared memory that outlives the worker.
+class WorkerDied(ConvzooError):
+    """A worker process died; the message names the file that it was reading, and the likely cause."""
+
+
+class WatchedImages(Dataset):
+    """Base class of datasets of image files; records which file each worker process is reading.
 
     Args:
-        workers: Number of worker processes; 0: the files are read in this process.
+        paths: The files' paths.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._at = torch.full((max(1, workers),), -1).share_memory_()
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+        self.reading = torch.tensor([-1])
+        """Index that each worker is reading, or was reading when it died; -1: none. In shared memory."""
 
-    def take(self, index: int) -> None:
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def start_reading(self, index: int) -> None:
         """Record, from a worker, the index that it starts to read; -1: none."""
         worker = get_worker_info()
-        self._at[worker.id if worker else 0] = index
-
-    def of(self, worker: int) -> int | None:
-        """Return the index that a worker is reading, or was reading when it died; None if there is none."""
-        index = int(self._at[worker])
-        return None if index < 0 else index
+        self.reading[worker.id if worker else 0] = index
 
 
 class WatchedLoader(DataLoader):
-    """A DataLoader that knows which files its workers were reading when they died.
-
-    Args:
-        dataset: Dataset that records each index in its ``in_hand``, a `WorkerProgress` that is set here.
-        paths: The files' paths, by index.
-        options: Options of `torch.utils.data.DataLoader`.
-    """
+    """A DataLoader of whole batches that knows which files its workers were reading when they died."""
 
     _all: ClassVar[weakref.WeakSet[WatchedLoader]] = weakref.WeakSet()
 
-    def __init__(self, dataset: Any, paths: Sequence[str], **options: Any) -> None:
-        super().__init__(dataset, collate_fn=_as_they_are, **options)
-        self.paths = paths
-        dataset.in_hand = WorkerProgress(self.num_workers)
+    def __init__(self, dataset: WatchedImages, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=_as_it_is, **options)
+        dataset.reading = torch.full((max(1, self.num_workers),), -1).share_memory_()
         self._processes: list[Any] = []
         self._all.add(self)
 
@@ -77,10 +75,10 @@ class WatchedLoader(DataLoader):
             process._popen.terminate = partial(_kill, process._popen)
         return batches
 
-    def of_the_dead(self) -> list[int]:
-        """Return the indices that dead workers were reading."""
-        dead = [i for i, process in enumerate(self._processes) if process.exitcode]
-        return [index for i in dead if (index := self.dataset.in_hand.of(i)) is not None]
+    def deaths(self) -> list[tuple[int, int]]:
+        """Return, for each dead worker, the index that it was reading (-1: none) and its exit code."""
+        codes = [process.exitcode for process in self._processes]
+        return [(int(self.dataset.reading[worker]), code) for worker, code in enumerate(codes) if code]
 
 
 def _kill(popen: Any) -> None:
@@ -91,7 +89,7 @@ def _kill(popen: Any) -> None:
 
 
 @contextmanager
-def decoders_words() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """Capture what C decoders write to stderr in a worker process, since they do not name the file they complain about.
 
     Outside a worker process nothing is captured.
@@ -113,37 +111,39 @@ def decoders_words() -> Iterator[Callable[[], str]]:
 
 
 def is_death(error: RuntimeError) -> bool:
-    """Whether a PyTorch error reports a dead worker process."""
+    """Whether a PyTorch error reports a dead worker process. PyTorch has no class for it, only this text."""
     return str(error).startswith("DataLoader worker (pid")
 
 
 @contextmanager
 def plain_worker_errors() -> Iterator[None]:
-    """Turn PyTorch's error about a dead worker process into a ConvzooError that names the file and likely cause.
+    """Turn PyTorch's error about a dead worker process into a `WorkerDied`.
 
     PyTorch raises it from a signal handler, so it may come up anywhere in the block.
 
     Raises:
-        ConvzooError: A worker process died.
+        WorkerDied: A worker process died.
     """
     try:
         yield
     except RuntimeError as error:
         if not is_death(error):
             raise
-        files = [shown(loader.paths[i]) for loader in list(WatchedLoader._all) for i in loader.of_the_dead()]
-        over, said = f" over {files[0]}" if files else "", str(error).splitlines()[0].strip()
-        text = f"a process that reads images died{over}: {said} "
-        if any(crash in text for crash in CRASHES):
-            text += "A damaged file may have crashed the decoder: data.check=true finds those."
+        deaths = [(loader.dataset.paths, *death) for loader in list(WatchedLoader._all) for death in loader.deaths()]
+        file = next((f" while reading {shown(paths[i])}" for paths, i, _ in deaths if i >= 0), "")
+        if any(code in CRASHES for *_, code in deaths):
+            cause = "A damaged file may have crashed the decoder; data.check=true finds such files."
         else:
-            text += (
-                "Probably the memory ran out and the system killed it. Type a smaller data.workers (each holds decoded "
+            cause = (
+                "Probably the system killed it because memory ran out. Type a smaller data.workers (each holds decoded "
                 "batches; 0: none), or a smaller data.batch_size."
             )
-        raise ConvzooError(f"{text} The same command goes on from the last checkpoint.") from None
+        said = str(error).splitlines()[0].strip()
+        raise WorkerDied(
+            f"a worker process died{file}: {said} {cause} The same command resumes from the last checkpoint."
+        ) from None
 
 
-def _as_they_are(batch: Any) -> Any:
+def _as_it_is(batch: Any) -> Any:
     """Return the batch as it is: the datasets make whole batches, so there is nothing to collate."""
     return batch

@@ -13,10 +13,9 @@ from torchvision.transforms import v2
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.data import make_data
-from lightning_modules.data.augment import Augment, Mix
+from lightning_modules.data.augment import Augment, Prepare, make_mix
 from lightning_modules.data.batches import ShardedBatches
-from lightning_modules.data.decode import random_box
-from lightning_modules.data.prepare import Prepare
+from lightning_modules.data.crop import random_box
 from lightning_modules.data.store import Store, TensorLoader, Views
 
 
@@ -52,7 +51,7 @@ def test_a_view_is_exactly_the_crop_of_the_padded_image(padding, mirrored):
 def test_crop_and_flip_are_distributed_like_torchvisions():
     """All crops at even odds and independent of the flip: the shares of the 50 outcomes, ours and torchvision's."""
     image = torch.arange(36, dtype=torch.uint8).view(1, 6, 6) + 1
-    n = 10000
+    n = 5000
     store = Store(image.expand(n, 1, 6, 6), padding=2, mirrored=True)
     ours = store.take(torch.arange(n), store.draw(torch.Generator().manual_seed(0)))
     torch.manual_seed(0)
@@ -94,8 +93,8 @@ def test_random_box_is_distributed_like_random_resized_crops():
     for height, width, scale in ((375, 500, (0.35, 1.0)), (40, 160, (0.08, 1.0)), (9, 7, (0.5, 0.9))):
         theirs = v2.RandomResizedCrop(8, scale=scale)
         image = torch.empty(3, height, width)
-        expected = [theirs.make_params([image]) for _ in range(3000)]
-        ours = [random_box(height, width, scale, draws)._asdict() for _ in range(3000)]
+        expected = [theirs.make_params([image]) for _ in range(1500)]
+        ours = [random_box(height, width, scale, draws)._asdict() for _ in range(1500)]
         for box in ours:
             assert 0 <= box["top"] <= height - box["height"] and 0 <= box["left"] <= width - box["width"]
         for key in ("top", "left", "height", "width"):
@@ -140,7 +139,7 @@ def moments(images):
 )
 def test_rotate_zoom_and_shift_are_distributed_like_random_affine(ours, theirs):
     torch.manual_seed(0)
-    n = 1500
+    n = 800
     found = moments(Augment(**ours).warp(blob(n)))
     transform = v2.RandomAffine(**theirs, interpolation=v2.InterpolationMode.BILINEAR)
     expected = moments(torch.stack([transform(image) for image in blob(n)]))
@@ -154,9 +153,7 @@ def test_rotate_zoom_and_shift_are_distributed_like_random_affine(ours, theirs):
 def test_what_is_off_does_nothing():
     x = torch.rand(4, 3, 8, 8)
     assert Augment().warp(x) is x and torch.equal(Augment().erase(x.clone()), x)
-    labels = torch.tensor([0, 1, 2, 0])
-    mixed, same = Mix(3)(x, labels)
-    assert mixed is x and same is labels
+    assert make_mix(3) is None
 
 
 # Whole batches: erasing
@@ -199,7 +196,7 @@ def test_cutout_is_a_square_centred_anywhere_and_clipped_at_the_border(size):
 @pytest.mark.parametrize("shape", [(32, 32), (12, 20)])
 def test_random_erasing_is_distributed_like_torchvisions(shape):
     torch.manual_seed(0)
-    n = 6000
+    n = 3000
     ours = Augment(random_erasing=0.5).erase(torch.ones(n, 1, *shape))[:, 0] == 0
     theirs = v2.RandomErasing(p=0.5)
     expected = torch.stack([theirs(image) for image in torch.ones(n, 1, *shape)])[:, 0] == 0
@@ -227,7 +224,7 @@ def batch(n=6, size=16):
 def test_mixup_mixes_each_image_and_its_label_with_the_one_before():
     torch.manual_seed(1)
     x, labels = batch()
-    mixed, soft = Mix(3, mixup=0.4)(x, labels)
+    mixed, soft = make_mix(3, mixup=0.4)(x, labels)
     share = 1 - (mixed[1, 0, 0, 0] - 1) / (0 - 1)  # image 1 and image 0
     assert 0 < share < 1
     torch.testing.assert_close(mixed, share * x + (1 - share) * x.roll(1, 0))
@@ -239,7 +236,7 @@ def test_cutmix_pastes_the_image_before_and_counts_its_pixels():
     torch.manual_seed(0)
     for _ in range(50):
         x, labels = batch()
-        mixed, soft = Mix(3, cutmix=1.0)(x.clone(), labels)
+        mixed, soft = make_mix(3, cutmix=1.0)(x.clone(), labels)
         pasted = mixed != x
         assert torch.equal(mixed, torch.where(pasted, x.roll(1, 0), x)) and (pasted == pasted[:1, :1]).all()
         share = 1 - pasted[0, 0].float().mean()
@@ -247,42 +244,12 @@ def test_cutmix_pastes_the_image_before_and_counts_its_pixels():
         torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot.roll(1, 0))
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_mixups_share_is_distributed_like_torchvisions(alpha):
-    torch.manual_seed(0)
-    x, labels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), torch.tensor([0, 1])
-    ours = [Mix(2, mixup=alpha)(x, labels)[1][0, 0].item() for _ in range(2000)]
-    transform = v2.MixUp(alpha=alpha, num_classes=2)
-    assert_alike(ours, [transform.make_params([x])["lam"] for _ in range(2000)])
-
-
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_cutmixs_rectangle_is_distributed_like_torchvisions(alpha):
-    torch.manual_seed(0)
-    x, labels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 12, 20).contiguous(), torch.tensor([0, 1])
-    mix, transform = Mix(2, cutmix=alpha), v2.CutMix(alpha=alpha, num_classes=2)
-    ours, shares, expected, their_shares = [], [], [], []
-    for _ in range(3000):
-        mixed, soft = mix(x.clone(), labels)
-        ours.append(mixed[0, 0] == 1)
-        shares.append(soft[0, 0].item())
-        params = transform.make_params([x])
-        x1, y1, x2, y2 = params["box"]
-        mask = torch.zeros(12, 20, dtype=torch.bool)
-        mask[y1:y2, x1:x2] = True
-        expected.append(mask)
-        their_shares.append(params["lam_adjusted"])
-    assert_alike(shares, their_shares)
-    pixels = [torch.stack(list(masks)).float().mean(0) for masks in (ours, expected)]
-    torch.testing.assert_close(*pixels, atol=0.04, rtol=0)
-    for a, b in zip(*(rectangles(m[m.any((1, 2))])[:4] for m in map(torch.stack, (list(ours), expected))), strict=True):
-        assert_alike(a, b)
-
-
 def test_with_both_on_each_has_half_of_the_batches():
     torch.manual_seed(0)
     x, labels = batch()
-    cut = [set(Mix(3, mixup=1.0, cutmix=1.0)(x.clone(), labels)[0][1].unique().tolist()) <= {0, 1} for _ in range(400)]
+    cut = [
+        set(make_mix(3, mixup=1.0, cutmix=1.0)(x.clone(), labels)[0][1].unique().tolist()) <= {0, 1} for _ in range(400)
+    ]
     assert 160 < sum(cut) < 240
 
 
@@ -295,7 +262,7 @@ def test_soft_labels_and_label_smoothing_combine(dtype):
     logits = torch.randn(6, 3, dtype=dtype)
     module.forward = lambda x: logits
     x, labels = batch()
-    mixed, soft = Mix(3, mixup=1.0)(x, labels)
+    mixed, soft = make_mix(3, mixup=1.0)(x, labels)
     share = 1 - (mixed[1, 0, 0, 0] - 1) / (0 - 1)
     loss = module.training_step((mixed, soft), 0)
     own, other = (module.training_step((x, y), 0) for y in (labels, labels.roll(1, 0)))

@@ -55,11 +55,11 @@ def test_a_cifar_file_that_is_missing_cut_off_or_flipped_is_named(cifar, tmp_pat
     whole = file.read_bytes()
     for content in (b"", whole[: len(whole) // 2], bytes([whole[0], whole[1] ^ 1]) + whole[2:], b"<html>not found"):
         file.write_bytes(content)
-        refused("cifar10", tmp_path, rf"data_batch_3 \({len(content):,} bytes\) is not the published file")
+        refused("cifar10", tmp_path, rf"data_batch_3 \({len(content):,} bytes\).*MD5")
     file.unlink()
     refused("cifar10", tmp_path, "data_batch_3 is missing")
     file.mkdir()
-    refused("cifar10", tmp_path, "data_batch_3 cannot be read")
+    refused("cifar10", tmp_path, "data_batch_3 is missing")
 
 
 class Evil:
@@ -73,10 +73,10 @@ ROW = np.zeros((2, 3072), np.uint8)
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"data": ROW, "labels": Evil()}, "system, which pictures do not need"),
-        (Evil(), "system, which"),
-        ({"data": ROW, "labels": [1, 10]}, "labels that are not from 0 to 9"),
-        ({"data": ROW, "labels": [1, -1]}, "labels that are not"),
+        ({"data": ROW, "labels": Evil()}, "posix.system"),
+        (Evil(), "posix.system"),
+        ({"data": ROW, "labels": [1, 10]}, "0 to 9"),
+        ({"data": ROW, "labels": [1, -1]}, "0 to 9"),
         ({"data": ROW, "labels": [1, 2, 3]}, "2 images and 3 labels"),
         ({"data": ROW[:, :100], "labels": [1, 2]}, "damaged"),
         ({"data": ROW.astype(np.float32), "labels": [1, 2]}, "not bytes"),
@@ -116,19 +116,19 @@ def test_a_fashion_mnist_file_that_is_wrong_is_named(tmp_path):
     images, labels = raw / "train-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
     good = images.read_bytes()
     for content, text in (
-        (good[:-1], "31,375 bytes and should have 31,376"),
-        (good + b"0", "should have 31,376"),
-        (good[:9], "should have"),
-        (b"", "no IDX file"),
-        (b"\x1f\x8b" + good, "no IDX file"),
-        (good[:4] + b"\xff" * 12 + good[16:], "should have"),
+        (good[:-1], "31,375 bytes.*31,376"),
+        (good + b"0", "31,377 bytes.*31,376"),
+        (good[:9], "9 bytes"),
+        (b"", "IDX"),
+        (b"\x1f\x8b" + good, "IDX"),
+        (good[:4] + b"\xff" * 12 + good[16:], "31,376 bytes"),
     ):
         images.write_bytes(content)
         refused("fashion_mnist", tmp_path, f"train-images-idx3-ubyte.*{text}")
     write_idx(images, np.zeros((40, 14, 56), np.uint8))
-    refused("fashion_mnist", tmp_path, "14×56 pixels, not 28×28")
+    refused("fashion_mnist", tmp_path, "14×56")
     images.write_bytes(good)
-    for values, text in ((np.full(9, 10), "not from 0 to 9"), (np.zeros(8), "9 images and 8 labels")):
+    for values, text in ((np.full(9, 10), "0 to 9"), (np.zeros(8), "9 images and 8 labels")):
         write_idx(labels, values.astype(np.uint8))
         refused("fashion_mnist", tmp_path, f"t10k-labels-idx1-ubyte.*{text}")
 
@@ -138,7 +138,7 @@ def test_a_flipped_bit_in_fashion_mnist_shows_against_its_archive(tmp_path):
     content = bytearray(file.read_bytes())
     content[1000] ^= 4
     file.write_bytes(content)
-    refused("fashion_mnist", tmp_path, r"is not what is in train-images-idx3-ubyte\.gz")
+    refused("fashion_mnist", tmp_path, r"train-images-idx3-ubyte\.gz")
 
 
 # Downloads

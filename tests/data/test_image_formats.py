@@ -46,14 +46,14 @@ def test_grey_of_any_type_is_the_same_image(content):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (tiff(GREY / 255 * 4000, np.float32), "floating point from .* to .*: which is black"),
-        (tiff(GREY / 255 * 4000, np.int32), "whole numbers from"),
-        (tiff(GREY - 128, np.int32), "whole numbers from -"),
-        (tiff(GREY * 1000, np.int32), "whole numbers"),
-        (tiff(GREY / 255 - 0.5, np.float32), "floating point from -0"),
+        (tiff(GREY / 255 * 4000, np.float32), "floating point"),
+        (tiff(GREY / 255 * 4000, np.int32), "integers from 360"),
+        (tiff(GREY - 128, np.int32), "integers from -"),
+        (tiff(GREY * 1000, np.int32), "integers"),
+        (tiff(GREY / 255 - 0.5, np.float32), "from -0"),
         (tiff(GREY / 255 * 10, np.float32), "floating point"),
         (tiff(GREY * 1e6, np.float32), "floating point"),
-        (png(4, 1, 16, 2, b"\0" + bytes([0, 200] * 12)), "16 bits a channel"),
+        (png(4, 1, 16, 2, b"\0" + bytes([0, 200] * 12)), "16 bits"),
     ],
 )
 def test_an_image_whose_white_nobody_knows_is_bad(content, text):

@@ -48,7 +48,6 @@ def write_idx(path, array):
 TEN = {f"data_batch_{i}": 20 for i in range(1, 6)} | {"test_batch": 15}
 
 
-@pytest.mark.parametrize("packed", [False, True])
 def write_fashion(root, packed=False):
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)

@@ -1,0 +1,91 @@
+"""Data sets held in memory as arrays of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from lightning_modules.config.schema import DataOptions
+from lightning_modules.data.base import Data
+from lightning_modules.data.store import GPU_SHARE, Store, TensorLoader
+from zoo.errors import ConvzooError
+
+
+class Images(NamedTuple):
+    """Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Splits(NamedTuple):
+    """The splits of a data set."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+Reader = Callable[[DataOptions], Splits]
+"""Reads a data set; downloads missing files if ``options.download`` is set."""
+
+
+class ImageData(Data):
+    """Data module of a data set that is held in memory, on the training GPU if it fits there.
+
+    Args:
+        read: Reads the data set.
+        options: The data group of the configuration.
+        seed: Seed of the order of the training images.
+    """
+
+    def __init__(self, read: Reader, options: DataOptions, seed: int = 0) -> None:
+        super().__init__(options, seed)
+        self._read = read
+        self._splits: Splits | None = None
+        self._stores: dict[str, Store] = {}
+
+    def prepare_data(self) -> None:
+        """Download missing files, in one process only."""
+        if self.options.download:
+            self._read(self.options)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data set, once, and check its channels and classes.
+
+        Raises:
+            ConvzooError: The data set is missing, or does not match the configuration.
+        """
+        if self._splits is None:
+            name, splits = self.options.name, self._read(self.options.having(download=False))
+            channels, classes = splits.train.images.shape[1], int(splits.train.labels.max()) + 1
+            if channels != self.options.in_chans:
+                raise ConvzooError(f"{name} has {channels} channels: type data.in_chans={channels}.")
+            if classes > self.options.num_classes:
+                raise ConvzooError(f"{name} has {classes} classes: type data.num_classes={classes}.")
+            self._splits = splits
+
+    def size(self, split: str) -> int:
+        self.prepare_data()
+        self.setup()
+        return len(getattr(self._splits, split).labels)
+
+    def _loader(self, split: str) -> TensorLoader:
+        batches = self._batches(len(getattr(self._splits, split).labels), split == "train")
+        store = self._stores.get(split) or self._store(split)
+        labels = getattr(self._splits, split).labels
+        return TensorLoader(store, labels, batches, pinned=self._device.type == "cuda" and not store.bytes.is_cuda)
+
+    def _store(self, split: str) -> Store:
+        images, labels = getattr(self._splits, split)
+        augment, device = self.options.augment, self._device
+        changes = (augment.crop_padding or 0, bool(augment.hflip)) if split == "train" else ()
+        store = Store(images, *changes)
+        if device.type == "cuda" and store.bytes.numel() <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            store, labels = store.to(device), labels.to(device)
+        # Replace the original images by the store's view, so that memory holds only one copy.
+        self._splits = self._splits._replace(**{split: Images(store.images, labels)})
+        self._stores[split] = store
+        return store
