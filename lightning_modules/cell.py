@@ -40,6 +40,7 @@ from lightning_modules.unfit import check_network
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
 from zoo.speeds.memory import peak_memory
+from zoo.speeds.timing import limited
 
 INFER_BATCH = 64
 """Batch size for ``infer_images_per_s``, after training and with ``task=time``."""
@@ -216,7 +217,9 @@ class Cell:
         micro = self.module.micro_batch
         images = min(INFER_BATCH, micro.size or INFER_BATCH, micro.evaluated or INFER_BATCH)
         try:
-            measured = zoo.speed(self.module.net, image, images, autocast=trainer.precision_plugin.forward_context)
+            measured = zoo.speed(
+                self.module.net, image, images, limited(1.0), autocast=trainer.precision_plugin.forward_context
+            )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -16,6 +16,7 @@ from zoo.errors import ConvzooError
 from zoo.speeds.loop import Batch, loop_speed
 from zoo.speeds.network import TrainingSpeed, TrainingStep
 from zoo.speeds.roofline import DTYPES, bound, measure_peaks
+from zoo.speeds.timing import limited
 
 SECONDS = 1.0
 """Approximate duration of each of the eight measurements."""
@@ -54,12 +55,13 @@ def time_cell(cell: Cell) -> dict[str, float]:
     image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
     batch_size = cell.spec.data.batch_size
     cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])
+    seconds = limited(SECONDS)
     with plain_memory_errors(cell.spec):
-        training = zoo.training_speed(net, image, batch_size, SECONDS, optimizer=optimizer, autocast=autocast)
-    inference = zoo.speed(net, image, INFER_BATCH, SECONDS, autocast=autocast)
+        training = zoo.training_speed(net, image, batch_size, seconds, optimizer=optimizer, autocast=autocast)
+    inference = zoo.speed(net, image, INFER_BATCH, seconds, autocast=autocast)
     net.train()
-    loop = loop_speed(TrainingStep(net, optimizer, autocast), _batches(cell), prepare, device, SECONDS)
-    peaks = measure_peaks(device, products, SECONDS)
+    loop = loop_speed(TrainingStep(net, optimizer, autocast), _batches(cell), prepare, device, seconds)
+    peaks = measure_peaks(device, products, seconds)
     cell.conditions["infer_batch_size"] = inference.batch_size
     metrics: dict[str, float] = {
         **cost.metrics,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ConvzooError, UnfitError
-from zoo.meta import run_watched, structure
+from zoo.meta import ShapesOnly, run_watched, structure
 
 T = TypeVar("T")
 Size = int | tuple[int, int]
@@ -44,7 +44,7 @@ class Run:
 
     def __call__(self, watch: AbstractContextManager[Any] | None = None, training: bool = False) -> Any:
         """Runs the network under ``watch`` and returns its output."""
-        watch = watch or nullcontext()
+        watch = watch or (nullcontext() if self.real else ShapesOnly())
         return run_watched(self.net, self.args, self.kwargs, watch, real=self.real, training=training)
 
 

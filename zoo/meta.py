@@ -20,6 +20,11 @@ aten = torch.ops.aten
 _FILLS = {aten.normal_, aten.uniform_, aten.fill_, aten.zero_, aten.erfinv_, aten.mul_, aten.add_, aten.clamp_}
 
 
+# Operations on one tensor whose result is like it, and which torch decomposes in Python on the meta device.
+_UNARY = (aten.elu, aten.gelu, aten.hardsigmoid, aten.hardswish, aten.hardtanh, aten.leaky_relu, aten.mish)
+_LIKE_INPUT = {op.default for op in _UNARY}
+
+
 @contextmanager
 def meta_init() -> Iterator[None]:
     """Builds networks without weights inside this context: they take no memory, and can be counted but not run.
@@ -155,7 +160,16 @@ def shapes_only(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
             return args[0].new_empty(args[0].shape), args[0].new_empty(0), args[0].new_empty(0)
         if torch.Tag.inplace in func.tags and torch.Tag.pointwise in func.tags:
             return args[0]
+        if func in _LIKE_INPUT:
+            return torch.empty_like(args[0])
     return func(*args, **kwargs)
+
+
+class ShapesOnly(TorchDispatchMode):
+    """Runs a network on the meta device without decomposing slow operations."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return shapes_only(func, args, kwargs or {})
 
 
 @contextmanager

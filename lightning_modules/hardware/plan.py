@@ -14,7 +14,7 @@ from zoo.cache import digest, recall, remember
 from zoo.devices import processor
 from zoo.errors import ConvzooError
 from zoo.speeds.plan import PLANS, Plan, candidates, compiled, fastest, training_steps
-from zoo.speeds.timing import timed
+from zoo.speeds.timing import limited, timed
 
 AUTO = "auto"
 MEASURE_S = 2.0
@@ -142,7 +142,7 @@ def _remembered(net: nn.Module, plans: list[Plan], work: PlanRequest, device: to
     longer = None if work.accumulates else compiled(PLANS[first], device, run_s)
     if longer:
         steps |= training_steps(net, [longer, PLANS[first]], images, work.classes)
-    plan, measured = fastest(steps, device, min(MEASURE_S, SHARE * run_s))
+    plan, measured = fastest(steps, device, limited(min(MEASURE_S, SHARE * run_s)))
     why = ", ".join(f"{name} {1000 * spread.median:.1f}" for name, spread in measured.items()) + " ms a step"
     if not longer:
         remember("plans", key, {"plan": plan.name, "why": why})

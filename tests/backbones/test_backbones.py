@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torch import nn
 
 import zoo
 from zoo.convs import KINDS
+from zoo.meta import ShapesOnly
 from zoo.surgery.sites import SkippedConv, find_sites
 
 BACKBONES = """
@@ -56,16 +58,17 @@ def build(name: str, conv: str = "native", act: str = "native") -> nn.Module:
         return zoo.build(name, conv, act, num_classes=7)
 
 
-def image(name: str) -> torch.Tensor:
+def run(name: str, net: nn.Module, watch: AbstractContextManager = nullcontext()) -> torch.Tensor:  # noqa: B008
     size = SIZES.get(name, 96)
-    return torch.zeros(2, 3, size, size, device="meta")
+    with ShapesOnly(), watch:
+        return net(torch.zeros(2, 3, size, size, device="meta"))
 
 
 @functools.cache
 def op_counts(name: str, act: str) -> collections.Counter:
     net = build(name, act=act).eval()
-    with Ops() as ops, torch.no_grad():
-        net(image(name))
+    with torch.no_grad():
+        run(name, net, ops := Ops())
     return collections.Counter({k: v for k, v in ops.count.items() if k in ALL_OPS})
 
 
@@ -85,7 +88,7 @@ def without_gradient(net: nn.Module, out: torch.Tensor) -> int:
 @functools.cache
 def natively_without_gradient(name: str) -> int:
     native = build(name).eval()
-    return without_gradient(native, native(image(name)))
+    return without_gradient(native, run(name, native))
 
 
 def test_what_a_backward_pass_leaves_alone_is_found():
@@ -99,15 +102,21 @@ def test_what_a_backward_pass_leaves_alone_is_found():
 @pytest.mark.parametrize(("name", "conv"), list(itertools.product(BACKBONES, KINDS)))
 def test_the_whole_job(name, conv):
     net = build(name, conv)
+    keys = list(net.state_dict())
     # Every site has the form now, and what is left alone is left alone for a reason.
     again = list(find_sites(net))
     left = [s.name for s in again if not isinstance(s, SkippedConv) and conv != "grouped" and conv not in s.forms]
     assert not left
     assert all(s.reason for s in again if isinstance(s, SkippedConv))
-    out = net.eval()(image(name))
+    out = run(name, net.eval())
     assert out.shape == (2, 7)
     assert without_gradient(net, out) == natively_without_gradient(name)
-    assert list(build(name, conv).state_dict()) == list(net.state_dict())
+    assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_network_built_twice_has_the_same_keys(name):
+    assert list(build(name, "separable").state_dict()) == list(build(name, "separable").state_dict())
 
 
 @pytest.mark.parametrize(("name", "act"), list(itertools.product(BACKBONES, ["relu", "swish"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from time import perf_counter
 
 import torch
 
+from zoo.errors import ConvzooError
 from zoo.speeds.noise import is_noisy
 
 BLOCKS = 9
@@ -20,6 +22,9 @@ ROUNDS = 7
 
 HOPELESS = 2.0
 """Drop candidates slower than this multiple of the fastest."""
+
+LIMIT = "CONVZOO_MEASURE_S"
+"""The environment variable that limits the seconds of each measurement in a run, for dry runs and tests."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,18 @@ def synchronize(device: torch.device) -> None:
     """Waits for the device's queue; does nothing on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def limited(seconds: float) -> float:
+    """Returns ``seconds``, or what `LIMIT` says if that is less.
+
+    Raises:
+        ConvzooError: `LIMIT` is not a number.
+    """
+    try:
+        return min(seconds, float(os.environ.get(LIMIT, seconds)))
+    except ValueError:
+        raise ConvzooError(f"{LIMIT}={os.environ[LIMIT]} is not a number of seconds.") from None
 
 
 def measure(step: Callable[[], object], device: torch.device, seconds: float = 1.0) -> list[float]:
