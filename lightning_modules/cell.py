@@ -143,7 +143,7 @@ class Cell:
         bad_steps = self._bad_steps()
         callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
-        check_world_size(trainer, self.hardware)
+        check_world_size(self.hardware, trainer.world_size)
         with self._reporting(trainer), peak_memory(trainer.strategy.root_device) as memory:
             trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
         fit_s = last.seconds

@@ -9,7 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from zoo.costs import table_command
-from zoo.errors import ConvzooError, plain_words
+from zoo.errors import ConvzooError, choose, plain_words
+from zoo.log import LEVELS, set_level
 from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         other.set_defaults(run=command.run)
     given = parser.parse_args(arguments)
     try:
+        set_level(choose("CONVZOO_LOG", os.environ.get("CONVZOO_LOG", "info"), LEVELS))
         code = given.run(given) or 0
         if sys.stdout is not None:  # the parent process may have closed it
             sys.stdout.flush()

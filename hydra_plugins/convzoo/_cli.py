@@ -26,7 +26,7 @@ from lightning_modules.hardware.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 
-PLAIN_KEYS = {"seed", "task"}
+PLAIN_KEYS = {"seed", "task", "log"}
 """Keys that belong to no group."""
 
 MOST_JOBS = 100_000

@@ -10,7 +10,7 @@ from lightning_modules.config.schema import CellSpec
 from zoo.cache import digest
 
 WHERE = (
-    "logger.",
+    "log",  # and logger.
     "sweep.",
     "checkpoint.",
     "hardware.threads",

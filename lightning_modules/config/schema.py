@@ -25,6 +25,7 @@ from lightning_modules.config.rules import (
     or_null,
     whole,
 )
+from zoo.log import LEVELS
 
 TASKS = ("train", "time")
 LOGGERS = ("wandb", "csv", "none")
@@ -284,6 +285,7 @@ class CellSpec(Options):
 
     seed: Annotated[int, (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295")]
     task: Annotated[str, one_of(TASKS)]
+    log: Annotated[str, one_of(LEVELS)]
     model: ModelOptions
     scale: ScaleOptions
     conv: ConvOptions

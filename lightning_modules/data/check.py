@@ -26,6 +26,7 @@ from lightning_modules.data.image_formats import endings_of
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview, table
 from lightning_modules.data.workers import WatchedLoader, WorkerProgress, decoders_words, is_death
+from zoo.devices import cores
 from zoo.errors import ConvzooError
 from zoo.text import typed
 
@@ -204,9 +205,7 @@ def main() -> None:
     """Check a folder without training; the exit code is 1 if an image is bad, 2 if the layout is wrong."""
     parser = argparse.ArgumentParser(prog="python -m lightning_modules.data.check", description=__doc__)
     parser.add_argument("root", metavar="ROOT", help="has train/CLASS/, val/CLASS/ and perhaps test/CLASS/")
-    parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: a core each"
-    )
+    parser.add_argument("--workers", type=int, default=cores(), help="processes; default: a core each")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help=f"write {FILE} there")
     given = parser.parse_args()
     try:

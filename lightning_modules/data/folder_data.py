@@ -16,6 +16,7 @@ from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
 from lightning_modules.data.layout import Split, has_split, scan
 from lightning_modules.data.overview import overview
+from zoo import devices
 from zoo.errors import ConvzooError
 
 MAX_BAD = 0.001
@@ -129,7 +130,7 @@ class FolderData(Data):
         """
         if self.options.workers is not None:
             return self.options.workers
-        cores = len(os.sched_getaffinity(0))
+        cores = devices.cores()
         if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
             # The jobs of a sweep share the machine.
             cores = min(cores, int(ours))

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, cell_config, cell_spec
-from small_disk import fill, full_for_a_while
+from small_disk import fill, full_for_a_while, small_disk  # noqa: F401
 from stopping import SMALL, outcome, same, stop_at_batch
 
 import zoo
@@ -99,11 +99,11 @@ def test_no_bit_of_a_checkpoint_changes_unseen(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ({"last.ckpt": flip, "epochs.jsonl": cut}, r"last\.ckpt is damaged.*\n.* last-previous\.ckpt, at step 6"),
-        ({"last.ckpt": os.unlink}, r"goes on from last-previous\.ckpt, at step 6"),
-        ({"last.ckpt": cut, "last-previous.ckpt": flip}, r"last\.ckpt is damaged(.*\n)+.*starts anew"),
-        ({"best.ckpt": flip}, r"best\.ckpt is damaged(.*\n)+.*starts anew"),
-        ({"best.ckpt": os.unlink, "result.json": cut}, r"best\.ckpt is missing(.*\n)+.*starts anew"),
+        ({"last.ckpt": flip, "epochs.jsonl": cut}, r"last\.ckpt is damaged.*\n.* last-previous\.ckpt, .*6"),
+        ({"last.ckpt": os.unlink}, r"last-previous\.ckpt, .*6"),
+        ({"last.ckpt": cut, "last-previous.ckpt": flip}, r"last\.ckpt is damaged(.*\n)+.*from scratch"),
+        ({"best.ckpt": flip}, r"best\.ckpt is damaged(.*\n)+.*from scratch"),
+        ({"best.ckpt": os.unlink, "result.json": cut}, r"best\.ckpt.* is missing(.*\n)+.*from scratch"),
     ],
     ids=["last", "no-last", "both", "best", "no-best"],
 )  # fmt: skip
@@ -151,30 +151,30 @@ def test_a_best_checkpoint_that_is_newer_than_the_last_one(stopped, expected, tm
     same(outcome(folder), expected)
 
 
-def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):
+def test_a_full_disk_that_gets_room_again_costs_nothing(small_disk, expected, capsys, monkeypatch):  # noqa: F811
     folder = small_disk / "run"
     full_for_a_while(small_disk, monkeypatch)
     run_cell(cell_config(*CONFIG), folder, "a command")
     said = capsys.readouterr().out
-    assert said.count("could not be written (No space left on device: 0 MB are free there") >= 1
-    assert said.count("ckpt could not be written") == 1 and said.count("ckpt was written: there is room") == 1
+    assert said.count("could not be written (No space left on device: 0 MB free") >= 1
+    assert said.count("ckpt could not be written") == 1 and said.count("ckpt was written") == 1
     same(outcome(folder), expected)
 
 
-def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected, capsys, monkeypatch):
+def test_a_full_disk_ends_with_a_message_and_goes_on_later(small_disk, expected, capsys, monkeypatch):  # noqa: F811
     folder = small_disk / "run"
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: fill(small_disk))
-        with pytest.raises(ConvzooError, match=r"best\.ckpt could not be written \(No space .* needed.*Make room"):
+        with pytest.raises(ConvzooError, match=r"best\.ckpt could not be written \(No space .* needed"):
             run_cell(cell_config(*CONFIG), folder, "a command")
     assert not list(folder.glob(f"*{UNFINISHED}"))
-    assert "result of this run is not saved" in capsys.readouterr().out
+    assert "result.json could not be written" in capsys.readouterr().out
     (small_disk / "others").unlink()
     run_cell(cell_config(*CONFIG), folder, "a command")
     same(outcome(folder), expected)
 
 
-def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):
+def test_a_log_on_a_full_disk_costs_its_lines_only(small_disk):  # noqa: F811
     """Where a sweep's jobs print is where their files are."""
     code = "from lightning_modules.hardware.process import keep_output; keep_output(); "
     code += "print('x' * 9999, flush=True); print('y')"
@@ -207,7 +207,7 @@ def test_a_signal_at_any_time_interrupts(where, name, signum, expected, tmp_path
     assert end.value.code == 128 + signum
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["status"], result["error"]) == ("interrupted", f"stopped by {signal.Signals(signum).name}")
-    assert "Go on with: python train.py seed=0 hydra.run.dir=" in capsys.readouterr().out
+    assert "python train.py seed=0 hydra.run.dir=" in capsys.readouterr().out
     # A validation is waited for: its epoch is not lost.
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True) if name == "validation_step" else {"epoch": 0}
     assert saved["epoch"] == 0 and (name != "validation_step" or saved["global_step"] == 4)
