@@ -5,11 +5,11 @@ import shlex
 
 import pytest
 from conftest import cell_config, cell_spec
+from stopping import stop_at_batch
 from tiny_cell import TINY
 
 from lightning_modules import run_cell
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.config.identity import cell_id, differences
 from lightning_modules.results.finished_run import finished_before
 from lightning_modules.sweep.jobs import Job
@@ -55,10 +55,7 @@ def test_a_finished_result_is_not_overwritten_by_another_run(finished, override,
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_key_by_key_and_nothing_is_written(tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(LastCheckpoint, "_save_if_due", lambda self, trainer: (self._save(trainer), stop()))
+    stop_at_batch(monkeypatch, 1)
     with pytest.raises(SystemExit):
         run_cell(cell_config(*TINY), tmp_path, "a command")
     before = content(tmp_path)
