@@ -47,7 +47,7 @@ from lightning_modules.cell import Cell
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.hardware.signals import StopSignals
-from lightning_modules.run import _be_quiet
+from lightning_modules.run import be_quiet
 from lightning_modules.tracking.tracker import Tracking
 
 BATCH, CLASSES, EPOCHS = 8, 10, 2
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="steps of an epoch (1000; a tenth of 10 ms ones)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    _be_quiet()
+    be_quiet()
     os.environ |= {"WANDB_SILENT": "true", "WANDB_MODE": "offline"}
     torch.set_num_threads(1)
     results = {"step of 0.3 ms": measure(LOOPS, arguments.steps, 0, arguments.rounds, "a step of 0.3 ms")}

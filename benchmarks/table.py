@@ -18,8 +18,8 @@ from collections.abc import Callable
 from turns import ROOT, Turns, options, show, text, write
 
 import zoo
-from zoo.costs.forks import cores
 from zoo.costs.table import CellCost, all_convs
+from zoo.devices import cores
 
 MODELS = ("resnet", "mobilenet", "efficientnet_b0", "efficientnet_b3", "efficientnet_b7")
 BASELINE = "each cell for itself"

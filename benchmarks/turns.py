@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -113,15 +112,14 @@ def machine() -> dict[str, Any]:
     """Describe the machine of a measurement: processor, cores, threads, GPU, versions."""
     import torch
 
-    from zoo.devices import device_name
+    from zoo.devices import cores, device_name
 
     cpu = device_name(torch.device("cpu"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     capability = torch.backends.cpu.get_cpu_capability()
     return {
         "cpu": f"{cpu}, {capability}",
-        "cores": cores,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "python": platform.python_version(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +27,8 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.config.limits import check_memory
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.data.workers import plain_worker_errors
-from lightning_modules.hardware.devices import Hardware, check_world_size, global_rank
-from lightning_modules.hardware.out_of_memory import first_line, is_out_of_memory, plain_memory_errors
+from lightning_modules.hardware.devices import Hardware, check_world_size
+from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, first_line, is_out_of_memory, plain_memory_errors
 from lightning_modules.hardware.plan import PlanChoice, PlanRequest, choose_plan
 from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.hardware.sync_batchnorm import SyncNorms
@@ -39,6 +38,8 @@ from lightning_modules.tracking.profile import make_profiler, profiled
 from lightning_modules.unfit import check_network
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
+from zoo.log import log
+from zoo.ranks import global_rank
 from zoo.speeds.memory import peak_memory
 from zoo.speeds.timing import limited
 
@@ -51,41 +52,32 @@ class Cell:
 
     Attributes:
         choices: The cell's choices as flat columns, for result.json and W&B.
-        goes_on: Whether training resumes from a checkpoint.
         conditions: What the measurements depend on: device, precision, plan, threads, batch size.
         checkpoint: Path of the best checkpoint; None before training.
     """
 
     def __init__(self, spec: CellSpec, folder: Path, hardware: Hardware, last: Saved | None = None) -> None:
         self.spec, self.folder, self.hardware = spec, folder, hardware
-        if threads := spec.hardware.threads:
-            torch.set_num_threads(threads)
-        if spec.trainer.deterministic:
-            # cuBLAS reads this on first use of the GPU, which is before Lightning's Trainer would set it.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        if not torch.cuda.is_available():
-            # Adam checks for a GPU at every step; without a GPU the NVML-based check costs 0.2 ms each time.
-            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+        self._last = last
+        self.checkpoint: str | None = None
+        _set_process_options(spec)
         L.seed_everything(spec.seed, workers=True, verbose=False)
         resolved = resolve(spec, hardware.name)
         check_memory(spec, resolved.network)
-        self.data, self.choices, image_size = resolved.data, resolved.choices, resolved.image_size
-        if resolved.found and global_rank() == 0:
-            print(resolved.found, flush=True)
+        self.data, self.choices = resolved.data, resolved.choices
+        self.image_shape = (resolved.in_chans, resolved.image_size, resolved.image_size)
+        if resolved.found:
+            log.info(resolved.found)
         self.data.look()
-        self.start = InitWeights(spec.init, resolved.network)
-        self.module = Classifier(self.start.network, spec.optim.plain(), spec.hardware.micro_batch)
+        self._init = InitWeights(spec.init, resolved.network)
+        self.module = Classifier(self._init.network, spec.optim.plain(), spec.hardware.micro_batch)
         self.module.to(memory_format=torch.channels_last)
-        self.start.fill(self.module.net)
+        self._init.fill(self.module.net)
         check_network(self.module.net, resolved, spec.data.batch_size)
-        self.image_shape = (resolved.in_chans, image_size, image_size)
-        self._last, self.goes_on = last, last is not None
         self.plan = self._choose_plan()
         if rank := global_rank():
             # All ranks have built the same network; from here on each draws its own random numbers.
             L.seed_everything((spec.seed + rank * 0x9E3779B1) % 2**32, workers=True, verbose=False)
-        self.costs = CostLogger(image_size, resolved.in_chans)
-        self.speeds = SpeedLogger(images=_images)
         self.conditions: dict[str, Any] = {
             "device": device_name(hardware.device),
             "devices": hardware.world_size,
@@ -96,38 +88,33 @@ class Cell:
             "threads": torch.get_num_threads(),
             "batch_size": spec.data.batch_size,
         }
-        self.checkpoint: str | None = None
 
     def _choose_plan(self) -> PlanChoice:
-        spec, hardware, network = self.spec, self.hardware, self.start.network
-        batch = spec.data.batch_size // hardware.world_size or 1
-        unmeasured = "several processes" if hardware.world_size > 1 else None
+        spec, world_size = self.spec, self.hardware.world_size
+        batch = spec.data.batch_size // world_size or 1
+        unmeasured = "several processes" if world_size > 1 else None
         if spec.trainer.deterministic:
             unmeasured = "trainer.deterministic"
+        steps = 0
+        if world_size == 1:  # else plans are not measured, and counting steps would make every rank fetch the data set
+            steps = count_steps(spec.trainer, self.data.size("train") // spec.data.batch_size)[1]
         found = choose_plan(
             spec.hardware.plan,
             spec.trainer.precision,
             self.module.net,
             PlanRequest(
                 (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
-                network["num_classes"],
-                # Distributed runs do not measure plans, and counting steps would make every rank fetch the data set.
-                self._steps() if hardware.world_size == 1 else 0,
+                self._init.network["num_classes"],
+                steps,
                 spec.trainer.accumulate_grad_batches > 1,
             ),
-            hardware.device,
+            self.hardware.device,
             before=self._last.plan if self._last else None,
             unmeasured=unmeasured,
         )
-        if global_rank() == 0:
-            print(found, flush=True)
-        found.plan.apply(self.module.net, hardware.device)
+        log.info(found)
+        found.plan.apply(self.module.net, self.hardware.device)
         return found
-
-    def _steps(self) -> int:
-        """Returns the approximate number of training steps."""
-        batches = self.data.size("train") // self.spec.data.batch_size
-        return count_steps(self.spec.trainer, batches)[1]
 
     def train(self, logger: Any, signals: StopSignals) -> dict[str, float]:
         """Trains, tests the best checkpoint and measures inference; returns all metrics under their final names.
@@ -135,19 +122,24 @@ class Cell:
         Resumes from the ``last.ckpt`` that was passed to the constructor, if any.
         """
         best = BestCheckpoint(self.folder)
-        every_s, plan = self.spec.checkpoint.every_s, self.plan.plan.name
-        last = LastCheckpoint(self.folder, every_s, self.spec, plan, signals)
+        last = LastCheckpoint(self.folder, self.spec, self.plan.plan.name, signals)
         epochs = EpochLines(self.folder)
-        checkpoints, last_path = Checkpoints(), None
-        if self._last:
-            checkpoints.give(last_path := self._last.path, self._last.take())
-        bad_steps = self._bad_steps()
-        callbacks = [bad_steps, self.start, self.costs, self.speeds, *self.data.callbacks, best, epochs, last]
+        checkpoints = Checkpoints(self._last)
+        costs, speeds, bad_steps = (
+            CostLogger(self.image_shape[1:], self.image_shape[0]),
+            SpeedLogger(images=_images),
+            self._bad_steps(),
+        )
+        callbacks = [bad_steps, self._init, costs, speeds, *self.data.callbacks, best, epochs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
-        check_world_size(trainer, self.hardware)
+        check_world_size(self.hardware, trainer.world_size)
         with self._reporting(trainer), peak_memory(trainer.strategy.root_device) as memory:
-            trainer.fit(self.module, datamodule=self.data, ckpt_path=last_path, weights_only=True)
-        fit_s = last.seconds
+            trainer.fit(self.module, datamodule=self.data, ckpt_path=self._last and self._last.path, weights_only=True)
+        metrics = {
+            "time/fit_s": last.seconds,
+            "time/epochs": trainer.current_epoch,
+            "speed/peak_memory_mb": memory.peak_mb,
+        }
         if not best.best_model_path:
             # No validation ran, so the last weights are the best available.
             trainer.save_checkpoint(best.path, weights_only=True)
@@ -156,8 +148,6 @@ class Cell:
         self.checkpoint = str(best.path)
         if self.module.micro_batch.size:
             self.conditions["micro_batch"] = self.module.micro_batch.size
-        metrics = {"time/fit_s": fit_s, "time/epochs": trainer.current_epoch}
-        metrics |= {"speed/peak_memory_mb": memory.peak_mb}
         with self._reporting(trainer):
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
@@ -166,16 +156,29 @@ class Cell:
         if best.best_model_score is not None:
             metrics["val/acc"] = best.best_model_score.item()
         if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
-            raise ConvzooError(f"{', '.join(bad)} is not a number: training diverged. {bad_steps.advice}")
-        metrics |= self.data.metrics | bad_steps.metrics | self.start.metrics | self.costs.metrics | self.speeds.metrics
+            raise ConvzooError(f"training diverged: {', '.join(bad)} is not a number. {bad_steps.advice}")
+        metrics |= self.data.metrics | bad_steps.metrics | self._init.metrics | costs.metrics | speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
     @contextmanager
     def _reporting(self, trainer: L.Trainer) -> Iterator[None]:
         """Reports a user's mistake as one message, and where the profile is, around a fit or a test."""
-        memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
-        with memory_errors, profiled(trainer, self.folder), _plain_trainer_errors():
-            yield
+        given = self.spec.trainer
+        try:
+            memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
+            with memory_errors, profiled(trainer, self.folder), plain_worker_errors():
+                yield
+        except MisconfigurationException as error:
+            raise ConvzooError(f"trainer: {error}") from None
+        except ValueError:
+            # Lightning has no class of its own for this error.
+            interval, batches = given.val_check_interval, trainer.num_training_batches
+            if given.check_val_every_n_epoch is None or type(interval) is not int or interval <= batches:
+                raise
+            raise ConvzooError(
+                f"trainer.val_check_interval={interval} exceeds the {batches} batches of an epoch. Type a smaller one, "
+                "or add trainer.check_val_every_n_epoch=null, which counts batches over all epochs."
+            ) from None
 
     def _bad_steps(self) -> BadSteps:
         optim, given = self.spec.optim, self.spec.trainer
@@ -220,10 +223,10 @@ class Cell:
             measured = zoo.speed(
                 self.module.net, image, images, limited(1.0), autocast=trainer.precision_plugin.forward_context
             )
-        except Exception as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
-            print(f"speed/infer_…, speed/latency_…: not measured: out of memory ({first_line(error)}).", flush=True)
+            log.warning(f"inference speed was not measured: out of memory ({first_line(error)}).")
             return {}
         self.conditions["infer_batch_size"] = measured.batch_size
         return {
@@ -238,19 +241,12 @@ def _images(batch: tuple[torch.Tensor, torch.Tensor]) -> int:
     return len(batch[1])
 
 
-@contextmanager
-def _plain_trainer_errors() -> Iterator[None]:
-    """Re-raises argument errors that Lightning detects only at run time as `ConvzooError`, without a traceback."""
-    try:
-        with plain_worker_errors():
-            yield
-    except MisconfigurationException as error:
-        raise ConvzooError(f"trainer: {error}") from None
-    except ValueError as error:
-        if isinstance(error, ConvzooError) or "`val_check_interval`" not in str(error):
-            raise
-        given, batches = re.search(r"\((\d+)\).*\((\d+)\)", str(error), re.DOTALL).groups()
-        raise ConvzooError(
-            f"trainer.val_check_interval={given} is more than the {batches} batches of an epoch. Type a smaller "
-            "one, or trainer.check_val_every_n_epoch=null too, which counts batches over all epochs."
-        ) from None
+def _set_process_options(spec: CellSpec) -> None:
+    if spec.hardware.threads:
+        torch.set_num_threads(spec.hardware.threads)
+    if spec.trainer.deterministic:
+        # cuBLAS reads this on first use of the GPU, which is before Lightning's Trainer would set it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if not torch.cuda.is_available():
+        # Adam checks for a GPU at every step; without a GPU the NVML-based check costs 0.2 ms each time.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -49,7 +49,10 @@ class InitWeights(Callback):
         self._converts = init.name == "svd"
         if not self._converts:
             return
-        dense = _from_timm(network) if init.checkpoint is None else _from_checkpoint(str(init.checkpoint), network)
+        if init.checkpoint is None:
+            dense = zoo.build(**{**network, "conv": "native", "conv_options": None})
+        else:
+            dense = _from_checkpoint(init.checkpoint, network)
         report = zoo.convert(dense, network["conv"], init.rank)
         self._weights = dense.state_dict()
         self.network = {**network, "pretrained": False}
@@ -70,8 +73,8 @@ class InitWeights(Callback):
             net.load_state_dict(self._weights)
         except RuntimeError as error:
             raise ConvzooError(
-                "init=svd: the converted network's weights do not fit this cell. Between the factors nothing may stand "
-                f"and activations with weights must be the same. {_first_difference(error)}"
+                "init=svd: the weights of the converted network do not fit this cell, which may have no module between "
+                f"the factors and no other activations with weights. {str(error).strip().splitlines()[1].strip()}"
             ) from None
         self._weights = None
 
@@ -90,24 +93,16 @@ def _training_images(trainer: Any, device: torch.device) -> Iterator[torch.Tenso
         yield trainer.precision_plugin.convert_input(data.on_after_batch_transfer(on_device, 0)[0])
 
 
-def _from_timm(network: dict[str, Any]) -> nn.Module:
-    return zoo.build(**{**network, "conv": "native", "conv_options": None})
-
-
 def _from_checkpoint(path: str, network: dict[str, Any]) -> nn.Module:
     trained = read_checkpoint(path)
     dense = trained.network
     different = [k for k in sorted({*dense, *network} - {*FREE}) if dense.get(k) != network.get(k)]
     if different:
         what = ", ".join(f"{k}={dense.get(k)} there and {network.get(k)} here" for k in different)
-        raise ConvzooError(f"init.checkpoint={path} holds another network than this cell: {what}.")
+        raise ConvzooError(f"init.checkpoint={path} holds a different network: {what}.")
     if dense["conv"] not in DENSE:
         raise ConvzooError(
             f"init.checkpoint={path} has conv={dense['conv']}. init=svd starts from a dense network: "
             f"conv={' or '.join(DENSE)}."
         )
     return trained.net
-
-
-def _first_difference(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[1].strip()

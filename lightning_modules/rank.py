@@ -1,4 +1,7 @@
-"""Runs one rank of a distributed run: ``python -m lightning_modules.rank FOLDER``, started by `launch_ranks`."""
+"""Runs one rank of a distributed run: ``python -m lightning_modules.rank FOLDER JOB``, started by `launch_ranks`.
+
+JOB is the configuration, the command and the start time, as JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.config.schema import CellSpec
-from lightning_modules.hardware.ddp import PARENT
-from lightning_modules.hardware.devices import global_rank, resolve_hardware
+from lightning_modules.hardware.ddp import PARENT, USER_ERROR
+from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.hardware.process import keep_memory, keep_output
 from lightning_modules.hardware.signals import StopSignals
-from lightning_modules.run import JOB_FILE, run_rank
+from lightning_modules.run import run_rank
 from zoo.errors import ConvzooError
+from zoo.log import set_level
 from zoo.plugins import load_plugins
 
 
@@ -28,13 +32,13 @@ def main() -> None:
     signals.install()
     keep_memory()
     keep_output()
-    folder = Path(sys.argv[1])
-    job = json.loads((folder / JOB_FILE).read_text())
+    folder, job = Path(sys.argv[1]), json.loads(sys.argv[2])
     spec, signals.begun = CellSpec.of(job["config"]), job["begun"]
     load_plugins(spec.plugins)
+    if spec.log:
+        set_level(spec.log)
     hardware = resolve_hardware(spec.hardware, spec.trainer)
-    last = find_last(folder, spec, say=global_rank() == 0)
-    run_rank(spec, folder, job["command"], hardware, signals, last)
+    run_rank(spec, folder, job["command"], hardware, signals, find_last(folder, spec))
 
 
 def _end_with(parent: int) -> None:
@@ -44,15 +48,11 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _plain(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """Excepthook that leaves user errors to the parent, which reports them once."""
-    if not issubclass(kind, ConvzooError):
-        sys.__excepthook__(kind, error, trace)
-
-
 if __name__ == "__main__":
-    sys.excepthook = _plain
     # Not os.getppid(): the parent may have exited already.
     parent = int(os.environ.get(PARENT, os.getppid()))
     threading.Thread(target=_end_with, args=[parent], daemon=True).start()
-    main()
+    try:
+        main()
+    except ConvzooError:
+        sys.exit(USER_ERROR)  # the parent reports the error, once

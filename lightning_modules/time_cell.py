@@ -14,7 +14,7 @@ from lightning_modules.hardware.out_of_memory import plain_memory_errors
 from lightning_modules.optimizer import make_optimizer
 from zoo.errors import ConvzooError
 from zoo.speeds.loop import Batch, loop_speed
-from zoo.speeds.network import TrainingSpeed, TrainingStep
+from zoo.speeds.network import TrainingStep
 from zoo.speeds.roofline import DTYPES, bound, measure_peaks
 from zoo.speeds.timing import limited
 
@@ -23,7 +23,8 @@ SECONDS = 1.0
 
 MIXED = {"bf16-mixed": "bf16", "bf16": "bf16", "16-mixed": "fp16", "16": "fp16"}
 TRUE = {"32-true": "fp32", "32": "fp32", "bf16-true": "bf16", "16-true": "fp16"}
-"""Lightning's precision names: ``MIXED`` multiplies in another dtype than the weights have, ``TRUE`` in the same."""
+DTYPES_OF = {**{k: (v, v) for k, v in TRUE.items()}, **{k: ("fp32", v) for k, v in MIXED.items()}}
+"""Lightning's precision → dtype of the weights, and dtype of matrix products and convolutions."""
 
 
 def time_cell(cell: Cell) -> dict[str, float]:
@@ -38,7 +39,11 @@ def time_cell(cell: Cell) -> dict[str, float]:
         ConvzooError: The data are missing, or the precision cannot be measured.
     """
     device = cell.hardware.device
-    weights, products = _dtypes(cell.conditions["dtype"])
+    precision = cell.conditions["dtype"]
+    if precision not in DTYPES_OF:
+        allowed = ", ".join(DTYPES_OF)
+        raise ConvzooError(f"task=time cannot measure trainer.precision={precision}. Allowed: {allowed}.")
+    weights, products = DTYPES_OF[precision]
     dtype = DTYPES[weights]
     net = cell.module.net.to(device, dtype)
 
@@ -70,7 +75,7 @@ def time_cell(cell: Cell) -> dict[str, float]:
         **training.images_per_s.metrics("speed/step_images_per_s"),
         **inference.images_per_s.metrics("speed/infer_images_per_s"),
         **inference.latency_ms.metrics("speed/latency_ms"),
-        **_step_metrics(training),
+        **(training.step_ms.metrics("speed/train_latency_ms") if training.step_ms else {}),
         **loop.data_ms.metrics("speed/data_ms"),
         "speed/data_wait": loop.data_wait,
         "speed/peak_memory_mb": max(training.memory.peak_mb, inference.memory.peak_mb),
@@ -80,6 +85,8 @@ def time_cell(cell: Cell) -> dict[str, float]:
         "speed/peak_gbytes_per_s": peaks.bytes_per_s / 1e9,
         "speed/peak_noisy": int(peaks.noisy),
     }
+    for name, spread in training.phases_ms.items():
+        metrics |= spread.metrics(f"speed/{name}_ms")
     for name, measured, n in (
         ("train", training.images_per_s.median, batch_size),
         ("infer", inference.images_per_s.median, inference.batch_size),
@@ -91,13 +98,6 @@ def time_cell(cell: Cell) -> dict[str, float]:
     return metrics
 
 
-def _step_metrics(training: TrainingSpeed) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for name, spread in training.phases_ms.items():
-        metrics |= spread.metrics(f"speed/{name}_ms")
-    return metrics | (training.step_ms.metrics("speed/train_latency_ms") if training.step_ms else {})
-
-
 def _batches(cell: Cell) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields the training batches of the loader, epoch after epoch, without end."""
     cell.data.prepare_data()
@@ -105,18 +105,3 @@ def _batches(cell: Cell) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     loader = cell.data.train_dataloader()
     while True:
         yield from loader
-
-
-def _dtypes(precision: str) -> tuple[str, str]:
-    """Returns the dtype of the weights and the dtype of matrix products and convolutions.
-
-    Raises:
-        ConvzooError: The precision is unknown here.
-    """
-    known = {**{name: (dtype, dtype) for name, dtype in TRUE.items()}, **{k: ("fp32", v) for k, v in MIXED.items()}}
-    try:
-        return known[precision]
-    except KeyError:
-        raise ConvzooError(
-            f"task=time cannot measure trainer.precision={precision}. Allowed: {', '.join(known)}."
-        ) from None

@@ -30,8 +30,8 @@ def check_network(net: nn.Module, resolved: Resolved, batch_size: int) -> None:
             if not isinstance(logits, torch.Tensor) or logits.shape != (n, classes):
                 what = tuple(logits.shape[1:]) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
                 raise UnfitError(
-                    f"{name_of(net)} gives out {what} for an image, and training needs one logit for each of "
-                    f"{classes} classes. Type another model."
+                    f"{name_of(net)} returns {what} for an image, but training needs one logit for each of "
+                    f"{classes} classes. Choose another model."
                 )
 
     try_inputs(net, attempt, resolved.image_size, resolved.in_chans, batch=n)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from zoo import __version__, new
 from zoo.costs import table_command
-from zoo.errors import ConvzooError, plain_words
+from zoo.errors import ConvzooError, choose, plain_words
+from zoo.log import LEVELS, set_level
 from zoo.plugins import load_plugins
 from zoo.report import command as report_command
 from zoo.text import typed, use_utf8
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         verb.add_argument("--plugins", metavar="A,B,…", default="", help="your modules that register further choices")
     given = parser.parse_args(words)
     try:
+        set_level(choose("CONVZOO_LOG", os.environ.get("CONVZOO_LOG", "info"), LEVELS))
         named = [name for name in given.plugins.split(",") if name]
         load_plugins(named, [os.getcwd()] if named else ())
         code = given.run(given) or 0

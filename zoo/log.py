@@ -7,17 +7,13 @@ torch.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
-from rich.console import Console
-from rich.text import Text
-
+from zoo.ranks import global_rank
 from zoo.text import clean
 
 LEVELS = ("debug", "info", "warning", "error")
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
-RANK_VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 log = logging.getLogger("convzoo")
 
@@ -30,22 +26,19 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one record at once; control characters in quoted user input are replaced."""
-        if rank() and not getattr(record, "every_rank", False):
+        if global_rank() and not getattr(record, "every_rank", False):
             return
         try:
             text = clean(self.format(record))
             if sys.stdout.isatty():
+                from rich.console import Console  # slow to import
+                from rich.text import Text
+
                 Console().print(Text(text, style=STYLES.get(record.levelno, "")), soft_wrap=True)
             else:
                 print(text, flush=True)
         except (OSError, ValueError):  # The reader is gone, or the stream is closed.
             self.handleError(record)
-
-
-def rank() -> int:
-    """Returns this process's rank from the launcher's environment, 0 if there is none."""
-    found = next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), "0")
-    return int(found) if found.isdigit() else 0
 
 
 def set_level(level: str) -> None:

@@ -28,7 +28,7 @@ from lightning_modules.hardware.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
 from zoo.text import clean
 
-PLAIN_KEYS = {"seed", "task", "plugins"}
+PLAIN_KEYS = {"seed", "task", "plugins", "log"}
 """Keys that belong to no group."""
 
 OPEN = ("optim.",)

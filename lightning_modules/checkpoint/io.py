@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from lightning_modules.checkpoint.resume import Saved
 from lightning_modules.results.files import RetryWriter, write_whole
 from zoo.deploy.verify_checkpoint import read_checked
 
@@ -21,12 +22,15 @@ class Checkpoints(TorchCheckpointIO):
     write, so that ``last.ckpt`` never refers to a ``best.ckpt`` that does not exist. A checkpoint with a previous
     version (``last.ckpt``, which passes ``storage_options={"previous": path}``) is not retried: the next one is due
     soon anyway.
+
+    Args:
+        last: A checkpoint that has been read already, so that Lightning does not read it again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: Saved | None = None) -> None:
+        self._last = last
         self._waiting: dict[Path, memoryview] = {}
-        self._patience = RetryWriter()
-        self._read: dict[Path, dict[str, Any]] = {}
+        self._writer = RetryWriter()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Path] | None = None
@@ -49,7 +53,7 @@ class Checkpoints(TorchCheckpointIO):
         return True
 
     def _write(self, path: Path, content: memoryview, previous: Path | None = None) -> bool:
-        return self._patience.attempt(lambda: write_whole(path, content, previous), path, len(content))
+        return self._writer.attempt(lambda: write_whole(path, content, previous), path, len(content))
 
     def finish(self) -> None:
         """Makes a last attempt to write the checkpoints that are still in memory.
@@ -58,11 +62,7 @@ class Checkpoints(TorchCheckpointIO):
             ConvzooError: One of them cannot be written.
         """
         if not self._write_waiting():
-            self._patience.end()
-
-    def give(self, path: Path, content: dict[str, Any]) -> None:
-        """Hands over the content of a checkpoint that was already read, so that Lightning does not read it again."""
-        self._read[path] = content
+            self._writer.end()
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Reads a checkpoint and verifies its checksums.
@@ -70,5 +70,7 @@ class Checkpoints(TorchCheckpointIO):
         Raises:
             DamagedError: They do not match.
         """
-        path = Path(path)
-        return self._read.pop(path) if path in self._read else read_checked(path)
+        if self._last and Path(path) == self._last.path:
+            last, self._last = self._last, None
+            return last.take()
+        return read_checked(Path(path))

@@ -12,6 +12,7 @@ from lightning_modules.config.schema import CellSpec
 from zoo.deploy.checkpoint import PLUGINS
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.log import log
 from zoo.plugins import check_unchanged
 from zoo.text import typed
 
@@ -49,7 +50,7 @@ def find_last(folder: Path, spec: CellSpec, say: bool = True) -> Saved | None:
     Args:
         folder: The run's folder.
         spec: The run's cell.
-        say: Whether to print which files are damaged.
+        say: Whether to report which files are damaged.
 
     Returns:
         The checkpoint; None if there is no usable one, and the run starts from scratch.
@@ -67,29 +68,29 @@ def find_last(folder: Path, spec: CellSpec, say: bool = True) -> Saved | None:
             continue
         except DamagedError as error:
             if say and str(error) != wrong:
-                print(error, flush=True)
+                log.warning(error)
             wrong = str(error)
             continue
         except OSError as error:
             raise ConvzooError(f"{path} cannot be read: {error.strerror}.") from None
         except MemoryError:
-            raise ConvzooError(f"there is not enough memory to read {path}.") from None
+            raise ConvzooError(f"not enough memory to read {path}.") from None
         if say and path.name != LAST:
-            print(f"This run goes on from {path.name}, at step {found.content['global_step']}.", flush=True)
+            log.warning(f"Resuming from {path.name}, at step {found.content['global_step']}.")
         return found
     if say and wrong:
-        print("This run starts anew.", flush=True)
+        log.warning("Training starts from scratch.")
     return None
 
 
 def _read(path: Path, spec: CellSpec) -> dict[str, Any]:
     content = read_checked(path)
     if KEY not in content:
-        raise DamagedError(f"{path} is no checkpoint that a run can go on from.")
+        raise DamagedError(f"{path} is not a checkpoint from which a run can resume.")
     if content[KEY]["id"] != cell_id(spec):
         raise ConvzooError(
-            f"{typed(path)} is of a run with another configuration ({differences(content[KEY]['config'], spec)}). "
-            f"Type what it had to go on with it, another hydra.run.dir, or to start anew: rm {typed(path)}"
+            f"{typed(path)} belongs to a run with another configuration ({differences(content[KEY]['config'], spec)}). "
+            f"Use that configuration to resume it, choose another hydra.run.dir, or start again: rm {typed(path)}"
         )
     check_unchanged(content.get(PLUGINS, {}), typed(path))
     return content
@@ -101,5 +102,5 @@ def _check_best(folder: Path, content: dict[str, Any]) -> None:
     if not any(state.get("best_model_path") for state in content["callbacks"].values()):
         return
     if not best.exists():
-        raise DamagedError(f"{best} is missing, and it was the best checkpoint so far.")
+        raise DamagedError(f"{best}, the best checkpoint so far, is missing.")
     read_checked(best)

@@ -20,7 +20,7 @@ USUAL = (
 
 WHERE = (
     "plugins",
-    "logger.",
+    "log",  # and logger.
     "sweep.",
     "checkpoint.",
     "hardware.threads",

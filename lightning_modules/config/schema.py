@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from lightning_modules.config.options import Chosen, OpenOptions, Options
+from zoo.log import LEVELS
 from zoo.rules import (
     ANY_TEXT,
     ANYTHING,
@@ -268,6 +269,7 @@ class CellSpec(Options):
     seed: Annotated[int, (lambda v: type(v) is int and 0 <= v < 2**32, "a whole number from 0 to 4294967295")]
     task: Annotated[str, one_of(TASKS)]
     plugins: Annotated[list[str], (lambda v: type(v) is list and all(map(NAME[0], v)), "[MODULE,MODULE]")]
+    log: Annotated[str, one_of(LEVELS)]
     model: ModelOptions
     scale: ScaleOptions
     conv: Chosen  # zoo.convs

@@ -25,6 +25,7 @@ from lightning_modules.data.image_formats import endings_of
 from lightning_modules.data.layout import scan, split_names
 from lightning_modules.data.split import Split, overview, table
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, is_death
+from zoo.devices import cores
 from zoo.log import log
 from zoo.text import typed
 
@@ -189,9 +190,7 @@ HELP = "decode every image of a folder; says which are bad, odd or twice there"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("root", metavar="ROOT", help="has train/CLASS/, val/CLASS/ and perhaps test/CLASS/")
-    parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="number of processes; default: one per core"
-    )
+    parser.add_argument("--workers", type=int, default=cores(), help="processes; default: a core each")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help=f"write {FILE} there")
 
 

@@ -17,6 +17,7 @@ from lightning_modules.data.base import Data
 from lightning_modules.data.layout import class_names, scan, split_names
 from lightning_modules.data.registry import dataset
 from lightning_modules.data.split import Split, overview
+from zoo import devices
 from zoo.errors import ConvzooError
 from zoo.log import log
 
@@ -139,7 +140,7 @@ class FolderData(Data):
         """
         if self.options.workers is not None:
             return self.options.workers
-        cores = len(os.sched_getaffinity(0))
+        cores = devices.cores()
         if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
             # The jobs of a sweep share the machine.
             cores = min(cores, int(ours))

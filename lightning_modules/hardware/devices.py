@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,8 @@ import torch
 
 from lightning_modules.config.schema import HardwareOptions, TrainerOptions
 from zoo.errors import ConvzooError, choose
+from zoo.ranks import global_rank as global_rank
+from zoo.ranks import inside_a_rank, processes
 from zoo.rules import shown
 
 CHOICES = ("auto", "cpu", "gpu", "ddp")
@@ -22,7 +23,6 @@ CPU_PROCESSES = 2
 """Number of processes for ``hardware=ddp`` without a GPU."""
 
 MOST_CPU_PROCESSES = 256
-
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 """Lightning's strategies that work with processes launched here."""
@@ -56,21 +56,18 @@ class Hardware:
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
+        strategy: Any = self.strategy
+        if strategy != "auto":
+            from lightning.pytorch.strategies import DDPStrategy
+
+            unused = {"find_unused_parameters": True} if strategy.endswith("_true") else {}
+            strategy = DDPStrategy(timeout=timedelta(seconds=self.timeout_s), **unused)
         return {
             "accelerator": self.accelerator,
             "devices": self.devices,
             "num_nodes": self.num_nodes,
-            "strategy": self._strategy,
+            "strategy": strategy,
         }
-
-    @property
-    def _strategy(self) -> Any:
-        if self.strategy == "auto":
-            return self.strategy
-        from lightning.pytorch.strategies import DDPStrategy
-
-        unused = {"find_unused_parameters": True} if self.strategy.endswith("_true") else {}
-        return DDPStrategy(timeout=timedelta(seconds=self.timeout_s), **unused)
 
 
 def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gpus: int | None = None) -> Hardware:
@@ -88,102 +85,67 @@ def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gp
     gpus = torch.cuda.device_count() if node_gpus is None else node_gpus
     if name == "auto":
         name = "gpu" if gpus else "cpu"
-    none = "PyTorch sees no GPU on this machine" if node_gpus is None else "hydra.launcher.gpus_per_node=0"
-    if name == "gpu" and not gpus:
-        raise ConvzooError(f"hardware=gpu, but {none}. Type hardware=cpu, or hardware=auto to use what there is.")
-    given = {
-        k: v for k in ("accelerator", "devices", "num_nodes", "strategy") if (v := getattr(trainer, k)) is not None
-    }
-    if given.get("accelerator") == "auto":
-        del given["accelerator"]
-    accelerator = given.get("accelerator", "gpu" if gpus and name != "cpu" else "cpu")
-    devices = _number("devices", hardware, given)
-    devices = devices or ((gpus or CPU_PROCESSES) if name == "ddp" else 1)
-    nodes = _number("num_nodes", hardware, given)
-    if accelerator in GPU_NAMES and not gpus:
-        raise ConvzooError(f"trainer.accelerator={accelerator}, but {none}. Type hardware=cpu.")
+    accelerator = trainer.accelerator
+    if accelerator in (None, "auto"):
+        accelerator = "gpu" if name == "gpu" or (gpus and name == "ddp") else "cpu"
+    devices = _number("devices", hardware, trainer) or ((gpus or CPU_PROCESSES) if name == "ddp" else 1)
+    nodes = _number("num_nodes", hardware, trainer)
+    if not gpus and (name == "gpu" or accelerator in GPU_NAMES):
+        asked = "hardware=gpu" if name == "gpu" else f"trainer.accelerator={accelerator}"
+        none = "PyTorch sees no GPU on this machine" if node_gpus is None else "hydra.launcher.gpus_per_node=0"
+        raise ConvzooError(f"{asked}, but {none}. Type hardware=cpu, or hardware=auto to use what the machine has.")
     if accelerator in GPU_NAMES and devices > gpus:
-        raise ConvzooError(f"{devices} GPUs were asked for and this machine has {gpus}. Type trainer.devices={gpus}.")
+        raise ConvzooError(f"{devices} GPUs were requested, but this machine has {gpus}. Type trainer.devices={gpus}.")
     if accelerator == "cpu" and devices > MOST_CPU_PROCESSES:
         raise ConvzooError(f"{devices} processes on one machine are too many. Type trainer.devices={CPU_PROCESSES}.")
     if name != "ddp" and devices * nodes > 1:
-        raise ConvzooError(f"hardware={name} is one device, not {devices * nodes}. Type hardware=ddp for several.")
-    strategy = given.get("strategy", "auto")
-    _check_strategy(strategy)
+        raise ConvzooError(f"hardware={name} uses one device, not {devices * nodes}. Type hardware=ddp for several.")
+    strategy = trainer.strategy or "auto"
+    if strategy not in STRATEGIES:
+        raise ConvzooError(
+            f"trainer.strategy={shown(strategy)} is not allowed: hardware=ddp starts one process per device. "
+            f"Allowed: {', '.join(STRATEGIES)}, or null."
+        )
     if strategy == "auto" and name == "ddp":
         strategy = "ddp"
     return Hardware(name, accelerator, devices, nodes, strategy, hardware.timeout_s)
 
 
-def _number(key: str, hardware: HardwareOptions, given: dict[str, Any]) -> int:
+def _number(key: str, hardware: HardwareOptions, trainer: TrainerOptions) -> int:
     """Returns the number of devices or nodes; 0 means all devices.
 
     Raises:
-        ConvzooError: The value is no such number; the text names the key that was typed.
+        ConvzooError: The value is not a valid number; the text names the key that was typed.
     """
-    value, name = (given[key], f"trainer.{key}") if key in given else (getattr(hardware, key), f"hardware.{key}")
+    name, value = f"trainer.{key}", getattr(trainer, key)
+    if value is None:
+        name, value = f"hardware.{key}", getattr(hardware, key)
     if key == "devices" and value in ("auto", "-1", -1):
         return 0
     if type(value) is int and value >= 1:
         return value
+    allowed = "1, 2, 3 …" + (", or auto" if key == "devices" else "")
     hint = ""
     if key == "devices" and (isinstance(value, list) or "," in str(value)):
         chosen = ",".join(map(str, value)) if isinstance(value, list) else str(value).strip(", ")
-        hint = f" Which GPUs a run sees is said before the command: CUDA_VISIBLE_DEVICES={shlex.quote(chosen)} python …"
-    allowed = "1, 2, 3 …" + (", or auto" if key == "devices" else "")
-    raise ConvzooError(f"{name}={shown(value)} is no number of {key.removeprefix('num_')}. Allowed: {allowed}.{hint}")
+        hint = f" To choose GPUs, start the command with CUDA_VISIBLE_DEVICES={shlex.quote(chosen)}"
+    raise ConvzooError(f"{name}={shown(value)} is not allowed. Allowed: {allowed}.{hint}")
 
 
-def _check_strategy(strategy: str) -> None:
-    """Rejects strategies that start their own processes or shard a network.
+def check_world_size(hardware: Hardware, started: int | None = None) -> None:
+    """Checks that a job has as many processes as were requested; else each would train on part of the data.
 
-    Raises:
-        ConvzooError: The strategy is one of those, or unknown to Lightning.
-    """
-    if strategy not in STRATEGIES:
-        raise ConvzooError(
-            f"trainer.strategy={shown(strategy)} is not allowed: a cell trains in one process, or one a device, which "
-            f"hardware=ddp starts. Allowed: {', '.join(STRATEGIES)}, or null."
-        )
-
-
-def inside_a_rank() -> bool:
-    """Returns whether an external launcher (torchrun, srun) started this process as one of several ranks."""
-    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or _started() > 1
-
-
-def _started() -> int:
-    """Returns the number of processes that torchrun or srun started, which may be below the size of the allocation."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
-
-
-def check_ranks(hardware: Hardware) -> None:
-    """Checks that an external launcher started as many processes as asked for; else each would train on its own.
+    Args:
+        hardware: The requested hardware.
+        started: Number of processes of the job; None: of those that torchrun or srun started, if any.
 
     Raises:
         ConvzooError: The numbers differ.
     """
-    if inside_a_rank() and _started() != hardware.world_size:
-        raise ConvzooError(_other_number(hardware, _started()))
-
-
-def _other_number(hardware: Hardware, processes: int) -> str:
-    return (
-        f"{hardware.world_size} processes were asked for (devices × nodes), and this job has {processes}. "
-        "Start as many tasks a node as there are devices a node."
-    )
-
-
-def global_rank() -> int:
-    """Returns the rank of this process in the job, as set by torchrun or srun; 0 for a single process."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if inside_a_rank() else 0
-
-
-def check_world_size(trainer: Any, hardware: Hardware) -> None:
-    """Checks that the Trainer's world size is the one asked for; else it would silently train on part of the data.
-
-    Raises:
-        ConvzooError: The world size differs.
-    """
-    if trainer.world_size != hardware.world_size:
-        raise ConvzooError(_other_number(hardware, trainer.world_size))
+    if started is None:
+        started = processes() if inside_a_rank() else hardware.world_size
+    if started != hardware.world_size:
+        raise ConvzooError(
+            f"{hardware.world_size} processes (devices × nodes) were requested, but this job has {started}. "
+            "Start one task per device on each node."
+        )

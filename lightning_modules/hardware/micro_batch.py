@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_modules.hardware.out_of_memory import first_line, is_out_of_memory
+from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, first_line, is_out_of_memory
 from lightning_modules.rng import set_torch_states, torch_states
+from zoo.log import log
 
 AUTO = "auto"
 
@@ -62,7 +63,7 @@ class MicroBatch:
             try:
                 total, gradients = _in_parts(images, labels, loss, weights, self.size or len(images))
                 return _Known.apply(total, gradients, *weights)
-            except Exception as error:
+            except MEMORY_ERRORS as error:
                 self.size = self._fewer(self.size, len(images), error)
             # Outside the handler: the error's traceback keeps the tensors alive that filled the memory.
             self._again(net, before, images.device)
@@ -75,7 +76,7 @@ class MicroBatch:
                     return net(images)
                 # Copies, since CUDA graphs overwrite their output.
                 return torch.cat([net(part).clone() for part in images.split(self.evaluated)])
-            except Exception as error:
+            except MEMORY_ERRORS as error:
                 self.evaluated = self._fewer(self.evaluated, len(images), error)
             _free(images.device)
 
@@ -99,10 +100,10 @@ class MicroBatch:
         if not self.auto or not is_out_of_memory(error) or now <= LEAST:
             raise error
         half = max(LEAST, -(-now // 2))
-        print(
-            f"out of memory with {now} images at a time ({first_line(error)}): going on with {half} "
-            "(hardware.micro_batch=auto). Batch size and schedule stay as they are; BatchNorm sees the smaller parts.",
-            flush=True,
+        log.warning(
+            f"out of memory with {now} images at a time ({first_line(error)}): continuing with {half} "
+            "(hardware.micro_batch=auto). Batch size and schedule do not change; BatchNorm sees the smaller parts.",
+            extra={"every_rank": True},
         )
         return half
 

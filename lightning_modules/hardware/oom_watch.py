@@ -26,10 +26,10 @@ class OomWatch:
         """Describes the likely reason for a SIGKILL."""
         container, machine = (now - before for now, before in zip(_counts(), self._before, strict=True))
         if container > 0:
-            return "out of memory: the kernel ended a process of this container, whose memory limit was reached"
+            return "out of memory: the kernel killed a process of this container, which had reached its memory limit"
         if machine > 0:
-            return "probably out of memory: the kernel ended a process for want of memory meanwhile"
-        return "out of memory, or somebody's kill -9 (the kernel counted no kill for want of memory)"
+            return "probably out of memory: the kernel has killed a process for lack of memory since"
+        return "out of memory, or kill -9 (the kernel has counted no kill for lack of memory)"
 
 
 def _counts() -> tuple[int, int]:

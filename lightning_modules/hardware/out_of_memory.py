@@ -18,6 +18,10 @@ WORDS = (
 and cuDNN; and from oneDNN and cuDNN's algorithm search, which give no reason but nearly always mean this."""
 
 
+MEMORY_ERRORS = (RuntimeError, MemoryError)
+"""Classes of all errors that `is_out_of_memory` can recognize."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -38,7 +42,7 @@ def plain_memory_errors(spec: CellSpec, devices: int = 1) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except MEMORY_ERRORS as error:
         if not is_out_of_memory(error):
             raise
         raise ConvzooError(f"{advice(spec, devices)} PyTorch said: {first_line(error)}") from None
@@ -50,11 +54,11 @@ def advice(spec: CellSpec, devices: int = 1) -> str:
     each = max(1, data.batch_size // devices)
     if micro == "auto":
         return (
-            "out of memory, however few images were taken at a time (hardware.micro_batch=auto). Type a smaller "
-            "data.image_size, or a smaller model."
+            "out of memory, even with the smallest parts of a batch (hardware.micro_batch=auto). Type a smaller "
+            "data.image_size, or choose a smaller model."
         )
     images = min(micro, each) if micro else each
-    parts = "hardware.micro_batch=auto, which takes fewer and keeps the recipe; or " if spec.task != "time" else ""
+    parts = "hardware.micro_batch=auto, which splits batches and keeps the recipe; or " if spec.task != "time" else ""
     return (
         f"out of memory with {images} images at a time. Type {parts}a smaller data.batch_size "
         f"(it was {data.batch_size}) or data.image_size."

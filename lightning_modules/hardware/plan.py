@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_modules.hardware.out_of_memory import is_out_of_memory
+from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, is_out_of_memory
 from zoo import kernels
 from zoo.cache import digest, recall, remember
 from zoo.devices import processor
@@ -26,8 +25,8 @@ SHARE = 0.02
 LEAST = 4
 """Minimum number of steps to measure per candidate."""
 
-FLOAT32, BF16 = ("32", "32-true"), ("bf16", "bf16-mixed")
-"""Lightning's names of the precisions that plans cover."""
+BF16 = {"32": False, "32-true": False, "bf16": True, "bf16-mixed": True}
+"""Lightning's names of the precisions that plans cover → whether that is bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,10 @@ def choose_plan(
     Raises:
         ConvzooError: The plan contradicts the precision, or cannot accumulate gradients.
     """
-    bf16 = _bf16(given)
+    bf16 = BF16.get(str(given))
     if given is not None and bf16 is None:
         if asked != AUTO:
-            raise ConvzooError(f"hardware.plan={asked} has its own precision: leave out trainer.precision={given}.")
+            raise ConvzooError(f"hardware.plan={asked} sets the precision. Remove trainer.precision={given}.")
         plan = replace(PLANS["fp32"], name="given", what="channels last")
         return PlanChoice(plan, f"trainer.precision={given}", str(given))
 
@@ -102,16 +101,16 @@ def choose_plan(
     if asked != AUTO:
         plan = PLANS[asked]
         if bf16 not in (None, plan.bf16):
-            raise ConvzooError(f"hardware.plan={asked} and trainer.precision={given} contradict each other.")
+            raise ConvzooError(f"hardware.plan={asked} contradicts trainer.precision={given}. Remove one of them.")
         if plan.compiled and device.type == "cuda" and work.accumulates:
             # Each replay of a CUDA graph overwrites the previous gradients.
             raise ConvzooError(
-                f"hardware.plan={asked} has CUDA graphs, which cannot accumulate gradients. Type "
-                "hardware.micro_batch=N for a large batch in parts, or another plan."
+                f"hardware.plan={asked} uses CUDA graphs, which cannot accumulate gradients. Type "
+                "hardware.micro_batch=N to split a large batch, or choose another plan."
             )
         return chosen(plan, "as asked")
     if before in PLANS:
-        return chosen(PLANS[before], "as before the run was stopped")
+        return chosen(PLANS[before], "as before the stop")
     plans = candidates(device, bf16)
     if unmeasured:
         return chosen(plans[0], f"not measured: {unmeasured}")
@@ -121,7 +120,7 @@ def choose_plan(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             return chosen(*_remembered(net, plans, work, device))
-        except Exception as error:
+        except (ConvzooError, *MEMORY_ERRORS) as error:  # ConvzooError: every plan failed, each with its own error
             if not any(map(is_out_of_memory, (error, *getattr(error.__cause__, "exceptions", ())))):
                 raise
     # A candidate that runs out of memory must not end a run that fits with another plan.
@@ -130,7 +129,11 @@ def choose_plan(
 
 def _remembered(net: nn.Module, plans: list[Plan], work: PlanRequest, device: torch.device) -> tuple[Plan, str]:
     """Returns the fastest plan and its timings as text, from the cache if this cell was measured here before."""
-    key = digest([_machine(device), str(net), _shapes(net), work.batch, [plan.name for plan in plans]])[:24]
+    # What the choice depends on: the machine, the network, its batches, and the candidates.
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    machine = [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
+    shapes = [[name, list(value.shape)] for name, value in net.state_dict().items()]
+    key = digest([machine, str(net), shapes, work.batch, [plan.name for plan in plans]])[:24]
     known = recall("plans", key)
     # Not on a GPU: there a long run may gain from compilation, and deciding that takes timing a step.
     if device.type != "cuda" and known.get("plan") in PLANS:
@@ -147,18 +150,3 @@ def _remembered(net: nn.Module, plans: list[Plan], work: PlanRequest, device: to
     if not longer:
         remember("plans", key, {"plan": plan.name, "why": why})
     return plan, why
-
-
-def _bf16(precision: str | int | None) -> bool | None:
-    name = None if precision is None else str(precision)
-    return True if name in BF16 else False if name in FLOAT32 else None
-
-
-def _machine(device: torch.device) -> list[Any]:
-    """Returns the properties of the machine that a measured choice depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return [name, torch.get_num_threads(), torch.__version__, kernels.why_not()]
-
-
-def _shapes(net: nn.Module) -> list[Any]:
-    return [[name, list(value.shape)] for name, value in net.state_dict().items()]

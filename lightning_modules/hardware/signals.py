@@ -31,7 +31,9 @@ class Stopped(BaseException):
 
     def __init__(self, signum: int) -> None:
         over = signum == signal.SIGALRM
-        super().__init__("its time is over (trainer.max_time)" if over else f"stopped by {signal.Signals(signum).name}")
+        super().__init__(
+            "time limit reached (trainer.max_time)" if over else f"stopped by {signal.Signals(signum).name}"
+        )
         self.code = TIME_OVER if over else 128 + signum
 
 

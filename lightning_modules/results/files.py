@@ -10,12 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import ConvzooError
+from zoo.log import log
 
 UNFINISHED = ".unfinished"
 """Suffix of a file while it is being written."""
 
-ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors for a full disk, an exhausted quota, and a file above the maximum size."""
+
+
+class UnwritableError(ConvzooError, OSError):
+    """A file could not be written; the message says why, and how much space is needed and free on a full disk."""
 
 
 def write_whole(path: Path, content: bytes | memoryview | str, previous: Path | None = None) -> None:
@@ -27,20 +32,23 @@ def write_whole(path: Path, content: bytes | memoryview | str, previous: Path | 
         previous: Where to move an existing file, which is otherwise replaced.
 
     Raises:
-        OSError: It cannot be written; the old file is still there.
+        UnwritableError: It cannot be written; the old file is still there.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
+    content = content.encode() if isinstance(content, str) else content
     try:
         with unfinished.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:  # Ctrl-C too
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UnwritableError(why_not(error, path, len(content))) from error
         raise
     _sync_folder(path.parent)
 
@@ -80,11 +88,11 @@ class RetryWriter:
         except OSError as error:
             self.problem = why_not(error, path, size)
             if before is None:
-                print(f"{self.problem}. Training goes on; it is tried again.", flush=True)
+                log.warning(f"{self.problem}. Training continues and tries again.")
             return False
         self.problem = None
         if before is not None:
-            print(f"{path} was written: there is room again.", flush=True)
+            log.info(f"{path} was written: there is space again.")
         return True
 
     def end(self) -> None:
@@ -94,17 +102,15 @@ class RetryWriter:
             ConvzooError: The last attempt failed.
         """
         if self.problem is not None:
-            raise ConvzooError(f"{self.problem}. Make room, and type the same command: it goes on.")
+            raise ConvzooError(f"{self.problem}. Free some space and run the same command again to resume.")
 
 
 def why_not(error: OSError, path: Path, size: int) -> str:
     """Describes why a file of ``size`` bytes could not be written, with the free space if the disk is full."""
+    if isinstance(error, UnwritableError):
+        return str(error)
     reason = error.strerror or str(error)
-    if error.errno in ROOM:
+    if error.errno in FULL:
         with contextlib.suppress(OSError):
-            reason += f": {_mb(shutil.disk_usage(path.parent).free)} MB are free there, {_mb(size)} MB are needed"
+            reason += f": {shutil.disk_usage(path.parent).free / 1e6:.3g} MB free, {size / 1e6:.3g} MB needed"
     return f"{path} could not be written ({reason})"
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.3g}"

@@ -8,9 +8,10 @@ from typing import Any
 from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import cell_id, recipe, shown_differences
 from lightning_modules.config.schema import CellSpec
-from lightning_modules.hardware.devices import global_rank
 from lightning_modules.results.result import FILE, read_result
 from zoo.errors import ConvzooError
+from zoo.log import log
+from zoo.ranks import global_rank
 from zoo.text import typed
 
 ALSO_IN_RECIPE = ("data", "epochs", "batch_size", "optim", "lr", "weight_decay", "image_size")
@@ -31,16 +32,12 @@ def finished_before(spec: CellSpec, folder: Path, hardware: str) -> dict[str, An
     result = _read(folder)
     if result.get("status") == "completed":
         if result.get("id") == cell_id(spec):
-            if global_rank() == 0:
-                print(
-                    f"{typed(folder)} has this run's result already. To train it again: rm {typed(folder / FILE)}",
-                    flush=True,
-                )
+            log.info(f"{typed(folder)} already holds the result of this run. To train again: rm {typed(folder / FILE)}")
             return result
         different = _differences(result, spec, hardware) or f"id: {result.get('id')} there, {cell_id(spec)} here"
         raise ConvzooError(
-            f"{typed(folder)} has the finished result of a run with another configuration ({different}). Type another "
-            f"hydra.run.dir, or to lose it: rm {typed(folder / FILE)}"
+            f"{typed(folder)} holds the result of a run with another configuration ({different}). Choose another "
+            f"hydra.run.dir, or delete that result: rm {typed(folder / FILE)}"
         )
     return None
 
@@ -53,10 +50,7 @@ def _read(folder: Path) -> dict[str, Any]:
         path, kept = folder / FILE, folder / f"{FILE}.unreadable"
         if global_rank() == 0:
             path.replace(kept)
-            print(
-                f"{typed(path)} cannot be used ({problem}); it is now {kept.name}, and this run goes on without it.",
-                flush=True,
-            )
+            log.warning(f"{typed(path)} cannot be used ({problem}); renamed to {kept.name}.")
         return {}
 
 

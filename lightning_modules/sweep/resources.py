@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_modules.sweep.jobs import Job
+from zoo import devices
 
 MIB = 1 << 20
 PYTHON_BYTES = 700 * MIB
@@ -44,7 +45,7 @@ def tensor_bytes(job: Job) -> int:
 
 def cores() -> int:
     """Return the number of CPU cores this process may use: its affinity, limited by the container's quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = devices.cores()
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     return min(bound, max(1, math.ceil(int(quota) / int(period)))) if quota.isdigit() else bound
 

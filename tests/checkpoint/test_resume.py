@@ -5,19 +5,17 @@ import os
 import signal
 import time
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, cell_config, cell_spec
+from conftest import ROOT, cell_config
 from ranks import end_ranks, kill, start_ranks
 from stopping import BATCHES, EPOCHS, RECIPES, SMALL, outcome, same, stop_at_batch
 
 from lightning_modules import run_cell
 from lightning_modules.cell import Cell
-from lightning_modules.checkpoint.last import LastCheckpoint, _states_of
-from lightning_modules.checkpoint.resume import KEY
-from lightning_modules.hardware.signals import StopSignals
+from lightning_modules.checkpoint.last import LastCheckpoint
+from lightning_modules.checkpoint.state import of_rank
 from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
@@ -137,12 +135,10 @@ def test_killed_ranks_go_on_like_undisturbed_ones(tmp_path, monkeypatch):
 def test_metrics_of_an_unfinished_epoch_stay_with_their_ranks(ranks, totals):
     """The sum over ranks of sums has other bits than the same sum in another order."""
     saved = [{"train_loss": {"total": torch.tensor(total)}} for total in (2.0, 5.0)]
-    own = [_states_of(rank, ranks, saved)["train_loss"]["total"].item() for rank in range(ranks)]
-    assert own == totals and _states_of(0, ranks, []) == {}
+    own = [of_rank(rank, ranks, saved)["train_loss"]["total"].item() for rank in range(ranks)]
+    assert own == totals and of_rank(0, ranks, []) == {}
 
 
-def test_a_checkpoint_of_before_the_ranks_had_their_own_metrics(tmp_path):
-    last = LastCheckpoint(tmp_path, 60, cell_spec(*SMALL), "fp32", StopSignals())
-    saved = {"seconds": 1.0, "random": [], "metrics": {"train_loss": {"total": torch.tensor(7.0)}}}
-    last.on_load_checkpoint(SimpleNamespace(state=SimpleNamespace(fn="fit")), None, {KEY: saved})
-    assert [_states_of(rank, 2, last._metrics)["train_loss"]["total"].item() for rank in (0, 1)] == [7.0, 0.0]
+def test_a_checkpoint_of_before_the_ranks_had_their_own_metrics():
+    saved = {"train_loss": {"total": torch.tensor(7.0)}}
+    assert [of_rank(rank, 2, saved)["train_loss"]["total"].item() for rank in (0, 1)] == [7.0, 0.0]

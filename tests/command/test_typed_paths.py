@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lightning_modules.run import _goes_on
+from lightning_modules.outcome import resume_hint
 from lightning_modules.tracking.wandb_upload import upload_command
 from zoo.text import typed
 
@@ -39,8 +39,8 @@ def test_a_path_is_one_word(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_was_stopped_goes_on_in_its_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = _goes_on(tmp_path / name, "python train.py seed=1")
-    *_, override = shlex.split(told.removeprefix("Go on with: "), comments=True)
+    told = resume_hint(tmp_path / name, "python train.py seed=1")
+    *_, override = shlex.split(told.removeprefix("Resume with: "), comments=True)
     assert OverridesParser.create().parse_override(override).value() == name
 
 

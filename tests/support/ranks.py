@@ -7,9 +7,6 @@ import socket
 import sys
 import time
 
-from lightning_modules.results.files import write_whole
-from lightning_modules.run import JOB_FILE
-
 
 def start_ranks(pool, folder, config, ranks=2):
     """Starts them as torchrun would; what `run` does first is done.
@@ -18,13 +15,13 @@ def start_ranks(pool, folder, config, ranks=2):
         The processes.
     """
     folder.mkdir(exist_ok=True)
-    write_whole(folder / JOB_FILE, json.dumps({"config": config, "command": "a command", "begun": time.monotonic()}))
+    said = json.dumps({"config": config, "command": "a command", "begun": time.monotonic()})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     job = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
     job |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
-    words = [sys.executable, "-m", "lightning_modules.rank", str(folder)]
+    words = [sys.executable, "-m", "lightning_modules.rank", str(folder), said]
     started = []
     for rank in range(ranks):
         environment = os.environ | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)}

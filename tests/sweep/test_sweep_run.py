@@ -110,7 +110,7 @@ def test_a_killed_job_is_reported_and_goes_on_the_second_time(sweep):
     first = sweep.start()
     os.kill(sweep.running(first, 1)[0], signal.SIGKILL)
     assert first.wait() == 2
-    assert "killed by SIGKILL: out of memory, or somebody's kill -9" in first.stdout + first.stderr
+    assert "killed by SIGKILL: out of memory, or kill -9" in first.stdout + first.stderr
     statuses = [result_of(sweep.folder, job)["status"] for job in sweep_of(sweep.folder)]
     assert sorted(statuses) == ["completed", "failed"]
     second = sweep.start()

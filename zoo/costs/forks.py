@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +15,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 @contextmanager
 def mapped(function: Callable[[Item], Result], items: Sequence[Item], processes: int) -> Iterator[Iterable[Result]]:
     """Applies ``function`` to each item, in order: ``with mapped(…) as results: for result in results: …``.
@@ -28,14 +23,14 @@ def mapped(function: Callable[[Item], Result], items: Sequence[Item], processes:
         function: Must be picklable, like its items and results.
         items: Arguments, one call each.
         processes: Number of processes. Each is a fork of this one, with all imports done. They start before the
-            ``with`` block, so that no thread started inside it is forked. With one process, or on a system without
-            fork, the calls run in this process.
+            ``with`` block, so that no thread started inside it is forked. With one process, or on another
+            system than Linux, the calls run in this process.
 
     Yields:
         The results.
     """
     processes = min(processes, len(items))
-    if processes < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    if processes < 2 or sys.platform != "linux":  # a fork of a process with threads is not safe elsewhere
         yield map(function, items)
         return
     # Only this process handles Ctrl-C.

@@ -58,7 +58,7 @@ def run(given: argparse.Namespace) -> None:
         raise ConvzooError("--layers counts the layers of one cell: leave out --time, or leave out --layers.")
 
     from zoo.costs import table
-    from zoo.costs.forks import cores
+    from zoo.devices import cores
 
     if given.time:
         from zoo.costs.table_time import find_device, time_cells

@@ -5,14 +5,13 @@ The peaks are measured, not looked up: matrix products and copies, on this devic
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from zoo.cache import recall, remember
-from zoo.devices import device_name
+from zoo.devices import cores, device_name
 from zoo.errors import choose
 from zoo.speeds.timing import Spread, measure
 
@@ -167,7 +166,6 @@ def _copies(device: torch.device, seconds: float) -> list[float]:
 
 
 def _key(device: torch.device, dtype: str) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = f"{torch.get_num_threads()} of {cores} threads" if device.type == "cpu" else "1 device"
+    threads = f"{torch.get_num_threads()} of {cores()} threads" if device.type == "cpu" else "1 device"
     precision = torch.get_float32_matmul_precision()
     return " | ".join((device_name(device), threads, dtype, precision, f"torch {torch.__version__}"))
