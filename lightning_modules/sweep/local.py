@@ -83,7 +83,7 @@ class LocalEngine:
         each = min((min(job.processes, self.slots) for job in jobs), default=1)
         fit = self.slots // each
         if jobs and all(job.gpus for job in jobs):
-            fit = min(fit, max(self.gpus.at_once(job) for job in jobs))
+            fit = min(fit, max(self.gpus.at_once(job, fit) for job in jobs))
         return max(1, min(fit, len(jobs)))
 
     @property
@@ -176,7 +176,7 @@ class LocalEngine:
         can_run = min(slots, sum(job.processes for job in waiting))
         if waiting[0].gpus:
             running = sum(r.job.processes for r in self._running if r.job.gpus)
-            room = max(1, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+            room = max(1, self.gpus.at_once(waiting[0], self.slots) * waiting[0].processes - running)
             on_gpus = sum(job.processes for job in waiting if job.gpus)
             others = sum(job.processes for job in waiting if not job.gpus)
             can_run = min(slots, min(room, on_gpus) + others)
