@@ -3,8 +3,8 @@
 It replaces Hydra 1.3's Optuna plugin, which needs Optuna 2.10, whose storages need an SQLAlchemy from before 2023.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,15 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.convzoo import _study
 from hydra_plugins.convzoo._composition import Composition
-from hydra_plugins.convzoo._space import parse_space
-from hydra_plugins.convzoo._study import SAMPLERS, Trials
+from hydra_plugins.convzoo._space import Space, parse_space
 from zoo.errors import ConvzooError, choose, need_packages
+from zoo.log import log
 from zoo.text import typed
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 GAINS = ("val/acc", "test/acc")
@@ -78,7 +80,7 @@ class SearchSweeper(Sweeper):
         choose("hydra.sweeper.maximize", self.objectives[0], GAINS)
         for price in self.objectives[1:]:
             choose("hydra.sweeper.minimize", price, [*PRICES, "null"])
-        choose("hydra.sweeper.sampler", self.sampler, SAMPLERS)
+        choose("hydra.sweeper.sampler", self.sampler, _study.SAMPLERS)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
@@ -109,54 +111,45 @@ class SearchSweeper(Sweeper):
         from lightning_modules.results.lock import Lock
 
         with Lock(folder / "search.lock", "a search"):
-            trials = Trials(folder, space, self.meant, self.objectives, self.sampler, self.seed)
-            waiting = trials.unfinished()
-            print(
-                f"search: {self.trials} trials ({trials.tried - len(waiting)} done, {len(waiting)} to be run again), "
-                f"{' against '.join(self.objectives)}, in {typed(folder)}",
-                flush=True,
+            study = _study.open_study(folder, space, self.meant, self.objectives, self.sampler, self.seed)
+            waiting = _study.unfinished(study, space)
+            log.info(
+                f"search: {self.trials} trials ({len(study.trials) - len(waiting)} done, {len(waiting)} to run again), "
+                f"{' against '.join(self.objectives)}, in {typed(folder)}"
             )
             while True:
-                while len(waiting) < self.batch and trials.tried < self.trials:
-                    waiting += trials.ask()
+                while len(waiting) < self.batch and len(study.trials) < self.trials:
+                    waiting += _study.ask(study, space)
                 if not waiting:
                     break
                 batch, waiting = waiting[: self.batch], waiting[self.batch :]
-                for jobs in _consecutive(batch):
-                    self._run(trials, jobs)
-            if not trials.completed:
-                raise ConvzooError(f"none of {trials.tried} trials completed; {typed(folder)} has their logs.")
+                # The launcher numbers its jobs consecutively from the first one.
+                for _, numbered in groupby(enumerate(batch), lambda pair: pair[1].number - pair[0]):
+                    self._run(study, space, [trial for _, trial in numbered])
+            tried, completed = len(study.trials), len(_study.with_state(study, "COMPLETE"))
+            if not completed:
+                raise ConvzooError(f"none of {tried} trials completed; {typed(folder)} has their logs.")
             from zoo import render
 
-            render.console(200).print(trials.best())
+            render.console(200).print(_study.best_trials(study, space, self.objectives))
             print(
-                f"{trials.completed} of {trials.tried} trials completed. Go on: the same command with "
-                f"hydra.sweeper.trials={2 * trials.tried}"
+                f"{completed} of {tried} trials completed. To continue, type the same command with "
+                f"hydra.sweeper.trials={2 * tried}."
             )
 
-    def _run(self, trials: Trials, jobs: list["FrozenTrial"]) -> None:
+    def _run(self, study: "Study", space: Space, trials: list["FrozenTrial"]) -> None:
         """Run trials with consecutive numbers and record their results.
 
         Raises:
             ConvzooError: The launcher could not run them, or a job lacks a metric that the search needs.
         """
-        overrides = [trials.space.overrides(job.params) for job in jobs]
         try:
-            returns = self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
+            returns = self.launcher.launch(
+                [space.overrides(trial.params) for trial in trials], initial_job_idx=trials[0].number
+            )
         except ConvzooError:
             # Mark them as failed, or the next start would run them again and stop here again.
-            trials.fail(jobs)
+            _study.fail(study, trials)
             raise
-        for job, returned in zip(jobs, returns, strict=True):
-            trials.tell(job, returned)
-
-
-def _consecutive(trials: Sequence["FrozenTrial"]) -> list[list["FrozenTrial"]]:
-    """Group trials with consecutive numbers, since a launcher numbers its jobs consecutively from the first one."""
-    groups: list[list[FrozenTrial]] = []
-    for trial in trials:
-        if groups and trial.number == groups[-1][-1].number + 1:
-            groups[-1].append(trial)
-        else:
-            groups.append([trial])
-    return groups
+        for trial, returned in zip(trials, returns, strict=True):
+            _study.tell(study, trial, self.objectives, returned)

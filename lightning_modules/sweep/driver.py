@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +14,15 @@ from lightning_modules.config.schema import SweepOptions
 from lightning_modules.hardware.signals import CODES, SIGNALS
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import write_result
-from lightning_modules.sweep.jobs import RESULT, Job, not_completed
+from lightning_modules.sweep.jobs import LOG, RESULT, Exit, Job, describe_exit, not_completed
 from lightning_modules.sweep.plan import make_plan, need_one, write_plan
 from lightning_modules.sweep.plan_view import show_plan
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.progress import View, duration
+from zoo.log import log
 from zoo.text import typed
 
-LOCK = "sweep.lock"
+LOCK_FILE = "sweep.lock"
 
 
 class Engine(Protocol):
@@ -37,16 +39,23 @@ class Engine(Protocol):
     node_gpus: int | None
     threads: int
     pool: Pool
-    running: list[Job]
     stopping: bool
 
-    def at_once(self, jobs: Sequence[Job]) -> int: ...
+    @property
+    def running(self) -> list[Job]: ...
 
-    def run(
-        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
-    ) -> None: ...
+    def at_once(self, jobs: Sequence[Job]) -> int:
+        """Return the maximum number of these jobs that run at a time."""
 
-    def stop(self, wait: bool = False) -> None: ...
+    def run(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Exit]]]:
+        """Run the jobs until all have ended or `stop` is called.
+
+        Yields:
+            At least every half second, the jobs that have ended since, and how.
+        """
+
+    def stop(self) -> None:
+        """Start no further jobs, and ask running jobs to save their checkpoint and exit."""
 
 
 def run_sweep(
@@ -71,14 +80,14 @@ def run_sweep(
         show_plan(jobs, engine.at_once([job for job in jobs if job.runs]), folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with Lock(folder / LOCK, "a sweep"):
+    with Lock(folder / LOCK_FILE, "a sweep"):
         _plan(jobs, engine, sweep, search)
         write_plan(folder, command, jobs)
         todo = not_completed(jobs)
-        print(summary(jobs, todo, engine.at_once(todo), folder), flush=True)
+        log.info(summary(jobs, todo, engine.at_once(todo), folder))
         for job in jobs:
             if job.excluded:
-                print(f"  {job.name}: left out: {job.excluded}", flush=True)
+                log.info(f"  {job.name}: left out: {job.excluded}")
         if todo:
             _run(todo, len([j for j in jobs if j.runs]) - len(todo), engine, sweep.fail_fast)
 
@@ -104,41 +113,33 @@ def _run(todo: list[Job], done: int, engine: Engine, fail_fast: bool) -> None:
         raise SystemExit(128 + signum)
 
     before = signal.signal(signal.SIGTERM, terminated)
-    with View(todo, done) as view:
+    try:
+        # Closed before the view: an engine that is interrupted waits for its jobs.
+        with View(todo, done) as view, contextlib.closing(engine.run(todo)) as polls:
+            for ended in polls:
+                for job, how in ended:
+                    result = _settle(job, how)
+                    completed = result["status"] == "completed"
+                    view.ended(job, completed)
+                    view.say(_line(job, result), logging.INFO if completed else logging.WARNING)
+                    if fail_fast and result["status"] == "failed" and not engine.stopping:
+                        view.say("sweep.fail_fast: stopping the other jobs", logging.WARNING)
+                        engine.stop()
+                view.tick(engine.running)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        log.warning("sweep: stopped. The same command continues it.")
+        raise SystemExit(stopped.code if isinstance(stopped, SystemExit) else 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-        def ended(job: Job, how: int | str | None) -> None:
-            result = _settle(job, how)
-            view.ended(job, result["status"])
-            view.say(_line(job, result))
-            if fail_fast and result["status"] == "failed" and not engine.stopping:
-                view.say("sweep.fail_fast: the others are stopped")
-                engine.stop()
 
-        try:
-            engine.run(todo, ended, lambda: view.tick(engine.running))
-        except (KeyboardInterrupt, SystemExit) as stopped:
-            code = stopped.code if isinstance(stopped, SystemExit) else 130
-            view.say("sweep: stopped. The same command goes on where it was.")
-            raise SystemExit(code) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
-    """Return the result of a job that has ended, writing one if the job could not.
-
-    Args:
-        job: The job that ended.
-        how: Its exit code, or a description of how it ended; None if unknown.
-    """
+def _settle(job: Job, how: Exit) -> dict[str, Any]:
+    """Return the result of a job that has ended, writing one if the job could not."""
     result = job.result()
     if "status" not in result:
-        name = signal.Signals(-how).name if isinstance(how, int) and how < 0 else None
-        words = f"ended with exit code {how}" if isinstance(how, int) else how or "vanished"
-        why = f"killed by {name}" if name else words
-        told = job.last_words(3)
+        last = "" if isinstance(how, int) and how < 0 else "".join(job.last_words(1))
         # Stopped before it could write an "interrupted" result itself.
-        stopped = how in CODES or (isinstance(how, int) and -how in SIGNALS)
+        stopped = isinstance(how, int) and (how in CODES or -how in SIGNALS)
         result = {
             "status": "interrupted" if stopped else "failed",
             "id": job.id,
@@ -149,7 +150,7 @@ def _settle(job: Job, how: int | str | None) -> dict[str, Any]:
             "checkpoint": None,
             "command": job.reproduce,
             "recipe": recipe(job.spec),
-            "error": why + (f" ({told[-1]})" if told and not name else ""),
+            "error": describe_exit(how) + (f" ({last})" if last else ""),
         }
         # Keep an existing file: it is unreadable or belongs to another cell, which is why this job was refused.
         if not (job.folder / RESULT).exists():
@@ -165,6 +166,4 @@ def _line(job: Job, result: dict[str, Any]) -> str:
         found = f"test acc {accuracy:.4f}" if accuracy is not None else "completed"
         return f"  {job.name}: {found}, {duration(seconds or 0)}"
     words = "\n".join(f"      {line}" for line in job.last_words())
-    return (
-        f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      all of it: {typed(job.folder / 'log.txt')}"
-    )
+    return f"  {job.name}: {status}: {result.get('error', '')}\n{words}\n      full log: {typed(job.folder / LOG)}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ from lightning_modules.results.result import FILE as RESULT
 from zoo.report.lock_state import is_locked
 
 LOG = "log.txt"
+
+Exit = int | str | None
+"""How a job's process ended: its exit code, or a description if more is known; None if nothing is."""
 
 
 @dataclass
@@ -94,11 +99,9 @@ class Job:
             return []
         found = []
         for line in lines:
-            try:
+            with contextlib.suppress(ValueError, RecursionError):
                 epoch = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            found += [epoch] if isinstance(epoch, dict) else []
+                found += [epoch] if isinstance(epoch, dict) else []
         return found
 
     def last_words(self, lines: int = 5) -> list[str]:
@@ -129,6 +132,13 @@ def forget_failure(folder: Path, id: str) -> None:
     """
     if _result(folder, id).get("status") in ("failed", "interrupted"):
         (folder / RESULT).unlink(missing_ok=True)
+
+
+def describe_exit(how: Exit) -> str:
+    """Describe how a process ended."""
+    if isinstance(how, int):
+        return f"killed by {signal.Signals(-how).name}" if how < 0 else f"ended with exit code {how}"
+    return how or "vanished"
 
 
 def not_completed(jobs: Sequence[Job]) -> list[Job]:

@@ -7,11 +7,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lightning_modules.hardware.oom_watch import OomWatch
-from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
+from lightning_modules.sweep.jobs import LOG, Exit, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool, Process
 from lightning_modules.sweep.progress import weight_of
 from lightning_modules.sweep.resources import Gpus, Memory, cores, find_gpus
@@ -33,8 +33,15 @@ class _Running:
     threads: int
     watch: OomWatch = field(default_factory=OomWatch)
 
-    def how(self) -> int | str | None:
-        """Return its exit code, or a description if it was killed; None if another launcher started it."""
+    @property
+    def child(self) -> Process | None:
+        """Its process if that is our child and still alive."""
+        return self.process if self.process and self.process.poll() is None else None
+
+    def ended(self) -> bool:
+        return not self.child if self.process else self.job.status() != "running"
+
+    def how(self) -> Exit:
         return self.watch.ending(self.process.returncode) if self.process else None
 
 
@@ -76,28 +83,25 @@ class LocalEngine:
         each = min((min(job.processes, self.slots) for job in jobs), default=1)
         fit = self.slots // each
         if jobs and all(job.gpus for job in jobs):
-            fit = min(fit, max(self.gpus.at_once(job) for job in jobs))
+            fit = min(fit, max(self.gpus.at_once(job, fit) for job in jobs))
         return max(1, min(fit, len(jobs)))
 
     @property
     def running(self) -> list[Job]:
         return [r.job for r in self._running]
 
-    def run(
-        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
-    ) -> None:
-        """Run the jobs until all have ended, the longest first: a long job that starts last would run alone.
+    def run(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Exit]]]:
+        """Run the jobs, the longest first: a long job that starts last would run alone.
 
-        Args:
-            jobs: Jobs to run.
-            ended: Called with each job that ended and its exit code or a description of its end (None: another
-                launcher's job). May call `stop`.
-            tick: Called many times per second.
+        Yields:
+            Many times per second, the jobs that have ended, and how (None: another launcher's job). If the caller stops
+            iterating, the jobs are asked to save, and those still alive after ``GRACE_S`` seconds are killed.
         """
         waiting = sorted(jobs, key=weight_of, reverse=True)
         next_start = 0.0
         try:
             while self._running or (waiting and not self.stopping):
+                ended: list[tuple[Job, Exit]] = []
                 while waiting and not self.stopping and time.monotonic() >= next_start:
                     job = next((job for job in waiting if self._fits(job)), None)
                     if job is None:
@@ -107,43 +111,41 @@ class LocalEngine:
                         self._start(job, waiting)
                     except OSError as error:
                         # A full disk or a folder without write permission: other jobs may still start.
-                        ended(job, f"could not be started ({error.strerror or error}: {error.filename or job.folder})")
+                        why = f"could not be started ({error.strerror or error}: {error.filename or job.folder})"
+                        ended.append((job, why))
                         continue
                     next_start = 0.0 if self.pool.forks else time.monotonic() + self.stagger_s
-                for running in [r for r in self._running if self._has_ended(r)]:
+                for running in [r for r in self._running if r.ended()]:
                     self._running.remove(running)
-                    ended(running.job, running.how())
+                    ended.append((running.job, running.how()))
                     self.memory.learn(running.job)
                 self.pool.reap()
-                tick()
+                yield ended
                 time.sleep(POLL_S)
-        except BaseException:
-            self.stop(wait=True)
-            raise
+        finally:
+            if self._running:
+                self.stop()
+                self._wait_and_kill()
 
-    def stop(self, wait: bool = False) -> None:
-        """Start no further jobs, and ask running jobs to save their checkpoint and exit.
-
-        Args:
-            wait: Wait for them, and kill those that are still alive after ``GRACE_S`` seconds.
-        """
+    def stop(self) -> None:
+        """Start no further jobs, and ask running jobs to save their checkpoint and exit."""
         self.stopping = True
         for running in self._running:
-            if running.process and running.process.poll() is None:
-                running.process.send_signal(signal.SIGINT)
-        if not wait:
-            return
+            if child := running.child:
+                child.send_signal(signal.SIGINT)
+
+    def _wait_and_kill(self) -> None:
         deadline = time.monotonic() + GRACE_S
         # A second Ctrl-C skips the wait.
         with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < deadline and any(r.process and r.process.poll() is None for r in self._running):
+            while time.monotonic() < deadline and any(r.child for r in self._running):
                 time.sleep(POLL_S)
         for running in self._running:
-            if running.process and running.process.poll() is None:
+            if child := running.child:
                 # Kill the process group, with all that the job has started there; ranks elsewhere notice its end.
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.process.pid, signal.SIGKILL)
-                running.process.wait()
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
     def _fits(self, job: Job) -> bool:
         if not self._running:
@@ -174,7 +176,7 @@ class LocalEngine:
         can_run = min(slots, sum(job.processes for job in waiting))
         if waiting[0].gpus:
             running = sum(r.job.processes for r in self._running if r.job.gpus)
-            room = max(1, self.gpus.at_once(waiting[0]) * waiting[0].processes - running)
+            room = max(1, self.gpus.at_once(waiting[0], self.slots) * waiting[0].processes - running)
             on_gpus = sum(job.processes for job in waiting if job.gpus)
             others = sum(job.processes for job in waiting if not job.gpus)
             can_run = min(slots, min(room, on_gpus) + others)
@@ -196,10 +198,6 @@ class LocalEngine:
         with (job.folder / LOG).open("ab") as log, open(os.devnull, "rb") as nothing:
             process = self.pool.popen(command(job), environment, nothing, log, log)
         self._running.append(_Running(job, process, mine, threads, watch))
-
-    @staticmethod
-    def _has_ended(running: _Running) -> bool:
-        return running.process.poll() is not None if running.process else running.job.status() != "running"
 
 
 def _is_timed(job: Job) -> bool:

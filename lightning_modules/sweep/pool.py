@@ -16,13 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from lightning_modules.hardware.process import server_environment
-
-POLL_S = 0.01
+from zoo.log import log
 
 _SUBREAPER = 36
 """Linux's ``PR_SET_CHILD_SUBREAPER``: processes that the server forks become children of this process."""
@@ -37,15 +35,16 @@ class Forked:
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while the process runs."""
+        return self._look(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._look(0)
+
+    def _look(self, options: int) -> int | None:
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, options)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
-
-    def wait(self) -> int:
-        while self.poll() is None:
-            time.sleep(POLL_S)
         return self.returncode
 
     def send_signal(self, signum: int) -> None:
@@ -104,22 +103,21 @@ class Pool:
             env: Its complete environment.
             stdin, stdout, stderr: Open files or their descriptors.
         """
-        process = self._popen(words, env, stdin, stdout, stderr)
+        process = self._fork_or_start(list(words), dict(env), [stdin, stdout, stderr])
         self._started.append(process)
         return process
 
-    def _popen(self, words: Sequence[str], env: Mapping[str, str], stdin: File, stdout: File, stderr: File) -> Process:
+    def _fork_or_start(self, words: list[str], env: dict[str, str], files: list[File]) -> Process:
         if self._server is not None:
-            files = [f if isinstance(f, int) else f.fileno() for f in (stdin, stdout, stderr)]
+            descriptors = [file if isinstance(file, int) else file.fileno() for file in files]
             try:
-                return self._fork({"words": list(words[1:]), "env": dict(env), "cwd": os.getcwd()}, files)
+                return self._fork({"words": words[1:], "env": env, "cwd": os.getcwd()}, descriptors)
             except OSError as error:
-                why = error if self._server.poll() is None else f"its exit code is {self._server.returncode}"
-                print(f"pool: it has ended ({why}); from now on each job starts a Python of its own.", flush=True)
+                why = error if self._server.poll() is None else f"exit code {self._server.returncode}"
+                log.warning(f"pool: the server has ended ({why}); each job now starts its own Python interpreter.")
                 self.close()
-        return subprocess.Popen(
-            list(words), env=dict(env), stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
-        )
+        stdin, stdout, stderr = files
+        return subprocess.Popen(words, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
 
     def _fork(self, question: dict[str, object], files: list[int]) -> Forked:
         # Send the request in a file: a socket message is limited to some 200 KiB, and an environment may be larger.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_modules.sweep.jobs import Job
+from zoo.log import log
 
 REFRESH_S = 1.0
 
@@ -20,7 +21,7 @@ REFRESH_S = 1.0
 class View:
     """Live view of a sweep: jobs done, running jobs with progress and accuracy, time left.
 
-    Without a terminal, only the lines passed to `say` are printed, one per ended job.
+    Without a terminal, only the messages passed to `say` appear, one per ended job.
 
     Args:
         jobs: Jobs to run in this start.
@@ -29,13 +30,12 @@ class View:
 
     def __init__(self, jobs: Sequence[Job], done: int) -> None:
         self.jobs, self.done = list(jobs), done
-        self.counts: Counter[str] = Counter()
         self.console = Console()
         self.start, self._drawn = time.monotonic(), 0.0
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         # Jobs that are resumed have done a share of their epochs already.
         self._before = {job.number: _share(job) for job in self.jobs}
-        self._ended: set[int] = set()
+        self._completed: dict[int, bool] = {}
 
     def __enter__(self) -> View:
         if self.console.is_terminal:
@@ -45,13 +45,14 @@ class View:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line above the view."""
-        self.console.print(Text(text), soft_wrap=True)
+    def say(self, message: str, level: int = logging.INFO) -> None:
+        """Log a message above the view."""
+        self._live.stop()
+        log.log(level, message)
+        self.__enter__()
 
-    def ended(self, job: Job, status: str) -> None:
-        self.counts[status] += 1
-        self._ended.add(job.number)
+    def ended(self, job: Job, completed: bool) -> None:
+        self._completed[job.number] = completed
 
     def tick(self, running: Sequence[Job]) -> None:
         """Redraw the view at most once per second."""
@@ -62,20 +63,19 @@ class View:
     def _draw(self, running: Sequence[Job]) -> Group:
         rows = Table.grid(padding=(0, 2))
         for job in running:
-            epochs = job.epochs()
-            last = epochs[-1] if epochs else {}
+            last = {} if not (epochs := job.epochs()) else epochs[-1]
             accuracy = f"val acc {last['val/acc']:.4f}" if last.get("val/acc") is not None else "starting"
             rows.add_row(f"  {job.name}", ProgressBar(1.0, _share(job), width=20), accuracy)
-        completed = self.done + self.counts["completed"]
-        failed = sum(self.counts.values()) - self.counts["completed"]
-        waiting = len(self.jobs) - len(self._ended) - len(running)
+        completed = sum(self._completed.values())
+        failed = len(self._completed) - completed
+        waiting = len(self.jobs) - len(self._completed) - len(running)
         left = self.left_s(running)
-        status = f"{completed} done, {len(running)} running, {waiting} waiting, {failed} failed"
+        status = f"{self.done + completed} done, {len(running)} running, {waiting} waiting, {failed} failed"
         return Group(Text(status + (f", about {duration(left)} left" if left is not None else "")), rows)
 
     def left_s(self, running: Sequence[Job]) -> float | None:
         """Estimate the seconds left from the speed so far, weighting jobs by `weight_of`; None before any progress."""
-        shares = {job.number: _share(job) for job in running} | dict.fromkeys(self._ended, 1.0)
+        shares = {job.number: _share(job) for job in running} | dict.fromkeys(self._completed, 1.0)
         weight = {job.number: weight_of(job) for job in self.jobs}
         done = sum(weight[n] * max(0.0, share - self._before[n]) for n, share in shares.items())
         total = sum(weight[n] * (1 - self._before[n]) for n in weight)

@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.hardware.oom_watch import OomWatch
-from lightning_modules.sweep.jobs import LOG, Job, command, forget_failure
+from lightning_modules.sweep.jobs import LOG, Exit, Job, command, forget_failure
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.tracking.wandb_environment import passed
 from zoo.errors import ConvzooError
@@ -62,15 +62,12 @@ class RayEngine:
     def running(self) -> list[Job]:
         return [job for job in self._tasks.values() if job.status() == "running"]
 
-    def run(
-        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
-    ) -> None:
-        """Run the jobs until all have ended.
+    def run(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Exit]]]:
+        """Run the jobs.
 
-        Args:
-            jobs: Jobs to run.
-            ended: Called with each job that ended and its exit code, or the reason why Ray gave it up. May call `stop`.
-            tick: Called twice per second.
+        Yields:
+            Twice per second, the jobs that have ended, and how. If the caller stops iterating, running jobs have
+            ``GRACE_S`` seconds to save and exit.
 
         Raises:
             ConvzooError: A job has several processes, or there is no cluster at the address.
@@ -78,62 +75,55 @@ class RayEngine:
         if several := next((job for job in jobs if job.processes > 1), None):
             raise ConvzooError(
                 f"{several.name} has {several.processes} processes, and hydra/launcher=ray runs jobs of one device. "
-                "Type hydra/launcher=slurm or local for it."
+                "Type hydra/launcher=slurm or hydra/launcher=local instead."
             )
+        self._connect()
+        waiting = list(jobs)
+        (self.folder / STOP_FILE).unlink(missing_ok=True)
         try:
-            # Workers import this module from the same path as this process.
-            paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-            terminated = signal.getsignal(signal.SIGTERM)
+            while self._tasks or (waiting and not self.stopping):
+                while waiting and not self.stopping and len(self._tasks) < self.at_once(jobs):
+                    job = waiting.pop(0)
+                    self._tasks[self._start(job)] = job
+                done, _ = self.ray.wait(list(self._tasks), timeout=POLL_S)
+                yield [(self._tasks.pop(task), self._outcome(task)) for task in done]
+        finally:
+            if self._tasks:
+                self.stop()
+                self.ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE_S)
+            self.ray.shutdown()
+
+    def stop(self) -> None:
+        """Start no further jobs, and ask running jobs to save and exit."""
+        self.stopping = True
+        (self.folder / STOP_FILE).touch()
+
+    def _connect(self) -> None:
+        # Workers import this module from the same path as this process.
+        paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        terminated = signal.getsignal(signal.SIGTERM)
+        try:
             self.ray.init(
                 self.address,
                 log_to_driver=False,
                 logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
             )
-            # Restore ours: Ray's own handler would abort the process.
-            signal.signal(signal.SIGTERM, terminated)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConvzooError(f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}") from None
-        waiting = list(jobs)
-        (self.folder / STOP_FILE).unlink(missing_ok=True)
-        try:
-            while waiting or self._tasks:
-                while waiting and not self.stopping and len(self._tasks) < self.at_once(jobs):
-                    job = waiting.pop(0)
-                    self._tasks[self._start(job)] = job
-                if self.stopping:
-                    waiting.clear()
-                done, _ = self.ray.wait(list(self._tasks), timeout=POLL_S) if self._tasks else ([], [])
-                for task in done:
-                    ended(self._tasks.pop(task), self._outcome(task))
-                tick()
-        except BaseException:
-            self.stop(wait=True)
-            raise
-        finally:
-            self.ray.shutdown()
-
-    def stop(self, wait: bool = False) -> None:
-        """Start no further jobs, and ask running jobs to save and exit.
-
-        Args:
-            wait: Wait for them, up to ``GRACE_S`` seconds.
-        """
-        self.stopping = True
-        (self.folder / STOP_FILE).touch()
-        if wait and self._tasks:
-            self.ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE_S)
+        # Restore ours: Ray's own handler would abort the process.
+        signal.signal(signal.SIGTERM, terminated)
 
     def _start(self, job: Job) -> Any:
         job.folder.mkdir(parents=True, exist_ok=True)
         forget_failure(job.folder, job.id)
-        variables = {"OMP_NUM_THREADS": str(self.threads), "CONVZOO_SWEEP": self.folder.name, **passed()}
-        variables["CONVZOO_CORES"] = str(self.threads)
+        threads = str(self.threads)
+        variables = {"OMP_NUM_THREADS": threads, "CONVZOO_CORES": threads, "CONVZOO_SWEEP": self.folder.name}
         # If a node disappears, Ray retries the job on another one, where it resumes from its checkpoint.
         options = {"num_cpus": self.threads, "num_gpus": job.gpus, "max_retries": 5}
         stop = str((self.folder / STOP_FILE).resolve())
         words, log = command(job), str((job.folder / LOG).resolve())
-        return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, stop, variables)
+        return self.ray.remote(_run).options(**options).remote(words, os.getcwd(), log, stop, variables | passed())
 
     def _outcome(self, task: Any) -> int | str:
         try:
@@ -161,9 +151,9 @@ def _run(words: list[str], directory: str, log: str, stop: str, variables: dict[
             env=os.environ | variables,
             start_new_session=True,
         )
-        told = False
+        stopping = False
         while child.poll() is None:
-            if not told and (told := os.path.exists(stop)):
+            if not stopping and (stopping := os.path.exists(stop)):
                 child.terminate()  # Ray blocks SIGINT in all of its children
             time.sleep(POLL_S)
         return watch.ending(child.returncode)

@@ -114,15 +114,12 @@ class Gpus:
     def __init__(self, per_gpu: int | str, free: Mapping[str, int | None]) -> None:
         self.per_gpu, self.free = per_gpu, free
 
-    def at_once(self, job: Job) -> int:
-        """Return the maximum number of jobs like this one that run at a time."""
-        if self.per_gpu != "auto":
-            return len(self.free) * self.per_gpu // job.gpus
-        if job.gpus > 1:
-            return len(self.free) // job.gpus
-        return sum(
-            max(1, min(SHARED_AT_MOST, int(GPU_SHARE * (free or 0)) // _need(job))) for free in self.free.values()
-        )
+    def at_once(self, job: Job, most: int) -> int:
+        """Return how many jobs like this one run at a time, at most ``most``."""
+        running: list[tuple[Job, list[str]]] = []
+        while len(running) < most and (gpus := self.pick(job, running)):
+            running.append((job, gpus))
+        return len(running)
 
     def pick(self, job: Job, running: Sequence[tuple[Job, Sequence[str]]]) -> list[str]:
         """Choose GPUs for a job, the least used first, so that one is shared only when all are busy.
@@ -146,12 +143,8 @@ class Gpus:
         # Sharing a GPU with one rank of a multi-GPU job would slow down all its ranks.
         if job.gpus > 1 or any(other.gpus > 1 for other in on_it) or len(on_it) >= SHARED_AT_MOST:
             return False
-        return sum(map(_need, [job, *on_it])) <= GPU_SHARE * (self.free[gpu] or 0)
-
-
-def _need(job: Job) -> int:
-    """Return the bytes that a job needs on each of its GPUs."""
-    return CUDA_BYTES + tensor_bytes(job)
+        needed = sum(CUDA_BYTES + tensor_bytes(each) for each in (job, *on_it))
+        return needed <= GPU_SHARE * (self.free[gpu] or 0)
 
 
 def find_gpus() -> dict[str, int | None]:
@@ -163,9 +156,9 @@ def find_gpus() -> dict[str, int | None]:
         names = [v.strip() for v in visible.split(",") if v.strip() not in ("", "-1")]
     # WSL and some containers have nvidia-smi but not the driver's folder in /proc.
     ask = names or (visible is None and shutil.which("nvidia-smi"))
-    told = _ask_driver() if ask else {}
-    names = names or [name for name in told if name.isdigit()]
-    return {name: told.get(name) for name in names}
+    free = _ask_driver() if ask else {}
+    names = names or [name for name in free if name.isdigit()]
+    return {name: free.get(name) for name in names}
 
 
 def _ask_driver() -> dict[str, int]:

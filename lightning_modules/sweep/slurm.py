@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lightning_modules.sweep.jobs import Job, command
+from lightning_modules.sweep.jobs import Exit, Job, command
 from lightning_modules.sweep.pool import Pool
 from lightning_modules.sweep.slurm_options import SlurmOptions
 from lightning_modules.sweep.slurm_queue import Queued, Shape, SlurmQueue
 from lightning_modules.sweep.slurm_task import SlurmTask
 from zoo.errors import ConvzooError
+from zoo.log import log
 
 LEFT_POLLS = 2
 """A job has ended if it is missing from this many polls of the queue in a row: shared file systems show files late."""
@@ -51,15 +52,11 @@ class SlurmEngine:
     def running(self) -> list[Job]:
         return [job for job in self._left if self._state(job) not in (None, "PENDING")]
 
-    def run(
-        self, jobs: Sequence[Job], ended: Callable[[Job, int | str | None], None], tick: Callable[[], None]
-    ) -> None:
+    def run(self, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Exit]]]:
         """Submit the jobs that are not in the queue from an earlier start, and follow all of them to their end.
 
-        Args:
-            jobs: Jobs to run.
-            ended: Called with each job that ended and, if it wrote no result, a description of how. May call `stop`.
-            tick: Called twice per second.
+        Yields:
+            At least twice per second, the jobs that have ended and, if they wrote no result, a description of how.
 
         Raises:
             ConvzooError: The queue cannot be read, so that jobs might be submitted twice; or sbatch refused a job.
@@ -70,7 +67,7 @@ class SlurmEngine:
         self._left, self._queued = list(jobs), queued
         new = [job for job in jobs if self._gone(job)]
         if found := len(jobs) - len(new):
-            print(f"sweep: {found} jobs wait or run from an earlier start", flush=True)
+            log.info(f"sweep: {found} jobs are in the queue from an earlier start")
         self.queue.submit([(self._task(job), _shape(job)) for job in new])
         missed = {job.number: 0 for job in jobs}
         while self._left:
@@ -78,21 +75,20 @@ class SlurmEngine:
                 self._queued = queued
                 for job in self._left:
                     missed[job.number] = missed[job.number] + 1 if self._gone(job) else 0
+            ended: list[tuple[Job, Exit]] = []
             for job in list(self._left):
                 gone = missed[job.number] >= LEFT_POLLS
                 # A completed result is final; an interrupted job may be about to be requeued.
                 if gone or job.result().get("status") == "completed":
                     self._left.remove(job)
-                    ended(job, self.queue.why(job.folder) if gone and not job.result() else None)
-            self._pause(tick)
+                    ended.append((job, self.queue.why(job.folder) if gone and not job.result() else None))
+            yield ended
+            end = time.monotonic() + self.options.poll_s
+            while self._left and time.monotonic() < end:
+                time.sleep(min(TICK_S, self.options.poll_s))
+                yield []
 
-    def _pause(self, tick: Callable[[], None]) -> None:
-        end = time.monotonic() + self.options.poll_s
-        while self._left and time.monotonic() < end:
-            tick()
-            time.sleep(min(TICK_S, self.options.poll_s))
-
-    def stop(self, wait: bool = False) -> None:
+    def stop(self) -> None:
         """Cancel all jobs; running jobs save first."""
         self.stopping = True
         self.queue.cancel([job.folder for job in self._left])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -10,17 +11,16 @@ import shutil
 import subprocess
 import uuid
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_modules.results.files import write_whole
-from lightning_modules.sweep.jobs import forget_failure
+from lightning_modules.sweep.jobs import describe_exit, forget_failure
 from lightning_modules.sweep.slurm_options import SlurmOptions
-from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask, ending
-from zoo.errors import ConvzooError
+from lightning_modules.sweep.slurm_task import END_FILE, SlurmTask
+from zoo.errors import ConvzooError, need_packages
 
 FOLDER = ".slurm"
 """Subfolder of the sweep's folder for the records of submitted arrays and submitit's files."""
@@ -41,13 +41,11 @@ class Shape:
     gpus: bool = False
 
 
-@dataclass(frozen=True)
-class Queued:
-    """A job in Slurm's queue: its id, its state and Slurm's reason for that state."""
+class Queued(NamedTuple):
+    """A job in Slurm's queue: its id and its state."""
 
     id: str
     state: str
-    reason: str
 
 
 class SlurmQueue:
@@ -75,11 +73,9 @@ class SlurmQueue:
         Raises:
             ConvzooError: sbatch refused an array; those before it have been submitted.
         """
-        by_shape: dict[Shape, list[SlurmTask]] = defaultdict(list)
-        for task, shape in tasks:
-            by_shape[shape].append(task)
         largest = _largest_array()
-        for shape, same in sorted(by_shape.items()):
+        for shape in sorted({shape for _, shape in tasks}):
+            same = [task for task, its_shape in tasks if its_shape == shape]
             before = None
             for start in range(0, len(same), largest):
                 before = self._submit_array(same[start : start + largest], shape, before)
@@ -94,7 +90,7 @@ class SlurmQueue:
             task.folder.mkdir(exist_ok=True)
             forget_failure(task.folder, task.id)
         # Written before sbatch: if this process dies right after it, the next start finds the jobs by the array's name.
-        record = {"shape": asdict(shape), "folders": [str(task.folder.resolve()) for task in tasks]}
+        record = {"folders": [str(task.folder.resolve()) for task in tasks]}
         write_whole(self.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
         executor = SlurmExecutor(self.folder, max_num_timeout=self.options.requeues)
         try:
@@ -104,7 +100,7 @@ class SlurmQueue:
                 jobs = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             (self.folder / f"{name}.json").unlink()
-            raise ConvzooError(f"sbatch refused {len(tasks)} jobs: {_last_line(error)}") from None
+            raise ConvzooError(f"sbatch refused {len(tasks)} jobs: {str(error).strip().splitlines()[-1]}") from None
         return jobs[0].job_id.partition("_")[0]
 
     def _parameters(self, name: str, shape: Shape, before: str | None) -> dict[str, Any]:
@@ -138,17 +134,15 @@ class SlurmQueue:
 
     def queued(self) -> dict[Path, Queued] | None:
         """Return the waiting and running jobs by folder; None if the queue cannot be read at the moment."""
-        arrays = self._arrays()
-        shown = _slurm("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%j|%F|%K|%T|%r")
+        shown = _slurm("squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%j|%F|%K|%T")
         if shown is None:
             return None
-        found = {}
+        arrays, found = self._arrays(), {}
         for line in shown.splitlines():
-            name, array, index, state, reason = line.strip().split("|", 4)
+            name, array, index, state = line.strip().rsplit("|", 3)
             if folders := arrays.get(name):
-                single = not index.isdigit()
-                job = array if single else f"{array}_{index}"
-                found[folders[0 if single else int(index)]] = Queued(job, state, reason)
+                id, number = (f"{array}_{index}", int(index)) if index.isdigit() else (array, 0)
+                found[folders[number]] = Queued(id, state)
         return found
 
     def cancel(self, folders: Sequence[Path]) -> None:
@@ -160,15 +154,13 @@ class SlurmQueue:
 
     def why(self, folder: Path) -> str:
         """Return a description of why a job ended without a result, as far as it is known."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
             end = json.loads((folder / END_FILE).read_text())
-            return f"rank {end['rank']} on {end['node']} {ending(end['code'])} (Slurm job {end['job']})"
-        except (OSError, ValueError):
-            pass
+            return f"rank {end['rank']} on {end['node']} {describe_exit(end['code'])} (Slurm job {end['job']})"
         for array, folders in reversed(self._arrays().items()):
             if folder.resolve() in folders:
                 state = _state_of(array, folders.index(folder.resolve()))
-                return state or "it left Slurm's queue, and Slurm does not say how"
+                return state or "it left Slurm's queue, and Slurm does not say why"
         return "it was never submitted"
 
     def _arrays(self) -> dict[str, list[Path]]:
@@ -183,12 +175,9 @@ def _check_installed() -> None:
             f"hydra/launcher=slurm: this machine has no {', '.join(missing)}. Start the sweep where Slurm's commands "
             "are, or type hydra/launcher=local."
         )
+    need_packages("slurm", "submitit")
     # submitit reads the signal's name at import; a value the user has exported might differ from ours.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR2"
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise ConvzooError('hydra/launcher=slurm needs submitit. Type: pip install "convzoo[slurm]"') from None
 
 
 def _largest_array() -> int:
@@ -200,16 +189,13 @@ def _largest_array() -> int:
 
 def _state_of(array: str, index: int) -> str | None:
     """Return the final state of a job from Slurm's accounting, or from the controller's memory; None if unknown."""
-    shown = _slurm("sacct", "-X", "-n", "-P", "--name", array, "-S", "now-30days", "-o", "JobID,State") or ""
-    states = dict(line.split("|", 1) for line in shown.splitlines() if "|" in line)
-    for job, state in states.items():
-        if job.endswith(f"_{index}") or "_" not in job:
-            return f"Slurm job {job}: {state}"
-    shown = _slurm("squeue", "-h", "-r", "-t", "all", "--name", array, "-o", "%F|%K|%T") or ""
-    for line in shown.splitlines():
-        job, number, state = line.split("|")
-        if number in (str(index), "N/A"):
-            return f"Slurm job {job}{'' if number == 'N/A' else f'_{number}'}: {state}"
+    known = _slurm("sacct", "-X", "-n", "-P", "--name", array, "-S", "now-30days", "-o", "JobID,State") or ""
+    known += _slurm("squeue", "-h", "-r", "-t", "all", "--name", array, "-o", "%F_%K|%T") or ""
+    for line in known.splitlines():
+        id, _, state = line.partition("|")
+        id = id.removesuffix("_N/A")  # not an array
+        if state and (id.endswith(f"_{index}") or "_" not in id):
+            return f"Slurm job {id}: {state}"
     return None
 
 
@@ -220,7 +206,3 @@ def _slurm(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -18,7 +18,7 @@ from types import FrameType
 
 from lightning_modules.hardware.requeue import REQUEUES, TIME_IS_OVER, job_id, will_requeue
 from lightning_modules.hardware.signals import TIME_OVER
-from lightning_modules.sweep.jobs import forget_failure
+from lightning_modules.sweep.jobs import LOG, describe_exit, forget_failure
 from zoo.text import typed
 
 END_FILE = "slurm.json"
@@ -70,7 +70,7 @@ class SlurmTask:
         if rank == 0:
             forget_failure(self.folder, self.id)
             (self.folder / END_FILE).unlink(missing_ok=True)
-        with (self.folder / (f"log-rank{rank}.txt" if rank else "log.txt")).open("ab") as log:
+        with (self.folder / (f"log-rank{rank}.txt" if rank else LOG)).open("ab") as log:
             child = subprocess.Popen(
                 self.command,
                 cwd=self.directory,
@@ -87,7 +87,7 @@ class SlurmTask:
         elif code not in (0, TIME_OVER) and not received:
             end = {"job": job_id(os.environ), "node": socket.gethostname(), "rank": rank, "code": code}
             (self.folder / END_FILE).write_text(json.dumps(end) + "\n")
-            raise RuntimeError(f"rank {rank} {ending(code)}; its output is in {typed(self.folder)}")
+            raise RuntimeError(f"rank {rank} {describe_exit(code)}; its output is in {typed(self.folder)}")
         return code
 
     def checkpoint(self) -> object:
@@ -95,11 +95,6 @@ class SlurmTask:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def ending(code: int) -> str:
-    """Return a description of how a process with this exit code ended."""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def test_a_result_that_cannot_be_used_is_none_and_is_kept(job, text):
 def start_locally(job, monkeypatch):
     monkeypatch.setattr(local, "command", lambda *_: ["true"])
     engine = LocalEngine(1, "auto", 0, "s", Pool(False))
-    engine.run([job], lambda *_: None, lambda: None)
+    assert [end for ended in engine.run([job]) for end in ended] == [(job, 0)]
 
 
 def start_on_ray(job, monkeypatch):
@@ -117,8 +117,7 @@ def test_a_job_that_cannot_be_started_is_told_and_the_others_run(tmp_path, monke
     _run(jobs, 0, LocalEngine(1, "auto", 0, "s", Pool(False)), fail_fast=False)
     assert (jobs[2].folder / "ran").exists()
     said = capsys.readouterr().out
-    assert f"could not be started (File exists: {jobs[0].folder})" in said
-    assert f"could not be started (Is a directory: {jobs[1].folder / 'log.txt'})" in said
+    assert f"File exists: {jobs[0].folder}" in said and f"Is a directory: {jobs[1].folder / 'log.txt'}" in said
     assert json.loads((jobs[1].folder / "result.json").read_text())["status"] == "failed"
 
 

@@ -54,8 +54,8 @@ def test_as_many_as_are_promised_run_on_the_gpus():
         running = []
         while mine := gpus.pick(wanted, running):
             running.append((wanted, mine))
-        assert len(running) == gpus.at_once(wanted)
-    assert gpus.at_once(SMALL) > gpus.at_once(LARGE) == 2
+        assert len(running) == gpus.at_once(wanted, 100)
+    assert gpus.at_once(SMALL, 100) > gpus.at_once(LARGE, 100) == 2
 
 
 def test_the_driver_is_asked_for_free_memory(tmp_path, monkeypatch):

