@@ -36,7 +36,8 @@ from lightning_modules.results.finished_run import finished_before
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
 from lightning_modules.time_cell import time_cell
-from lightning_modules.tracking.tracker import Tracking
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.loggers import NOTHING, entries, finish_loggers, make_loggers
 from zoo.errors import ConvzooError
 
 CONFIG_FILE = "config.json"
@@ -144,7 +145,7 @@ def _empty(spec: CellSpec, command: str, hardware: Hardware) -> dict[str, Any]:
         "cell": columns(spec, hardware.name),
         "metrics": {},
         "environment": environment(),
-        "wandb": {"id": None, "mode": None, "dir": None},
+        **NOTHING,
         "checkpoint": None,
         "command": command,
         "recipe": recipe(spec),
@@ -163,7 +164,7 @@ def run_rank(
     _be_quiet()
     main = global_rank() == 0
     result = _empty(spec, command, hardware)
-    tracking, code = None, 0
+    loggers, code = [], 0
     try:
         signals.install()
         signals.limit(seconds_of(spec.trainer.max_time))
@@ -171,12 +172,12 @@ def run_rank(
         cell = Cell(spec, folder, hardware, last)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
-            tracking = Tracking(spec.logger, folder, cell.choices, spec, cell.conditions["plan"], cell.goes_on)
-        result["wandb"] = tracking.wandb if tracking else result["wandb"]
+            loggers = make_loggers(spec, folder, cell.choices, cell.conditions["plan"], cell.goes_on)
+        result |= entries(loggers)
         if spec.task == "time":
             result["metrics"] = time_cell(cell)
         else:
-            result["metrics"] = cell.train(tracking.logger if tracking else False, signals)
+            result["metrics"] = cell.train(loggers, signals)
         result |= {"status": "completed", "checkpoint": cell.checkpoint}
         result["environment"] |= cell.conditions
     except BaseException as error:
@@ -199,10 +200,12 @@ def run_rank(
         unsaved = _save(folder, result) if main else None
         if unsaved and result["status"] == "completed":
             result |= {"status": "failed", "error": unsaved}
-        if tracking:
-            tracking.finish(result["metrics"], result["status"], _exit_code(result["status"], code), requeued(code))
-            if tracking.wandb != result["wandb"]:
-                result["wandb"] = tracking.wandb
+        if loggers:
+            exit_code = _exit_code(result["status"], code)
+            outcome = Outcome(result["metrics"], result["status"], exit_code, requeued(code))
+            found = finish_loggers(loggers, outcome)
+            if any(result[key] != value for key, value in found.items()):
+                result |= found
                 with suppress(OSError):
                     write_result(folder, result)
         signals.restore()

@@ -156,9 +156,7 @@ def save(workspace: Workspace) -> str:
     """
     import wandb
 
-    from lightning_modules.tracking.tracker import has_key
-
-    if not has_key():
+    if not wandb.login(verify=False, prompt=False):
         raise ConvzooError(
             "the dashboard is saved on a W&B server, and there is no key for one. Type wandb login (or set "
             "WANDB_API_KEY); --dry-run prints the specification without an account."
