@@ -35,7 +35,7 @@ def records(path: Path) -> Iterator[Record]:
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data = path.read_bytes()
+    data = path.read_bytes() if path.exists() else b""
     position, parts = HEADER, []
     while position + CHUNK <= len(data):
         left = BLOCK - position % BLOCK

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FLUSH_S = 1
 """Interval, in seconds, at which W&B flushes its file. A killed run would lose the rows of W&B's default, 15 s."""
 
-STARTS = 5
+STARTS = 4
 """Number of times W&B may fail in one run before the run continues without it."""
 
 
@@ -92,6 +92,7 @@ class WandbThread(threading.Thread):
     def _feed(self) -> None:
         silencer = start_service()
         run = self._init()
+        silencer.warned = False  # until here, W&B warns of settings
         written = Written(self.earlier, self.own)
         self.own.append(Path(run.settings.sync_file))
         self.opened.set()

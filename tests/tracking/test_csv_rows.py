@@ -6,19 +6,18 @@ import pytest
 from conftest import cell_config
 from small_disk import full_for_a_while, small_disk  # noqa: F401
 from stopping import BATCHES, SMALL, stop_at_batch
+from tiny_cell import TINY
+from unmeasured import unmeasured  # noqa: F401
 
 from lightning_modules import run_cell
-from lightning_modules.cell import Cell
 from lightning_modules.tracking.base import Outcome
 from lightning_modules.tracking.csv import CsvRows
 
-CONFIG = (*SMALL, "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
+CONFIG = (*TINY[:2], *SMALL[3:], "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
 LEFT_OUT = ("speed/", "time/")
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch):
-    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def rows(folder):
@@ -30,11 +29,9 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def expected(tmp_path_factory, unmeasured):  # noqa: F811
     folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cell, "_inference_speed", lambda *_: {})
-        run_cell(cell_config(*CONFIG), folder, "a command")
+    run_cell(cell_config(*CONFIG), folder, "a command")
     return rows(folder)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
 from conftest import ROOT, cell_config, cell_spec, lives
+from unmeasured import unmeasured  # noqa: F401
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
@@ -29,6 +30,8 @@ from lightning_modules.tracking.base import Outcome
 from lightning_modules.tracking.loggers import entries, finish_loggers, make_loggers
 from lightning_modules.tracking.wandb_files import STEP, has_end, rows, run_files, upload_command
 from lightning_modules.tracking.wandb_logger import GRACE_S, WandbLogger
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 SHORT_S = 2.0
 """Not enough for any server."""
@@ -415,7 +418,7 @@ def outcome(result):
 
 
 @pytest.fixture(scope="module")
-def untracked(tmp_path_factory):
+def untracked(tmp_path_factory, unmeasured):  # noqa: F811
     return outcome(run_cell(cell_config(*SMALL, "logger=none"), tmp_path_factory.mktemp("untracked"), ""))
 
 
