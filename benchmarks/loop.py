@@ -48,7 +48,8 @@ from lightning_modules.config.schema import CellSpec
 from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.run import be_quiet
-from lightning_modules.tracking.tracker import Tracking
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.loggers import finish_loggers, make_loggers
 
 BATCH, CLASSES, EPOCHS = 8, 10, 2
 OPTIM = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.2, "label_smoothing": 0.1}
@@ -230,13 +231,13 @@ def convzoo(steps: int, work: int, folder: Path) -> tuple[float, float]:
     clock, make_trainer = Clock(), cell._trainer
     cell._trainer = lambda logger, checkpoints, callbacks: make_trainer(logger, checkpoints, [clock, *callbacks])
     cell._inference_speed = lambda trainer: {}
-    tracking, signals = Tracking(spec.logger, folder, cell.choices, spec, "none"), StopSignals()
+    loggers, signals = make_loggers(spec, folder, cell.choices, "none"), StopSignals()
     try:
         signals.install()
-        metrics = cell.train(tracking.logger, signals)
+        metrics = cell.train(loggers, signals)
     finally:
         signals.restore()
-    tracking.finish(metrics, "completed", 0)
+    finish_loggers(loggers, Outcome(metrics, "completed"))
     return clock.seconds
 
 

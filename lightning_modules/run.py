@@ -31,7 +31,8 @@ from lightning_modules.results.finished_run import finished_before
 from lightning_modules.results.lock import Lock
 from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
 from lightning_modules.time_cell import time_cell
-from lightning_modules.tracking.tracker import NOTHING, Tracking
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.loggers import NOTHING, entries, finish_loggers, make_loggers
 from zoo.errors import ConvzooError
 from zoo.log import log, set_level
 from zoo.ranks import global_rank, inside_a_rank
@@ -131,7 +132,7 @@ def run_rank(
     be_quiet()
     main = global_rank() == 0
     result = _new_result(spec, command, hardware)
-    tracking: Tracking | None = None
+    loggers: list[Any] = []
     error: BaseException | None = None
     try:
         signals.install()
@@ -140,12 +141,9 @@ def run_rank(
         cell = Cell(spec, folder, hardware, last)
         result |= {"cell": cell.choices, "environment": result["environment"] | cell.conditions}
         if main:
-            tracking = Tracking(spec.logger, folder, cell.choices, spec, cell.conditions["plan"], last is not None)
-            result["wandb"] = tracking.wandb
-        if spec.task == "time":
-            metrics = time_cell(cell)
-        else:
-            metrics = cell.train(tracking.logger if tracking else False, signals)
+            loggers = make_loggers(spec, folder, cell.choices, cell.conditions["plan"], last is not None)
+        result |= entries(loggers)
+        metrics = time_cell(cell) if spec.task == "time" else cell.train(loggers, signals)
         result |= {"status": "completed", "metrics": metrics, "checkpoint": cell.checkpoint}
         result["environment"] |= cell.conditions
         signals.ignore()
@@ -158,10 +156,10 @@ def run_rank(
         error = ConvzooError(f"{unsaved}. Free some space and run the same command again.")
         result |= status(error)
     code = exit_code(error)
-    if tracking:
-        tracking.finish(result["metrics"], result["status"], code, requeued(code))
-        if tracking.wandb != result["wandb"]:
-            result["wandb"] = tracking.wandb
+    if loggers:
+        found = finish_loggers(loggers, Outcome(result["metrics"], result["status"], code, requeued(code)))
+        if any(result[key] != value for key, value in found.items()):
+            result |= found
             with suppress(OSError):
                 write_result(folder, result)
     signals.restore()
@@ -184,7 +182,7 @@ def _new_result(spec: CellSpec, command: str, hardware: Hardware) -> dict[str, A
         "cell": columns(spec, hardware.name),
         "metrics": {},
         "environment": environment(),
-        "wandb": NOTHING,
+        **NOTHING,
         "checkpoint": None,
         "command": command,
         "recipe": recipe(spec),

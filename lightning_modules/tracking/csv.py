@@ -7,9 +7,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger
-
 from lightning_modules.results.files import RetryWriter, write_whole
+from lightning_modules.tracking.base import Outcome, RunLogger
 
 NAME = "metrics.csv"
 STEP = "step"
@@ -17,7 +16,7 @@ STEP = "step"
 Row = dict[str, str]
 
 
-class CsvRows(Logger):
+class CsvRows(RunLogger):
     """Logger for ``metrics.csv`` that keeps the rows of earlier starts and survives a full disk.
 
     Lightning's own CSVLogger deletes earlier rows, and a full disk ends its run. A killed run, once resumed, logs the
@@ -25,17 +24,18 @@ class CsvRows(Logger):
 
     Args:
         folder: The run's folder.
-        goes_on: True if training resumes an earlier start, whose rows are then kept.
+        resumed: True if training continues an earlier start, whose rows are then kept.
     """
 
-    def __init__(self, folder: Path, goes_on: bool) -> None:
+    def __init__(self, folder: Path, resumed: bool) -> None:
         super().__init__()
         self.path = folder / NAME
         self._patience = RetryWriter()
         self._rows: dict[tuple[str, ...], Row] = {}
-        for row in _read(self.path) if goes_on else ():
+        for row in _read(self.path) if resumed else ():
             self._rows[_key(row)] = row
-        self._before = {tuple(sorted(values)): values for values in map(_values, self._rows.values())}
+        values = [{key: value for key, value in row.items() if key != STEP} for row in self._rows.values()]
+        self._before = {tuple(sorted(row)): row for row in values}
         self._columns = sorted({STEP}.union(*self._rows.values()))
         self._whole = False
         """Whether the file has the current columns and no incomplete row."""
@@ -44,20 +44,7 @@ class CsvRows(Logger):
     def name(self) -> str:
         return "csv"
 
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *_: object, **__: object) -> None:
-        """Do nothing: the run's other files contain the hyper-parameters."""
-
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row to the file.
-
-        Args:
-            metrics: The row's values.
-            step: Number of optimizer steps so far; None if the row belongs to no step.
-        """
         row = {key: repr(value if isinstance(value, int) else float(value)) for key, value in metrics.items()}
         # Every start logs constant metrics such as costs at its first step; keep the earlier row only.
         if self._before.pop(tuple(sorted(row)), None) == row:
@@ -68,8 +55,10 @@ class CsvRows(Logger):
             self._columns, self._whole = sorted(new.union(self._columns)), False
         self._whole = self._append(row) if self._whole else self._write_all()
 
-    def finish(self) -> None:
-        """Rewrite the file without duplicate rows."""
+    def finish(self, outcome: Outcome) -> None:
+        """Log the final metrics and rewrite the file without duplicate rows."""
+        if outcome.metrics:
+            self.log_metrics(outcome.metrics)
         self._write_all()
 
     def _append(self, row: Row) -> bool:
@@ -94,10 +83,6 @@ class CsvRows(Logger):
 def _key(row: Row) -> tuple[str, ...]:
     """Return a row's identity: its step and the names of its metrics."""
     return (row.get(STEP, ""), *sorted(row))
-
-
-def _values(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key != STEP}
 
 
 def _read(path: Path) -> list[Row]:

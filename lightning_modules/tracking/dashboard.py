@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ConvzooError, need_packages
 
 if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Section, Workspace
+    from wandb_workspaces.reports.v2.interface import PanelTypes
+    from wandb_workspaces.workspaces import Workspace
 
 HELP = "save a W&B workspace that compares the runs of a project"
 ACCURACY = "test/acc"
@@ -60,14 +61,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def build(entity: str, project: str, name: str, group: str | None = None) -> Workspace:
-    """Build the workspace without saving it.
-
-    Args:
-        entity: The W&B user or team.
-        project: The project whose runs it shows.
-        name: The workspace's name.
-        group: Show only the runs of this group; None for all runs.
-    """
+    """Build the workspace without saving it; with ``group``, it shows only the runs of this group."""
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
@@ -77,7 +71,11 @@ def build(entity: str, project: str, name: str, group: str | None = None) -> Wor
         entity=entity,
         project=project,
         name=name,
-        sections=[_against_cost(), _by_choice(), _curves()],
+        sections=[
+            ws.Section(name="Accuracy against cost", panels=_against_cost(), is_open=True),
+            ws.Section(name="Which choice matters", panels=_by_choice(), is_open=True),
+            ws.Section(name="Learning curves", panels=_curves()),
+        ],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=[expr.Metric("Group") == group] if group else "",
@@ -87,25 +85,23 @@ def build(entity: str, project: str, name: str, group: str | None = None) -> Wor
     )
 
 
-def _against_cost() -> Section:
+def _against_cost() -> list[PanelTypes]:
     import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
 
-    plots = [
-        wr.ScatterPlot(
-            title=f"Test accuracy against {text}", x=wr.SummaryMetric(cost), y=wr.SummaryMetric(ACCURACY), log_x=True
-        )
+    accuracy = wr.SummaryMetric(ACCURACY)
+    return [
+        wr.ScatterPlot(title=f"Test accuracy against {text}", x=wr.SummaryMetric(cost), y=accuracy, log_x=True)
         for cost, text in COSTS.items()
     ]
-    return ws.Section(name="Accuracy against cost", panels=plots, is_open=True)
 
 
-def _by_choice() -> Section:
+def _by_choice() -> list[PanelTypes]:
     import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
 
-    accuracy = wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(ACCURACY))
     axes = [wr.ParallelCoordinatesPlotColumn(wr.Config(c), log=c in LOGARITHMIC) for c in CHOICES]
+    axes.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(ACCURACY)))
+    groups = {key: f"Test accuracy by {key}: mean ± standard deviation over everything else" for key in GROUPS}
+    groups["cell"] = "Test accuracy of each cell: mean ± standard deviation over seeds"
     bars = [
         wr.BarPlot(
             title=title,
@@ -116,35 +112,24 @@ def _by_choice() -> Section:
             max_runs_to_show=1000,
             max_bars_to_show=100,
         )
-        for key, title in [(g, f"Test accuracy by {g}: mean ± standard deviation over everything else") for g in GROUPS]
-        + [("cell", "Test accuracy of each cell: mean ± standard deviation over seeds")]
+        for key, title in groups.items()
     ]
-    choices = wr.ParallelCoordinatesPlot(title="Choices → test accuracy", columns=[*axes, accuracy])
-    return ws.Section(
-        name="Which choice matters",
-        panels=[choices, *bars, wr.ParameterImportancePlot(with_respect_to=ACCURACY)],
-        is_open=True,
-    )
+    choices = wr.ParallelCoordinatesPlot(title="Choices → test accuracy", columns=axes)
+    return [choices, *bars, wr.ParameterImportancePlot(with_respect_to=ACCURACY)]
 
 
-def _curves() -> Section:
+def _curves() -> list[PanelTypes]:
     import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
 
     titles = {"val/acc": "Validation accuracy", "val/loss": "Validation loss", "train/loss": "Training loss"}
-    plots = [wr.LinePlot(title=title, x="epoch", y=[metric]) for metric, title in titles.items()]
-    return ws.Section(name="Learning curves", panels=plots)
+    return [wr.LinePlot(title=title, x="epoch", y=[metric]) for metric, title in titles.items()]
 
 
 def specification(workspace: Workspace) -> dict[str, Any]:
     """Return what `save` would send to the server."""
-    view = workspace._to_model()
-    return {
-        "entity": view.entity,
-        "project": view.project,
-        "name": view.display_name,
-        "spec": view.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
-    }
+    view = workspace._to_model()  # the only way to see it without a server
+    spec = view.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {"entity": view.entity, "project": view.project, "name": view.display_name, "spec": spec}
 
 
 def save(workspace: Workspace) -> str:
@@ -156,19 +141,14 @@ def save(workspace: Workspace) -> str:
     """
     import wandb
 
-    from lightning_modules.tracking.tracker import has_key
-
-    if not has_key():
-        raise ConvzooError(
-            "the dashboard is saved on a W&B server, and there is no key for one. Type wandb login (or set "
-            "WANDB_API_KEY); --dry-run prints the specification without an account."
-        )
+    # Unless it is silent, W&B asks for a missing key.
+    where = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
     try:
         workspace.save()
     except Exception as error:  # W&B's client passes on any exception of its transport
-        where = wandb.setup().settings.base_url
         raise ConvzooError(
-            f"{where} did not take the workspace for {workspace.entity}/{workspace.project}: {error}\n"
-            "Check the key, the entity, the project and the network; --dry-run prints the specification."
+            f"the workspace for {workspace.entity}/{workspace.project} was not saved on {where}: {error}\n"
+            "Check the key (wandb login, or WANDB_API_KEY), the entity, the project and the network; --dry-run prints "
+            "the specification without an account."
         ) from None
     return workspace.url

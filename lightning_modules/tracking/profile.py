@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from lightning_modules.hardware.devices import global_rank
+from zoo.log import log
 from zoo.text import typed
 
 REPORT = "profile"
@@ -33,8 +34,9 @@ class _Once:
         self._waits = False
         try:
             super().describe()
-        except Exception as error:
-            print(f"trainer.profiler: the report of {self._stage} was not written ({error})", flush=True)
+        except Exception as error:  # a profiler's own code, which may parse anything and writes to a disk
+            message = f"trainer.profiler: the report of {self._stage} was not written ({error})"
+            log.warning(message, extra={"every_rank": True})
 
 
 class _Simple(_Once, SimpleProfiler):
@@ -53,30 +55,19 @@ PROFILERS = {"simple": _Simple, "advanced": _Advanced, "pytorch": _PyTorch}
 
 
 def make_profiler(name: str, folder: Path) -> Profiler:
-    """Create one of Lightning's profilers that writes into a folder.
-
-    Args:
-        name: One of `PROFILERS`.
-        folder: The run's folder.
-    """
+    """Create the profiler with this name, one of `PROFILERS`; it writes into a folder."""
     return PROFILERS[name](dirpath=str(folder), filename=REPORT)
 
 
 @contextmanager
 def profiled(trainer: Trainer, folder: Path) -> Iterator[None]:
-    """Write the last report and print where the reports are, however the profiled block ends."""
-    if not isinstance(trainer.profiler, _Once):
-        yield
-        return
-    before = _written(folder)
+    """Write the last report and log where the reports are, however the profiled block ends."""
+    began = time.time()
     try:
         yield
     finally:
-        trainer.profiler.describe()
-        new = sorted(name for name, when in _written(folder).items() if before.get(name) != when)
-        if new and trainer.is_global_zero:
-            print(f"trainer.profiler: {', '.join(new)} in {typed(folder)}", flush=True)
-
-
-def _written(folder: Path) -> dict[str, int]:
-    return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(folder) if REPORT in entry.name}
+        if isinstance(trainer.profiler, _Once):
+            trainer.profiler.describe()
+            new = sorted(path.name for path in folder.glob(f"*{REPORT}*") if path.stat().st_mtime >= began)
+            if new:
+                log.info(f"trainer.profiler: {', '.join(new)} in {typed(folder)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_modules.config.schema import LoggerOptions
 from zoo.errors import choose
+from zoo.log import log
 
 PROJECT = "convzoo"
 """Default project, if neither a key nor a variable sets one."""
@@ -36,61 +37,44 @@ def passed() -> dict[str, str]:
 
 
 def find_mode(typed: str) -> str | None:
-    """Return the requested mode, ``online``, ``offline`` or ``disabled``; None if none was requested.
-
-    Args:
-        typed: ``logger.mode``.
+    """Return the mode that ``logger.mode`` or else a variable asks for; None if none does.
 
     Raises:
-        ConvzooError: ``logger.mode`` or ``WANDB_MODE`` is not a valid mode.
+        ConvzooError: It is not one of `MODES`.
     """
     if typed != "auto":
         return choose("logger.mode", typed, ("auto", *MODES))
     if (variable("DISABLED") or "").lower() in ("true", "1", "yes", "on"):
         return "disabled"
-    if said := variable("MODE"):
-        return choose("WANDB_MODE", OTHER_NAMES.get(said.lower(), said.lower()), MODES)
+    if mode := variable("MODE"):
+        return choose("WANDB_MODE", OTHER_NAMES.get(mode.lower(), mode.lower()), MODES)
     return None
 
 
 def find_folder(folder: Path) -> Path:
-    """Return the folder for W&B's files: ``WANDB_DIR``, created if necessary, or else the run's folder.
-
-    Args:
-        folder: The run's folder.
-    """
+    """Return the folder for W&B's files: ``WANDB_DIR``, created if necessary, or else the run's folder."""
     given = variable("DIR")
-    if given is None:
-        return folder
-    chosen = Path(given).expanduser().absolute()
+    chosen = Path(given).expanduser().absolute() if given else folder
     if variable("SWEEP_ID") and chosen == Path.cwd():
         return folder  # `wandb agent` sets it if the user did not
     try:
         chosen.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(f"W&B: WANDB_DIR={given}: {error.strerror}, so its files are in the run's folder", flush=True)
+        log.warning(f"W&B: WANDB_DIR={given}: {error.strerror}. Its files are in the run's folder instead.")
         return folder
     return chosen
 
 
-def find_id(usual: str) -> str:
+def find_id(default: str) -> str:
     """Return the run's id: ``WANDB_RUN_ID`` or a default.
 
     Jobs of a convzoo sweep ignore the variable, since all of them would write to the same W&B run.
-
-    Args:
-        usual: The default id.
     """
-    return usual if "CONVZOO_SWEEP" in os.environ else variable("RUN_ID") or usual
+    return default if "CONVZOO_SWEEP" in os.environ else variable("RUN_ID") or default
 
 
 def find_places(settings: LoggerOptions, name: str) -> dict[str, Any]:
-    """Return a run's project, entity, group, name, job type, tags and resume mode, as arguments of `wandb.init`.
-
-    Args:
-        settings: The logger group of the configuration.
-        name: The run's name, unless ``WANDB_NAME`` sets another one.
-    """
+    """Return arguments of `wandb.init` that say where a run belongs; ``name`` is its default name."""
     resume = variable("RESUME")
     return {
         "project": settings.project or variable("PROJECT") or PROJECT,

@@ -35,7 +35,7 @@ from lightning_modules.hardware.devices import resolve_hardware
 from lightning_modules.optimizer import make_optimizer
 from lightning_modules.resolve import resolve
 from lightning_modules.results.result import write_result
-from lightning_modules.tracking.tracker import run_id, run_name
+from lightning_modules.tracking.naming import run_id, run_name
 from zoo.errors import ConvzooError
 
 HANGS_AFTER_S = 120

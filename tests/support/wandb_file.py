@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.tracking.wandb_file import items, records
+from lightning_modules.tracking.wandb_files import items, records
 
 
 def read_run(folder: Path) -> dict[str, Any]:

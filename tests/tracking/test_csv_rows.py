@@ -6,18 +6,18 @@ import pytest
 from conftest import cell_config
 from small_disk import full_for_a_while, small_disk  # noqa: F401
 from stopping import BATCHES, SMALL, stop_at_batch
+from tiny_cell import TINY
+from unmeasured import unmeasured  # noqa: F401
 
 from lightning_modules import run_cell
-from lightning_modules.cell import Cell
+from lightning_modules.tracking.base import Outcome
 from lightning_modules.tracking.csv import CsvRows
 
-CONFIG = (*SMALL, "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
+CONFIG = (*TINY[:2], *SMALL[3:], "logger=csv", "trainer.log_every_n_steps=1", "hardware.plan=fp32")
 LEFT_OUT = ("speed/", "time/")
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch):
-    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def rows(folder):
@@ -29,11 +29,9 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
+def expected(tmp_path_factory, unmeasured):  # noqa: F811
     folder = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cell, "_inference_speed", lambda *_: {})
-        run_cell(cell_config(*CONFIG), folder, "a command")
+    run_cell(cell_config(*CONFIG), folder, "a command")
     return rows(folder)
 
 
@@ -57,17 +55,17 @@ def test_a_full_disk_costs_no_row(small_disk, expected, monkeypatch, capsys):  #
 
 
 def test_what_a_killed_run_logs_again_is_there_once_in_the_end(tmp_path):
-    first = CsvRows(tmp_path, goes_on=False)
+    first = CsvRows(tmp_path, resumed=False)
     for step in (1, 2, 3):
         first.log_metrics({"loss": step / 10}, step)
     with first.path.open("a") as file:
         file.write("0.4")  # cut by the kill
-    second = CsvRows(tmp_path, goes_on=True)
+    second = CsvRows(tmp_path, resumed=True)
     second.log_metrics({"loss": 0.25}, 2)
     second.log_metrics({"acc": 0.5}, 2)
     second.log_metrics({"acc": 0.75})
     assert rows(tmp_path)[-1] == {"acc": "0.75"}
-    second.finish()
+    second.finish(Outcome({}, "completed"))
     assert rows(tmp_path) == [
         {"step": "1", "loss": "0.1"},
         {"step": "2", "loss": "0.25"},
@@ -78,6 +76,6 @@ def test_what_a_killed_run_logs_again_is_there_once_in_the_end(tmp_path):
 
 
 def test_a_run_that_starts_anew_has_its_own_rows_only(tmp_path):
-    CsvRows(tmp_path, goes_on=False).log_metrics({"loss": 1.0}, 1)
-    CsvRows(tmp_path, goes_on=False).log_metrics({"loss": 2.0}, 1)
+    CsvRows(tmp_path, resumed=False).log_metrics({"loss": 1.0}, 1)
+    CsvRows(tmp_path, resumed=False).log_metrics({"loss": 2.0}, 1)
     assert rows(tmp_path) == [{"step": "1", "loss": "2.0"}]

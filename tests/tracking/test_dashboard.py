@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import wandb
 from conftest import ROOT
 from wandb_file import read_run
 from wandb_peer import peer
+
+from zoo.__main__ import main
 
 pytest.importorskip("wandb_workspaces", reason="the dashboard extra is not installed")
 
@@ -16,18 +20,21 @@ SECTIONS = ["Accuracy against cost", "Which choice matters", "Learning curves"]
 
 
 @pytest.fixture
-def dashboard(clean_env, tmp_path):
-    def command(*arguments, **env):
-        return subprocess.run(
-            [sys.executable, "-m", "zoo", "dashboard", "--entity", "me", *arguments],
-            cwd=tmp_path,
-            env=clean_env | {"PYTHONPATH": str(ROOT)} | env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+def dashboard(monkeypatch, tmp_path, capsys):
+    """Types ``python -m zoo dashboard`` and returns exit code, output and errors."""
+    for name in [n for n in os.environ if n.startswith("WANDB_")] + ["NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
 
-    return command
+    def command(*arguments, **env):
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        code = main(["dashboard", "--entity", "me", *arguments])
+        return SimpleNamespace(returncode=code, **dict(zip(("stdout", "stderr"), capsys.readouterr(), strict=True)))
+
+    yield command
+    wandb.teardown()
 
 
 def dry_run(dashboard, *arguments):
@@ -96,7 +103,7 @@ def test_without_a_key(dashboard):
 def test_a_key_that_the_server_does_not_know(dashboard):
     with peer(viewer=None) as (address, _):
         done = dashboard(WANDB_API_KEY="0" * 40, WANDB_BASE_URL=address)
-    assert done.returncode == 2 and "did not take the workspace" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "me/convzoo" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_other_verbs_start_without_wandb():

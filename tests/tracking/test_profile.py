@@ -2,13 +2,16 @@
 
 import pytest
 from conftest import QUICK, cell_config, cell_spec
+from unmeasured import unmeasured  # noqa: F401
 
 from lightning_modules import run_cell
 from lightning_modules.config.check import check
 from lightning_modules.hardware.signals import Stopped
 from zoo import ConvzooError
 
-SMALL = ("model=mobilenet", "model.variant=v3_small", "data.image_size=16", "hardware.plan=fp32", "logger=none", *QUICK)
+SMALL = ("model=mobilenet", "model.variant=v3_small", "data.image_size=8", "hardware.plan=fp32", "logger=none", *QUICK)
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 @pytest.mark.parametrize("name", ["simple", "advanced", "pytorch"])

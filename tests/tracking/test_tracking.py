@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
 from conftest import ROOT, cell_config, cell_spec, lives
+from unmeasured import unmeasured  # noqa: F401
 from wandb_file import read_run
 from wandb_peer import KEY, server
 
@@ -23,9 +25,13 @@ from lightning_modules import run_cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.config.secrets import check_secrets
 from lightning_modules.results.result import read_result
-from lightning_modules.tracking import wandb_run, wandb_service
-from lightning_modules.tracking.tracker import Tracking, has_key
-from lightning_modules.tracking.wandb_file import has_end, rows, run_files
+from lightning_modules.tracking import wandb_service
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.loggers import entries, finish_loggers, make_loggers
+from lightning_modules.tracking.wandb_files import STEP, has_end, rows, run_files, upload_command
+from lightning_modules.tracking.wandb_logger import GRACE_S, WandbLogger
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 SHORT_S = 2.0
 """Not enough for any server."""
@@ -59,15 +65,34 @@ def peer(monkeypatch):
 def begin(tmp_path):
     """Starts tracking a run in ``tmp_path/run``."""
 
-    def begin(goes_on=False, **settings):
+    def begin(resumed=False, **settings):
         defaults = {"name": "wandb", "mode": "auto", "project": "p", "entity": None, "group": None, "tags": None}
         (tmp_path / "run").mkdir(exist_ok=True)
         cell = {"model": "m", "seed": 0}
         spec = cell_spec()
         options = spec.logger.having(**defaults | {"timeout_s": 30} | settings)
-        return Tracking(options, tmp_path / "run", cell, spec, "plain", goes_on)
+        return Tracked(make_loggers(replace(spec, logger=options), tmp_path / "run", cell, "plain", resumed))
 
     return begin
+
+
+class Tracked:
+    """The loggers of a run."""
+
+    def __init__(self, loggers):
+        self.loggers = loggers
+
+    @property
+    def logger(self):
+        (logger,) = self.loggers
+        return logger
+
+    @property
+    def wandb(self):
+        return entries(self.loggers)["wandb"]
+
+    def finish(self, *outcome):
+        finish_loggers(self.loggers, Outcome(*outcome))
 
 
 def log(tracking, steps):
@@ -81,7 +106,7 @@ def log(tracking, steps):
 
 
 def steps(history):
-    return [row[wandb_run.STEP] for row in history if wandb_run.STEP in row]
+    return [row[STEP] for row in history if STEP in row]
 
 
 def finish(tracking, status="completed", code=0, requeued=False):
@@ -153,7 +178,7 @@ def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, servi
     start = time.monotonic()
     finish(tracking)
     # Nobody can tell a service that hangs from one that is busy but by waiting.
-    assert time.monotonic() - start < TIMEOUT_S + wandb_run.GRACE_S + SLACK_S
+    assert time.monotonic() - start < TIMEOUT_S + GRACE_S + SLACK_S
     done = tracking.wandb
     history = [row for d in done["dirs"] for row in read_run(Path(d))["history"]]
     assert steps(history) == list(range(8)) and [row["_step"] for row in history] == list(range(9))
@@ -173,7 +198,7 @@ def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
     finish(tracking)
     assert tracking.wandb["mode"] is None and tracking.wandb["dirs"] == []
     (line, lost) = capsys.readouterr().out.splitlines()
-    assert "cannot be started" in line and "4 of 4 rows" in lost
+    assert "W&B" in line and tracking.wandb["lost_rows"] == 5 and "5 of 5" in lost
 
 
 def test_the_service_is_killed_as_the_run_ends(peer, begin, service):
@@ -206,7 +231,7 @@ def test_a_full_disk(begin, capsys, tmp_path, starts):
         for step in range(1000):
             tracking.logger.log_metrics({f"train/{i}": step / 7 for i in range(20)}, step)
         finish(tracking)
-        assert time.monotonic() - start < 3 * wandb_run.GRACE_S + SLACK_S
+        assert time.monotonic() - start < 3 * GRACE_S + SLACK_S
         assert tracking.wandb["lost_rows"] > 100
         out, err = capsys.readouterr()
         assert err == "" and "rows are not in its file: is the disk full?" in out
@@ -225,7 +250,9 @@ def upload(tracking, output):
 
 @pytest.mark.parametrize("code, requeued", [(1, False), (140, True)])
 @pytest.mark.parametrize("modes", ["offline offline", "online online", "offline online"])
-def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, begin, capsys, code, requeued, modes):
+def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(
+    peer, begin, capsys, tmp_path, code, requeued, modes
+):
     """A start goes on from the last checkpoint: it takes steps again that an earlier one logged already."""
     before, after = modes.split()
     first = begin(mode=before)
@@ -234,7 +261,7 @@ def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, beg
     file = last_file(first)
     assert file["exit_code"] == code and file.get("preempting", False) == requeued
     capsys.readouterr()
-    second = begin(goes_on=True, mode=after)
+    second = begin(resumed=True, mode=after)
     log(second, range(4, 12))
     finish(second)
     assert second.wandb["id"] == first.wandb["id"] and len(second.wandb["dirs"]) == 2
@@ -249,7 +276,7 @@ def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(peer, beg
         assert run.exit_codes == [code, 0] and run.preempting == requeued
     assert [row["_step"] for row in run.history] == list(range(14))
     assert run.summary["status"] == "completed" and run.summary["val/acc"] == 0.25
-    assert second.wandb["upload"] is None
+    assert upload_command(run_files(tmp_path / "run", second.wandb["id"])) is None
 
 
 def test_what_the_server_missed_is_sent_by_the_next_start(peer, begin):
@@ -262,7 +289,7 @@ def test_what_the_server_missed_is_sent_by_the_next_start(peer, begin):
     (run,) = peer.runs.values()
     assert len(run.history) < 4 and first.wandb["upload"]
     peer.fault = None
-    second = begin(goes_on=True)
+    second = begin(resumed=True)
     log(second, range(2, 8))
     finish(second)
     assert steps(run.history) == list(range(8)) and run.exit_codes == [0]
@@ -282,12 +309,16 @@ def test_a_run_that_starts_anew_is_another_run(peer, begin):
 
 FEED = """
 import sys, time
-from lightning_modules.tracking.wandb_run import WandbRun
 from lightning_modules.tracking.wandb_service import service
-run = WandbRun({"id": "abc", "dir": sys.argv[1], "project": "p"}, sys.argv[2] == "online", "", 10, False)
+from lightning_modules.tracking.wandb_thread import WandbThread
+from zoo.log import log
+log.setLevel("WARNING")
+thread = WandbThread({"id": "abc", "dir": sys.argv[1], "project": "p"}, sys.argv[2] == "online", 10)
+thread.start()
+thread.opened.wait()
 print(service().pid, flush=True)
 for step in range(100000):
-    run.log({"train/loss": 1.0, "epoch": 0}, step)
+    thread.add({"train/loss": 1.0, "epoch": 0, "trainer/global_step": step})
     print(step, flush=True)
     time.sleep(0.02)
 """
@@ -305,7 +336,7 @@ def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     feed.kill()
     killed = time.monotonic()
     feed.wait()
-    (path,) = run_files(tmp_path)
+    (path,) = run_files(tmp_path, "abc")
     safe = [step for step, at in logged if at < killed - 1.5]
     assert len(safe) > 50
     if alone:
@@ -314,13 +345,13 @@ def test_rows_survive_kill_9_up_to_the_last_second(peer, tmp_path, mode, alone):
     found = steps(read_run(path.parent)["history"])
     assert found[: len(safe)] == safe and found == list(range(len(found)))
     # The next start brings the server what it has not got.
-    run = wandb_run.WandbRun({"id": "abc", "dir": tmp_path, "project": "p"}, True, "", 10, True)
+    logger = WandbLogger({"id": "abc", "dir": tmp_path, "project": "p"}, True, 10)
     for step in range(len(found) // 2, len(found) + 5):
-        run.log({"train/loss": 1.0, "epoch": 0}, step)
-    run.finish(wandb_run.End({}, {}, 0, False))
+        logger.log_metrics({"train/loss": 1.0, "epoch": 0}, step)
+    logger.finish(Outcome({}, "completed"))
     history = peer.runs["abc"].history
     assert steps(history) == list(range(len(found) + 5)) == [row["_step"] for row in history]
-    assert peer.runs["abc"].exit_codes[-1] == 0 and run.upload_command is None
+    assert peer.runs["abc"].exit_codes[-1] == 0 and logger.entry["wandb"]["upload"] is None
 
 
 @pytest.mark.parametrize(
@@ -387,7 +418,7 @@ def outcome(result):
 
 
 @pytest.fixture(scope="module")
-def untracked(tmp_path_factory):
+def untracked(tmp_path_factory, unmeasured):  # noqa: F811
     return outcome(run_cell(cell_config(*SMALL, "logger=none"), tmp_path_factory.mktemp("untracked"), ""))
 
 
@@ -449,33 +480,29 @@ def test_w_and_b_knows_how_a_run_ended(tmp_path, monkeypatch, ending, scheduler)
     assert run.get("preempting", False) == (scheduler and ending == "SIGUSR2")
 
 
-def test_switched_off(begin, monkeypatch):
+def test_switched_off(begin, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracking = begin()
     finish(tracking)
-    assert tracking.wandb == {"id": None, "mode": "disabled", "dir": None} and tracking.logger is False
+    assert tracking.wandb == {"id": None, "mode": "disabled", "dir": None} and not (tmp_path / "run" / "wandb").exists()
 
 
-def test_a_key_in_netrc_counts(monkeypatch, tmp_path):
+@pytest.mark.parametrize("host, mode", [("127.0.0.1", "online"), ("other.example.org", "offline"), (None, "offline")])
+def test_a_key_in_netrc_counts(peer, begin, monkeypatch, tmp_path, host, mode):
+    monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "mine"))
-    assert not has_key()
-    (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password " + "a" * 40 + "\n")
-    assert has_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://w.example.org")
-    (tmp_path / "mine").write_text("machine other.example.org\n  login user\n  password " + "a" * 40 + "\n")
-    assert not has_key()
-    (tmp_path / "mine").write_text("machine w.example.org\n  login user\n  password " + "a" * 40 + "\n")
-    assert has_key()
-    monkeypatch.delenv("NETRC")
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert has_key()
+    if host:
+        (tmp_path / "mine").write_text(f"machine {host}:{peer.port}\n  login user\n  password {KEY}\n")
+    tracking = begin()
+    finish(tracking)
+    assert tracking.wandb["mode"] == mode and bool(peer.runs) == (mode == "online")
 
 
 def test_a_file_that_was_cut_or_damaged_is_read_up_to_there(begin, tmp_path):
     tracking = begin(mode="offline")
     log(tracking, range(20))
     finish(tracking)
-    (path,) = run_files(tmp_path / "run")
+    (path,) = run_files(tmp_path / "run", tracking.wandb["id"])
     whole = path.read_bytes()
     for content in (whole[:-100], whole[: len(whole) // 2], whole[:5], b"", whole[:3000] + b"\xff" + whole[3001:]):
         path.write_bytes(content)

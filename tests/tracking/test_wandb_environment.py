@@ -8,7 +8,8 @@ from conftest import cell_spec
 from wandb_file import read_run
 
 from lightning_modules.tracking import wandb_service
-from lightning_modules.tracking.tracker import Tracking
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.loggers import make_loggers
 from lightning_modules.tracking.wandb_environment import find_folder, find_id, find_mode, passed
 from zoo import ConvzooError
 
@@ -25,14 +26,15 @@ def nobody(monkeypatch, tmp_path):
     wandb_service.stop_service()
 
 
-def track(folder, *typed, goes_on=False, **cell):
+def track(folder, *typed, resumed=False, **cell):
     """What W&B's file has of a run that was tracked with these keys typed."""
     folder.mkdir(exist_ok=True)
     spec = cell_spec(*typed)
-    tracking = Tracking(spec.logger, folder, CELL | cell, spec, "plain", goes_on)
-    tracking.logger.log_metrics({"train/loss": 1.0}, 0)
-    tracking.finish({"test/acc": 0.5}, "completed", 0)
-    return read_run(Path(tracking.wandb["dir"])) | {"dir": tracking.wandb["dir"]}
+    (logger,) = make_loggers(spec, folder, CELL | cell, "plain", resumed)
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    logger.finish(Outcome({"test/acc": 0.5}, "completed"))
+    where = logger.entry["wandb"]["dir"]
+    return read_run(Path(where)) | {"dir": where}
 
 
 def test_each_variable_holds(monkeypatch, tmp_path):
@@ -55,7 +57,7 @@ def test_each_variable_holds(monkeypatch, tmp_path):
     assert run["tags"] == ["a", "b"] and run["entity"] == "us"
     assert Path(run["dir"]).is_relative_to(tmp_path / "new" / "place") and not (tmp_path / "run" / "wandb").exists()
     # It goes on in the same run; one that starts anew beside its rows is another.
-    assert track(tmp_path / "run", goes_on=True)["id"] == "my-run-2024"
+    assert track(tmp_path / "run", resumed=True)["id"] == "my-run-2024"
     assert track(tmp_path / "run")["id"] == "my-run-2024-2"
 
 
@@ -87,7 +89,7 @@ def test_jobs_that_share_a_folder_stay_apart(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     first, second = track(tmp_path / "a"), track(tmp_path / "b")
     assert first["id"] != second["id"] and first["dir"] != second["dir"]
-    assert track(tmp_path / "a", goes_on=True)["id"] == first["id"]
+    assert track(tmp_path / "a", resumed=True)["id"] == first["id"]
 
 
 def test_an_agent_that_says_where_it_runs_does_not_say_where_files_go(monkeypatch, tmp_path):

@@ -1,0 +1,63 @@
+"""Create and finish the loggers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.config.schema import CellSpec
+from lightning_modules.tracking.base import Outcome, RunLogger
+from lightning_modules.tracking.csv import CsvRows
+from lightning_modules.tracking.naming import cell_name, run_id, run_name
+from lightning_modules.tracking.wandb_environment import find_folder, find_id, find_mode, find_places
+from lightning_modules.tracking.wandb_files import this_run_id
+from lightning_modules.tracking.wandb_logger import WandbLogger
+from zoo.log import log
+
+NOTHING: dict[str, Any] = {"wandb": {"id": None, "mode": None, "dir": None}}
+"""What result.json says of a run without W&B."""
+
+
+def make_loggers(
+    spec: CellSpec, folder: Path, choices: dict[str, Any], plan: str, resumed: bool = False
+) -> list[RunLogger]:
+    """Create the loggers that the configuration names.
+
+    Args:
+        spec: The cell; all of it is stored under one key of W&B's config.
+        folder: The run's folder.
+        choices: The cell's choices, flat; they become columns in W&B.
+        plan: The execution plan; becomes a column, too.
+        resumed: True if the run continues from the checkpoint of an earlier start.
+    """
+    if spec.logger.name == "csv":
+        return [CsvRows(folder, resumed)]
+    if spec.logger.name != "wandb":
+        return []
+    mode = find_mode(spec.logger.mode)
+    if mode == "disabled":
+        return [RunLogger({"wandb": NOTHING["wandb"] | {"mode": mode}})]
+    place = find_folder(folder)
+    arguments = {
+        **find_places(spec.logger, run_name(choices)),
+        "id": this_run_id(find_id(run_id(choices, folder)), place, resumed),
+        "config": {**choices, "plan": plan, "cell": cell_name(choices), "settings": spec.plain()},
+        "dir": place,
+    }
+    return [WandbLogger(arguments, mode != "offline", spec.logger.timeout_s)]
+
+
+def finish_loggers(loggers: Sequence[RunLogger], outcome: Outcome) -> dict[str, Any]:
+    """Finish every logger, whatever happens to the others; returns `entries`."""
+    for logger in loggers:
+        try:
+            logger.finish(outcome)
+        except Exception as error:  # a foreign library; the run has its result already
+            log.warning(f"{logger.name}: the run was not ended properly ({error})")
+    return entries(loggers)
+
+
+def entries(loggers: Sequence[RunLogger]) -> dict[str, Any]:
+    """Return what ``result.json`` says about the loggers."""
+    return {key: value for logger in loggers for key, value in logger.entry.items()}
