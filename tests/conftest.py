@@ -59,6 +59,14 @@ def env_in(folder: Path) -> dict[str, str]:
     return kept | MEASURE | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
+def cache_with_kernels(folder: Path) -> Path:
+    """An empty cache, for ``XDG_CACHE_HOME``, that needs to compile no kernels."""
+    (folder / "convzoo").mkdir(parents=True, exist_ok=True)
+    (kernels := Path.home() / MADE_ONCE[0]).mkdir(parents=True, exist_ok=True)
+    (folder / "convzoo" / "kernels").symlink_to(kernels)
+    return folder
+
+
 class Command:
     """``python train.py …``, running; its process leads a session of its own.
 

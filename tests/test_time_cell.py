@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import cell_config, cell_spec
+from conftest import cache_with_kernels, cell_config, cell_spec
 
 import zoo
 from lightning_modules import run_cell, time_cell
@@ -35,7 +35,7 @@ MODEL = ("model=mobilenet", "model.variant=v3_small", "data.batch_size=8", "hard
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(time_cell, "SECONDS", 0.02)
     monkeypatch.setattr(roofline, "COPIED_BYTES", 2**20)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_with_kernels(tmp_path / "cache")))
 
 
 @pytest.mark.parametrize("more", [(), ("trainer.precision=bf16-mixed", "optim=sgd"), ("trainer.precision=bf16-true",)])

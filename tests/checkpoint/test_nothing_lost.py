@@ -233,7 +233,7 @@ def test_a_limit_of_time_interrupts(expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_start", lambda *_: time.sleep(1))
         with pytest.raises(SystemExit) as end:
-            run_cell(cell_config(*CONFIG, "trainer.max_time=00:00:05"), tmp_path, "a command")
+            run_cell(cell_config(*CONFIG, "trainer.max_time=00:00:02"), tmp_path, "a command")
     result = json.loads((tmp_path / "result.json").read_text())
     assert end.value.code == 124 and result["status"] == "interrupted" and "trainer.max_time" in result["error"]
     # The limit is no part of the recipe.

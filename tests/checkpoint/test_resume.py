@@ -16,7 +16,6 @@ from lightning_modules import run_cell
 from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.checkpoint.state import of_rank
-from lightning_modules.sweep.pool import Pool
 from zoo.errors import ConvzooError
 
 ACROSS = [("across", batch) for batch in (4, 5, 6, 8, 10)] + [("accumulated", batch) for batch in (5, 6, 8)]
@@ -105,29 +104,24 @@ def test_a_killed_run_goes_on_and_a_second_one_is_refused_meanwhile(tmp_path, st
     same(outcome(tmp_path), outcome(undisturbed))
 
 
-def test_killed_ranks_go_on_like_undisturbed_ones(tmp_path, monkeypatch):
+def test_killed_ranks_go_on_like_undisturbed_ones(forks, tmp_path, monkeypatch):
     """Each with random numbers of its own: another drop-path, another mixup."""
     monkeypatch.chdir(ROOT)
-    pool = Pool(True)
-    if not pool.forks:
+    if not forks.forks:
         pytest.skip("this system cannot adopt processes")
     config = cell_config(*SMALL, *RECIPES["adamw"], "hardware=ddp", "trainer.accelerator=cpu", "checkpoint.every_s=0")
     folders = tmp_path / "killed", tmp_path / "undisturbed"
-    try:
-        started = start_ranks(pool, folders[0], config)
-        while not (folders[0] / "last-previous.ckpt").exists():
-            assert not any(p.poll() for p in started), (folders[0] / "log-rank0.txt").read_text()
-            time.sleep(0.01)
-        kill(started)
-        end_ranks(started, folders[0])
-        states = torch.load(folders[0] / "last.ckpt", weights_only=True)["convzoo"]["random"]
-        assert len(states) == 2 and not torch.equal(states[0]["torch"]["cpu"], states[1]["torch"]["cpu"])
-        for folder in folders:
-            assert end_ranks(start_ranks(pool, folder, config), folder) == [0, 0], (
-                folder / "log-rank0.txt"
-            ).read_text()
-    finally:
-        pool.close()
+    started = start_ranks(forks, folders[0], config)
+    while not (folders[0] / "last-previous.ckpt").exists():
+        assert not any(p.poll() for p in started), (folders[0] / "log-rank0.txt").read_text()
+        time.sleep(0.01)
+    kill(started)
+    end_ranks(started, folders[0])
+    states = torch.load(folders[0] / "last.ckpt", weights_only=True)["convzoo"]["random"]
+    assert len(states) == 2 and not torch.equal(states[0]["torch"]["cpu"], states[1]["torch"]["cpu"])
+    for folder in folders:
+        codes = end_ranks(start_ranks(forks, folder, config), folder)
+        assert codes == [0, 0], (folder / "log-rank0.txt").read_text()
     same(outcome(folders[0]), outcome(folders[1]))
 
 

@@ -5,15 +5,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cell_spec, lives
+from conftest import ROOT, cell_config, cell_spec, lives
+from ranks import end_ranks, start_ranks
 
+from lightning_modules import run_cell
+from lightning_modules.cell import Cell
 from lightning_modules.hardware.devices import check_world_size, resolve_hardware
+from lightning_modules.results.result import read_result
 from zoo import ConvzooError
 
 GPU = torch.cuda.is_available()
@@ -84,7 +88,8 @@ DDP = ("hardware=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "model=mo
 
 def test_a_distributed_run_is_one_run(train, tmp_path):
     """Two processes, one folder, one W&B run; 270 test images, an odd number a rank, each counted once."""
-    done = train(*DDP, "trainer.max_epochs=1", "trainer.limit_train_batches=5", "hydra.run.dir=run")
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=5", "data.image_size=8")
+    done = train(*DDP, *short, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "completed" and result["cell"]["hardware"] == "ddp"
@@ -95,8 +100,9 @@ def test_a_distributed_run_is_one_run(train, tmp_path):
     assert result["metrics"]["speed/train_images_per_s"] > 0
 
 
-def test_two_ranks_train_like_one(train, tmp_path):
+def test_two_ranks_train_like_one(forks, tmp_path, monkeypatch):
     """Same batches, same average gradient. LayerNorm, as BatchNorm would see half a batch on each rank."""
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
     network = (
         "model=timm",
         "model.name=convnext_atto",
@@ -105,23 +111,22 @@ def test_two_ranks_train_like_one(train, tmp_path):
         "hardware.plan=fp32_fast",
     )
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1")
-    recipe = ("optim=sgd", "optim.lr=0.01", *short)
+    recipe = ("optim=sgd", "optim.lr=0.01", "hardware.threads=1", *short)
     plain = tuple(f"data.augment.{key}=0" for key in ("rotate", "zoom", "shift"))
-    results = []
-    for name, hardware in (("one", ("hardware=cpu",)), ("two", DDP[:3])):
-        done = train(*hardware, *network, *recipe, *plain, f"hydra.run.dir={name}")
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads((tmp_path / name / "result.json").read_text())["metrics"])
-    assert results[0]["test/loss"] == pytest.approx(results[1]["test/loss"], rel=1e-5)
-    assert results[0]["test/acc"] == results[1]["test/acc"]
+    monkeypatch.chdir(ROOT)
+    one = run_cell(cell_config("hardware=cpu", *network, *recipe, *plain), tmp_path / "one", "")["metrics"]
+    started = start_ranks(forks, tmp_path / "two", cell_config(*DDP[:3], *network, *recipe, *plain))
+    assert end_ranks(started, tmp_path / "two") == [0, 0]
+    two = read_result(tmp_path / "two")["metrics"]
+    assert one["test/loss"] == pytest.approx(two["test/loss"], rel=1e-5)
+    assert one["test/acc"] == two["test/acc"]
 
 
-def test_a_rank_that_fails_takes_the_job_down_with_its_error(train, tmp_path):
-    done = train(*DDP, "data.batch_size=33", "hydra.run.dir=run", "logger=none")
-    assert done.returncode != 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+def test_a_rank_that_fails_takes_the_job_down_with_its_error(tmp_path):
+    with pytest.raises(ConvzooError, match=r"^[^:]*data\.batch_size=34"):
+        run_cell(cell_config(*DDP, "data.batch_size=33", "logger=none"), tmp_path, "")
+    result = read_result(tmp_path)
     assert result["status"] == "failed" and "data.batch_size=34" in result["error"]
-    assert "data.batch_size=34" in done.stderr
 
 
 LONG = (*DDP, "logger=none", "data.image_size=8", "data.batch_size=8", "trainer.max_epochs=5000")
@@ -137,33 +142,35 @@ LONG += ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
         pytest.param(1, signal.SIGSTOP, marks=pytest.mark.fault),
     ],
 )
-def test_a_rank_that_dies_takes_the_job_down(rank, how, clean_env, tmp_path):
+def test_a_rank_that_dies_takes_the_job_down(rank, how, tmp_path):
     """Killed in the middle of training; one that is held (SIGSTOP) is given up after hardware.timeout_s."""
-    command = [sys.executable, str(ROOT / "train.py"), *LONG, "hardware.timeout_s=5", f"hydra.run.dir={tmp_path}"]
-    job = subprocess.Popen(command, env=clean_env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        ranks = _training(job, tmp_path)
+    ranks = []
+
+    def kill():
+        ranks.extend(_training(tmp_path))
         os.kill(ranks[rank], how)
-        _, told = job.communicate(timeout=60)
-    finally:
-        job.kill()
-    assert job.returncode != 0
-    result = json.loads((tmp_path / "result.json").read_text())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises((ConvzooError, RuntimeError)) as error:
+        run_cell(cell_config(*LONG, "hardware.timeout_s=5"), tmp_path, "")
+    killer.join()
     expected = f"rank {rank} of 2 was killed by {how.name}"
     if how is signal.SIGSTOP:
         expected = "did not answer within hardware.timeout_s"
-    assert result["status"] == "failed" and expected in result["error"] and expected in told
+    result = read_result(tmp_path)
+    assert result["status"] == "failed" and expected in result["error"] and expected in str(error.value)
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
-def _training(job, folder) -> list[int]:
-    """Waits until a job has trained for an epoch; its ranks' process numbers, in order."""
+def _training(folder) -> list[int]:
+    """Waits until this process's job has trained for an epoch; the process numbers of its ranks, in order."""
     end = time.monotonic() + 240
     while not (folder / "epochs.jsonl").exists():
-        assert job.poll() is None and time.monotonic() < end
+        assert time.monotonic() < end
         time.sleep(0.1)
     numbers = {}
-    for pid in _children(job.pid):
+    for pid in _children(os.getpid()):
         environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
         numbers[next(int(line[5:]) for line in environment if line.startswith("RANK="))] = pid
     return [numbers[rank] for rank in sorted(numbers)]

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import run_cell
+from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.classifier import Classifier
 from lightning_modules.hardware.micro_batch import MicroBatch
@@ -142,7 +143,16 @@ def test_a_network_that_writes_its_outputs_again_is_evaluated_right():
         assert torch.allclose(micro.logits(again, x), stock(x), atol=1e-6)
 
 
-CELL = ("model=effnet", "logger=none", "data.image_size=8", "data.batch_size=8", "hardware=cpu", "hardware.threads=1")
+CELL = (
+    "model=effnet",
+    "scale=width",
+    "scale.factor=0.25",
+    "logger=none",
+    "data.image_size=8",
+    "data.batch_size=8",
+    "hardware=cpu",
+    "hardware.threads=1",
+)
 CELL += ("hardware.plan=fp32_fast", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
 CELL += ("trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
 
@@ -175,6 +185,7 @@ def test_a_cell_goes_on_in_parts_and_after_a_stop_too(tmp_path, monkeypatch):
         return run_cell(cell_config(*CELL, "hardware.micro_batch=auto"), tmp_path / name, "a command")
 
     monkeypatch.setattr(Classifier, "_loss", limited)
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
     run("whole")
     assert raised == [8]
     with pytest.raises(SystemExit):

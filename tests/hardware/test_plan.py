@@ -7,9 +7,11 @@ import json
 
 import pytest
 import torch
-from conftest import QUICK, cell_config, cell_spec
+from conftest import cache_with_kernels, cell_config, cell_spec
+from tiny_cell import TINY
 
 import zoo
+from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.resume import find_last
 from lightning_modules.hardware import plan as plan_choice
 from lightning_modules.hardware.plan import PlanRequest, choose_plan
@@ -32,7 +34,7 @@ def net() -> torch.nn.Module:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_with_kernels(tmp_path)))
     return tmp_path / "convzoo" / "plans"
 
 
@@ -167,9 +169,9 @@ def test_plan_and_precision_may_not_contradict(net, asked, given):
 
 
 @pytest.mark.parametrize("plan", ["fp32", "fp32_fast", "bf16_fast"])
-def test_a_run_says_its_plan_and_saves_the_plain_network(plan, tmp_path, capsys):
-    config = cell_config("model=mobilenet", "logger=none", "hardware=cpu", f"hardware.plan={plan}", *QUICK)
-    config["data"]["image_size"] = 16
+def test_a_run_says_its_plan_and_saves_the_plain_network(plan, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
+    config = cell_config(*TINY, f"hardware.plan={plan}")
     result = run_cell(config, tmp_path, "")
     assert (result["environment"]["plan"], result["environment"]["plan_why"]) == (plan, "as asked")
     assert result["environment"]["dtype"] == ("bf16-mixed" if PLANS[plan].bf16 else "32-true")
