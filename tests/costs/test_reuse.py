@@ -12,21 +12,22 @@ from zoo.costs.repeats import Repeats
 from zoo.costs.reuse import Reuse
 from zoo.costs.table import CONVS
 
+SMALLER = {"densenet121": {"block_config": (2, 2, 2, 2)}}
 CELLS = [(conv, act) for conv in CONVS for act in ("native", "prelu")]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "mobilenetv1_100", "xception41", "densenet121"])
 def test_a_lent_network_costs_what_it_does_when_it_is_built_alone(backbone):
-    reuse = Reuse()
+    reuse, arguments = Reuse(), {"num_classes": 10, **SMALLER.get(backbone, {})}
 
     @functools.cache
     def alone(conv, act):
         with zoo.meta_init():
-            net = zoo.build(backbone, conv, act, num_classes=10)
+            net = zoo.build(backbone, conv, act, **arguments)
         return zoo.cost(net, 64), [name for name, _ in net.named_parameters()]
 
     for conv, act in [*CELLS, *reversed(CELLS)]:
-        with reuse.network(backbone, conv, act, num_classes=10) as net:
+        with reuse.network(backbone, conv, act, **arguments) as net:
             found = reuse.cost(net, 64), [name for name, _ in net.named_parameters()]
         assert found == alone(conv, act), (conv, act)
 
