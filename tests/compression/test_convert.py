@@ -126,7 +126,7 @@ def trained(name: str, seed: int = 0, **settings) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "conv"),
-    [("resnet10t", "spatial"), *itertools.product(("resnet10t", "resnext26ts"), ("separable", "blueprint"))],
+    [("test_resnet", "spatial"), *itertools.product(("test_resnet", "resnext26ts"), ("separable", "blueprint"))],
 )
 def test_at_full_rank_a_network_computes_what_it_did(name, conv):
     net = trained(name).float()
@@ -146,7 +146,7 @@ def test_at_full_rank_a_network_computes_what_it_did(name, conv):
     [
         ("resnet18", "separable"),
         ("resnet18", "blueprint"),
-        ("resnet10t", "spatial"),
+        ("test_resnet", "spatial"),
         ("resnext26ts", "separable"),
         ("efficientnetv2_rw_t", "separable"),
         ("mobilenetv1_100", "separable"),
@@ -170,9 +170,9 @@ def test_the_default_rank_gives_the_zoos_own_cell(name, conv):
 
 @pytest.mark.parametrize("rank", [3, 0.8])
 def test_a_network_is_rebuilt_from_its_ranks(rank):
-    net = trained("resnet10t")
+    net = trained("test_resnet")
     report = zoo.convert(net, "separable", rank)
-    clone = zoo.build("resnet10t", "separable", num_classes=7, ranks=report.ranks).double().eval()
+    clone = zoo.build("test_resnet", "separable", num_classes=7, ranks=report.ranks).double().eval()
     clone.load_state_dict(net.state_dict())
     image = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(clone(image), net(image))
@@ -218,7 +218,7 @@ def test_what_has_no_closed_form_is_refused_and_left_alone(name, conv, match):
 
 @pytest.mark.parametrize(("built", "conv", "between"), list(itertools.product(KINDS, KINDS, ("none", "bn_act"))))
 def test_a_network_of_factors_is_kept_or_refused_and_left_alone(built, conv, between):
-    net = zoo.build("resnet10t", built, num_classes=2, conv_options={"between": between})
+    net = zoo.build("test_resnet", built, num_classes=2, conv_options={"between": between})
     before = {k: v.clone() for k, v in net.state_dict().items()}
     if built == conv:
         report = zoo.convert(net, conv)
@@ -270,7 +270,7 @@ def dense(tmp_path_factory) -> str:
 
 def svd_config(*overrides: str, init: str = "svd", quick: tuple[str, ...] | list[str] = QUICK) -> dict:
     """A cell of a small ResNet on digits."""
-    net = ["model=timm", "model.name=resnet10t", "model.stem=imagenet", "logger=none", f"init={init}"]
+    net = ["model=timm", "model.name=test_resnet", "model.stem=imagenet", "logger=none", f"init={init}"]
     return cell_config(*net, "trainer.limit_test_batches=1", *quick, *overrides)
 
 
@@ -323,9 +323,9 @@ def test_a_dense_cell_may_start_from_a_dense_checkpoint(dense, tmp_path):
 def test_a_run_that_starts_from_timms_weights(tmp_path, monkeypatch):
     """timm's own loading, from a file in place of the download; it adapts classifier and first convolution."""
     torch.manual_seed(3)
-    published = timm.create_model("resnet10t")
-    torch.save(published.state_dict(), tmp_path / "resnet10t.pth")
-    create, overlay = timm.create_model, {"file": str(tmp_path / "resnet10t.pth")}
+    published = timm.create_model("test_resnet")
+    torch.save(published.state_dict(), tmp_path / "test_resnet.pth")
+    create, overlay = timm.create_model, {"file": str(tmp_path / "test_resnet.pth")}
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **k, pretrained_cfg_overlay=overlay))
     config = svd_config("model.pretrained=true", "conv=blueprint", "optim.lr=1e-12")
     result = run_cell(config, tmp_path / "run", COMMAND)
@@ -345,7 +345,7 @@ def test_a_run_that_starts_from_timms_weights(tmp_path, monkeypatch):
         (["conv=standard", "init.checkpoint=DENSE"], "conv=standard has no closed form"),
         (["conv=separable", "init.checkpoint=DENSE", "init.rank=0"], "init.rank=0 is not allowed"),
         (["conv=separable", "init=random", "init.rank=2"], "init.rank belongs to init=svd"),
-        (["conv=separable", "init.checkpoint=DENSE", "model.name=resnet18"], "backbone=resnet10t there and resnet18"),
+        (["conv=separable", "init.checkpoint=DENSE", "model.name=resnet18"], "backbone=test_resnet there and resnet18"),
         (["conv=separable", "init.checkpoint=DENSE", "data.num_classes=12"], "num_classes=10 there and 12 here"),
         (["conv=separable", "init.checkpoint=OTHER"], "is not a checkpoint of convzoo's"),
         (["conv=separable", "init.checkpoint=README"], "not a checkpoint"),

@@ -40,7 +40,7 @@ def test_golden_writes_what_it_reads_and_checks_it(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(golden, "GOLDEN", tmp_path / "golden_costs.json")
     monkeypatch.setattr(golden, "PAGE", tmp_path / "docs" / "zoo.md")
     monkeypatch.setattr(golden, "compute", lambda progress: counted)
-    with pytest.raises(zoo.ConvzooError, match="clone of the repository"):
+    with pytest.raises(zoo.ConvzooError, match="golden --check"):
         golden.run()
     (tmp_path / "pyproject.toml").touch()
     assert golden.run(check=True) == 1 and not golden.GOLDEN.exists()

@@ -48,7 +48,7 @@ def parse_amount(text: str) -> int:
     match = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?)\s*([kmgb]?)", text.strip(), re.IGNORECASE)
     value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}[match[2].lower()] if match else 0
     if not 0.5 < value < 1e30:
-        raise ConvzooError(f"{text} is no amount. Type a positive number, with k, M or G if you like: 10M, 1.5G.")
+        raise ConvzooError(f"{text} is not an amount. Type a positive number, optionally with k, M or G: 10M, 1.5G.")
     return round(value)
 
 

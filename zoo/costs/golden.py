@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import render
+from zoo.costs.budget import SIZES
 from zoo.errors import ConvzooError
 
 GOLDEN = Path(__file__).with_name("golden_costs.json")
@@ -49,8 +50,7 @@ def _entry(cells: list[Any]) -> dict[str, Any]:
     native = cells[0].cost
     if native is None:
         return {"refused": cells[0].refused}
-    keys = ("params", "macs", "activations", "train_macs")
-    entry: dict[str, Any] = {key: getattr(native, key) for key in keys}
+    entry: dict[str, Any] = {key: getattr(native, key) for key in SIZES}
     if own := {c.act: c.cost.params for c in cells if c.cost.params != native.params}:
         entry["params_by_act"] = own
     return entry
@@ -94,13 +94,12 @@ def page(costs: Costs) -> str:
     """Returns the text of docs/zoo.md."""
     entries = [e for network in costs.values() for e in network["costs"].values()]
     acts = list(dict.fromkeys(act for e in entries for act in e.get("params_by_act", {})))
-    numbers = ["params", "macs", "activations", "train_macs"]
     header = ["model", "image", "conv", "params", "MACs", "activations", "train MACs", *(f"{a} adds" for a in acts)]
     body = []
     for model, network in costs.items():
         for conv, entry in network["costs"].items():
             by_act = entry.get("params_by_act", {})
-            shown = ["–" if entry.get(key) is None else render.short(entry[key]) for key in numbers]
+            shown = ["–" if entry.get(key) is None else render.short(entry[key]) for key in SIZES]
             added = [str(by_act[act] - entry["params"]) if act in by_act else "–" for act in acts]
             body.append([model, str(network["image_size"]), conv, *shown, *added])
     return _INTRODUCTION + render.markdown(header, body, ("model", "conv"))
@@ -129,7 +128,9 @@ def run(check: bool = False) -> int:
         ConvzooError: Writing from an installed package instead of a clone of the repository.
     """
     if not check and not (ROOT / "pyproject.toml").exists():
-        raise ConvzooError("golden costs are written in a clone of the repository. Here: python -m zoo golden --check.")
+        raise ConvzooError(
+            "golden costs can be written only in a clone of the repository. Type python -m zoo golden --check."
+        )
     new = compute(progress=True)
     old = read() if GOLDEN.exists() else {}
     found = list(changes(old, new))

@@ -102,7 +102,7 @@ def match(
     check_matchable(backbone)
     given = {what: amount for what, amount in (("params", params), ("macs", macs)) if amount is not None}
     if len(given) != 1 or not all(amount >= 1 for amount in given.values()):
-        raise ConvzooError("match needs one budget, above 0: params=5e6 or macs=600e6.")
+        raise ConvzooError("match needs exactly one budget above 0: params=5e6 or macs=600e6.")
     ((what, budget),) = given.items()
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     candidates = CANDIDATES[over]
@@ -141,7 +141,7 @@ def match(
     found = Match(over, at / STEP, cost(network(at), image(at), in_chans), what, round(budget))
     if (at == candidates[0] and found.miss > 0) or (at == candidates[-1] and found.miss < 0):
         raise UnfitError(
-            f"{backbone} with conv={conv} cannot have {budget:,.0f} {what}: at {over} {found.value:g} it has "
+            f"{backbone} with conv={conv} cannot meet {budget:,.0f} {what}: at {over} {found.value:g} it has "
             f"{getattr(found.cost, what):,}. Type a {'larger' if found.miss > 0 else 'smaller'} budget."
         )
     return found
@@ -151,7 +151,8 @@ def check_matchable(backbone: str) -> None:
     """Raises UnfitError if a network's width and depth cannot be changed."""
     if not is_scalable(backbone):
         raise UnfitError(
-            f"{backbone} has no width and depth to meet a budget with: those of resnet, mobilenet and effnet have them."
+            f"{backbone} has no width and depth to scale. Only the networks of resnet, mobilenet and effnet can meet a "
+            "budget."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from zoo.costs.matching import OVERS, Match, match_text
 from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, choose
 from zoo.meta import meta_init
+from zoo.surgery.rewrite import params_of
 
 if TYPE_CHECKING:
     from zoo.costs.table_time import CellSpeed
@@ -79,6 +79,10 @@ class Images:
     in_chans: int = 3
     num_classes: int = 1000
     stem: str = "auto"
+
+    def arguments(self, size: int | tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments of `zoo.build` for images of this size."""
+        return {"num_classes": self.num_classes, "in_chans": self.in_chans, "stem": stem_for(self.stem, size)}
 
 
 PUBLISHED = Images()
@@ -135,18 +139,14 @@ def layers(model: str, conv: str = "native", act: str = "native", images: Images
     Raises:
         ConvzooError: The cell does not exist, or ``model`` stands for several networks.
     """
-    networks = find_networks([model])
-    if len(networks) > 1:
-        first = networks[0].backbone
-        raise ConvzooError(f"model={model} stands for {len(networks)} networks. Name one, such as model={first}.")
-    network = networks[0]
+    network, *others = find_networks([model])
+    if others:
+        raise ConvzooError(
+            f"model={model} stands for {1 + len(others)} networks. Name one, such as model={network.backbone}."
+        )
     size = images.size or published_size(network)
-    with Reuse().network(network.backbone, conv, act, phi=network.phi, **_settings(images, size)) as net:
+    with Reuse().network(network.backbone, conv, act, phi=network.phi, **images.arguments(size)) as net:
         return layer_costs(net, size, images.in_chans)
-
-
-def _settings(images: Images, size: int | tuple[int, int]) -> dict[str, Any]:
-    return {"num_classes": images.num_classes, "in_chans": images.in_chans, "stem": stem_for(images.stem, size)}
 
 
 @cache
@@ -158,31 +158,54 @@ def _reuse() -> Reuse:
 def _count_network(
     network: Network, convs: Sequence[str], acts: Sequence[str], images: Images, budget: str | None, over: str
 ) -> list[CellCost]:
-    if budget is None:
-        return [cell for conv in convs for cell in _count(network, conv, acts, images)]
-    return [cell for conv in convs for cell in _meet(network, conv, acts, images, budget, over)]
+    return [cell for conv in convs for cell in _count(network, conv, acts, images, budget, over)]
 
 
 def _count(
-    network: Network, conv: str, acts: Sequence[str], images: Images, found: Match | None = None
-) -> list[CellCost]:
+    network: Network, conv: str, acts: Sequence[str], images: Images, budget: str | None, over: str
+) -> Iterator[CellCost]:
     """Counts one network for all activations: they have no MACs, so only their own parameters make a difference."""
     name, size, reuse = network.backbone, images.size or published_size(network), _reuse()
-    scale = {found.over: found.value} if found else {"phi": network.phi}
-    with ExitStack() as stack:
+    arguments = images.arguments(size)
+    each = budget is not None and parse_budget(budget, "match")[0] == "params"
+    # With a budget in parameters, each activation is matched by itself.
+    for group, act in [([act], act) for act in acts] if each else [(acts, "native")]:
         try:
-            net = stack.enter_context(reuse.network(name, conv, **_settings(images, size), **scale))
-            native = found.cost if found else reuse.cost(net, size, images.in_chans)
+            found, scale = None, {"phi": network.phi}
+            if budget is not None:
+                found = match_text(budget, size, name, conv, act, over=over, key="match", **arguments)
+                scale = {found.over: found.value}
+            with reuse.network(name, conv, **arguments, **scale) as net:
+                native = found.cost if found else reuse.cost(net, size, images.in_chans)
+                yield from _with_activations(name, conv, group, net, native, found)
         except ConvzooError as error:
-            return [CellCost(name, conv, act, refused=_reason(error)) for act in acts]
-        return [_with_activation(name, conv, act, net, native, found) for act in acts]
+            yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
+
+
+def _with_activations(
+    name: str, conv: str, acts: Sequence[str], net: nn.Module, native: Cost, found: Match | None
+) -> Iterator[CellCost]:
+    """Yields a cell per activation. Those with equally many parameters cost the same, so only one of them is tried."""
+    known: dict[int, CellCost] = {}
+    for act in acts:
+        params = _params_of_one(act)
+        if params not in known or known[params].refused:  # A refusal names the activation.
+            known[params] = _with_activation(name, conv, act, net, native, found)
+        yield replace(known[params], act=act)
+
+
+@cache
+def _params_of_one(act: str) -> int:
+    return -1 if act == "native" else params_of(ACTS[act]())
 
 
 def _with_activation(name: str, conv: str, act: str, net: nn.Module, native: Cost, found: Match | None) -> CellCost:
     counted = native
     if act != "native":
+        # Rewriting convolutions does not change a network's activations, so the answer holds for every conv kind.
+        if reason := _why_incomplete(name):
+            return CellCost(name, conv, act, refused=reason)
         try:
-            _need_complete(name)
             replace_activations(net, act)
         except ConvzooError as error:
             return CellCost(name, conv, act, refused=_reason(error))
@@ -190,38 +213,15 @@ def _with_activation(name: str, conv: str, act: str, net: nn.Module, native: Cos
     return CellCost(name, conv, act, counted, match=found and replace(found, cost=counted))
 
 
-def _meet(
-    network: Network, conv: str, acts: Sequence[str], images: Images, budget: str, over: str
-) -> Iterator[CellCost]:
-    """Matches once for all activations if the budget is in MACs; once per activation if in parameters."""
-    name, size = network.backbone, images.size or published_size(network)
-    by_macs = parse_budget(budget, "match")[0] == "macs"
-    for group, act in [(acts, "native")] if by_macs else [([act], act) for act in acts]:
-        try:
-            found = match_text(budget, size, name, conv, act, over=over, key="match", **_settings(images, size))
-        except ConvzooError as error:
-            yield from (CellCost(name, conv, act, refused=_reason(error)) for act in group)
-        else:
-            yield from _count(network, conv, group, images, found)
-
-
-def _need_complete(backbone: str) -> None:
-    """Raises if some activations of a network cannot be found.
-
-    The answer is cached per network, since rewriting convolutions does not change its activations.
-    """
-    if reason := _why_incomplete(backbone):
-        raise ConvzooError(reason)
-
-
 @cache
 def _why_incomplete(backbone: str) -> str | None:
+    """Returns why some activations of a network cannot be swapped; None if all can."""
     with meta_init():
         net = timm.create_model(backbone)
     try:
         check_complete(net, swappable())
     except ConvzooError as error:
-        return str(error)
+        return _reason(error)
     return None
 
 

@@ -19,21 +19,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", **comma, help="families, family:variant, timm names or patterns (all families)")
     parser.add_argument("--convs", **comma, help="conv kinds, or all (all; native with --layers)")
     parser.add_argument("--acts", **comma, help="activations, or all (native)")
-    parser.add_argument("--image-size", metavar="N|HxW", help="pixels (what each network was published with)")
+    parser.add_argument("--image-size", metavar="N|HxW", help="pixels (the published size of each network)")
     parser.add_argument("--in-chans", type=_above_zero(int), default=3, metavar="N", help="channels of the image (3)")
     parser.add_argument("--num-classes", type=_above_zero(int), default=1000, metavar="N", help="classes (1000)")
     parser.add_argument("--stem", default="auto", help="auto (small up to 64 pixels), small or imagenet")
     for size in SIZES:
-        parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out what has more {size}")
+        parser.add_argument(f"--max-{size}", metavar="10M", help=f"leave out cells with more {size}")
     parser.add_argument("--match", metavar="BUDGET", help="scale each cell to macs:400M, params:5M or native's MACs")
     parser.add_argument("--match-over", choices=("width", "phi"), help="by its width, or by compound scaling (width)")
-    parser.add_argument("--sort", choices=budget.SORT_KEYS, help="the smallest first")
+    parser.add_argument("--sort", choices=budget.SORT_KEYS, help="sort by this, smallest first")
     parser.add_argument("--reverse", action="store_true", help="sort the largest first")
-    parser.add_argument("--layers", action="store_true", help="one cell, layer by layer")
+    parser.add_argument("--layers", action="store_true", help="show one cell, layer by layer")
     parser.add_argument("--time", action="store_true", help="build each cell, run it, and add its speed")
     parser.add_argument("--batch-size", type=_above_zero(int), metavar="N", help="images a batch, for --time (32)")
-    parser.add_argument("--device", metavar="cpu|cuda", help="where --time runs (a GPU where there is one)")
-    parser.add_argument("--seconds", type=_above_zero(float), metavar="S", help="of a measurement, five a cell (1)")
+    parser.add_argument("--device", metavar="cpu|cuda", help="device for --time (a GPU if available)")
+    parser.add_argument(
+        "--seconds", type=_above_zero(float), metavar="S", help="of each of a cell's 5 measurements (1)"
+    )
     parser.add_argument("--format", choices=table_views.FORMATS, default="terminal")
 
 
@@ -48,14 +50,14 @@ def run(given: argparse.Namespace) -> None:
     if given.match is not None:
         budget.parse_budget(given.match, "--match")
     elif given.match_over:
-        raise ConvzooError("--match-over says how a budget is met: type --match macs:400M too, or leave it out.")
+        raise ConvzooError("--match-over needs a budget: type --match macs:400M too, or leave out --match-over.")
 
     timing = {key: value for key in TIMING if (value := getattr(given, key)) is not None}
     if timing and not given.time:
         option = next(iter(timing)).replace("_", "-")
-        raise ConvzooError(f"--{option} says how speed is measured: type --time too, or leave it out.")
+        raise ConvzooError(f"--{option} goes with --time: type --time too, or leave out --{option}.")
     if given.time and given.layers:
-        raise ConvzooError("--layers counts the layers of one cell: leave out --time, or leave out --layers.")
+        raise ConvzooError("--layers and --time do not go together: leave one of them out.")
 
     from zoo.costs import table
     from zoo.devices import cores
@@ -71,7 +73,7 @@ def run(given: argparse.Namespace) -> None:
     models = given.models or list(table.FAMILIES)
     if given.layers:
         if given.match is not None:
-            raise ConvzooError("--layers shows a published network: leave out --match, or leave out --layers.")
+            raise ConvzooError("--layers and --match do not go together: leave one of them out.")
         if len(models) * len(convs) * len(acts) > 1:
             raise ConvzooError("--layers shows one cell. Name it: --models effnet:b0 --convs separable --acts swish.")
         title = f"{models[0]} · {convs[0]} · {acts[0]}"
@@ -90,7 +92,7 @@ def run(given: argparse.Namespace) -> None:
 def _names(text: str) -> list[str]:
     names = [part for part in text.split(",") if part]
     if not names:
-        raise argparse.ArgumentTypeError("one name at least is needed, or leave the option out")
+        raise argparse.ArgumentTypeError("give at least one name, or leave the option out")
     return names
 
 
@@ -117,5 +119,5 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text.strip(), re.ASCII)
     if not match:
-        raise ConvzooError(f"--image-size {text} makes no sense. Type 224, or 192x256 for height × width.")
+        raise ConvzooError(f"--image-size {text} is not a size. Type 224, or 192x256 for height × width.")
     return int(match[1]) if not match[2] else (int(match[1]), int(match[2]))

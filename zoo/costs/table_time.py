@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoo.backbones.stem import stem_for
 from zoo.builder import build
 from zoo.errors import ConvzooError
+from zoo.inputs import one_line
 from zoo.speeds.network import speed, training_speed
 from zoo.speeds.plan import use_fast_float32
 from zoo.speeds.roofline import Peaks, bound, measure_peaks
@@ -83,22 +83,14 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConvzooError(f"--device {name} is not on this machine. Type --device cpu, or leave it out.") from None
+        raise ConvzooError(f"--device {name} is not available here. Type --device cpu, or leave it out.") from None
     return device
 
 
 def build_cell(cell: CellCost, images: Images) -> nn.Module:
     """Builds the network of a cell of the table, with weights."""
-    size = images.size or cell.cost.image_size
-    return build(
-        cell.model,
-        cell.conv,
-        cell.act,
-        num_classes=images.num_classes,
-        in_chans=images.in_chans,
-        stem=stem_for(images.stem, size),
-        **({cell.match.over: cell.match.value} if cell.match else {}),
-    )
+    scale = {cell.match.over: cell.match.value} if cell.match else {}
+    return build(cell.model, cell.conv, cell.act, **images.arguments(images.size or cell.cost.image_size), **scale)
 
 
 def _time(
@@ -109,9 +101,8 @@ def _time(
         image = torch.zeros(images.in_chans, *cell.cost.image_size, device=device)
         training = training_speed(net, image, batch_size, seconds)
         inference = speed(net, image, batch_size, seconds)
-    # Most often out of memory; the other cells can still be measured.
-    except Exception as error:
-        return replace(cell, untimed=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    except Exception as error:  # Any network, on any device: most often out of memory. Others can still be measured.
+        return replace(cell, untimed=one_line(error))
     rate = training.images_per_s
     share = bound(cell.cost, peaks, batch_size, training=True).share_of_peak(rate.median)
     measured = CellSpeed(rate, inference.images_per_s, inference.latency_ms, share, str(device), batch_size)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo import render
+from zoo.costs.budget import SIZES
 from zoo.speeds.noise import LEGEND, MARK
 
 if TYPE_CHECKING:
@@ -32,15 +33,10 @@ def show_cells(cells: Sequence[CellCost], form: str, over_budget: int = 0, over:
         over: ``width`` or ``phi`` if a budget was matched; adds columns for its value and for the miss.
     """
     view = {"json": _cell_record, "csv": _cell_timm}.get(form, _cell_text)
-    rows = [view(cell) for cell in cells]
-    if over is not None:
-        for cell, row in zip(cells, rows, strict=True):
-            row |= _matched_text(cell, over) if view is _cell_text else _matched(cell, over)
-    if any(cell.speed or cell.untimed for cell in cells):
-        for cell, row in zip(cells, rows, strict=True):
-            row |= _speed_text(cell) if view is _cell_text else _speed(cell)
-    _print(rows, form)
-    if form in ("terminal", "markdown"):
+    matched, speed = (_matched_text, _speed_text) if view is _cell_text else (_matched, _speed)
+    timed = any(cell.speed or cell.untimed for cell in cells)
+    _print([view(c) | (matched(c, over) if over else {}) | (speed(c) if timed else {}) for c in cells], form)
+    if view is _cell_text:
         refusals: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
         for cell in cells:
             if cell.refused:
@@ -61,9 +57,7 @@ def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str 
     view = {"json": vars, "csv": _layer_csv}.get(form, _layer_text)
     _print([view(layer) for layer in layers], form, title)
     if form in ("terminal", "markdown"):
-        params, macs, activations, train_macs = (
-            sum(getattr(layer, key) for layer in layers) for key in ("params", "macs", "activations", "train_macs")
-        )
+        params, macs, activations, train_macs = (sum(getattr(layer, key) for layer in layers) for key in SIZES)
         print(f"Sum: {params:,} params, {macs:,} MACs, {activations:,} activations, {train_macs:,} train MACs.")
         memory = ", ".join(f"{params * WEIGHT_BYTES[dtype] / 2**20:.2f} MiB in {dtype}" for dtype in DTYPES)
         print(f"Weights: {memory}. {NOTE}")
@@ -72,7 +66,7 @@ def show_layers(layers: Sequence[LayerCost], form: str = "terminal", title: str 
 
 def _explain_uncounted(calls: Iterable[str]) -> None:
     if names := sorted({call.rpartition(" ×")[0] for call in calls}):
-        print(f"{render.MORE}: and more. Not counted, as nobody knows what they cost: {', '.join(names)}.")
+        print(f"{render.MORE}: and more. Not counted, because their cost is unknown: {', '.join(names)}.")
 
 
 def _macs(macs: int, uncounted: Sequence[str]) -> str:
@@ -100,10 +94,7 @@ def _cell_record(cell: CellCost) -> dict[str, Any]:
     return {
         **_choices(cell),
         "image_size": cost and list(cost.image_size),
-        "params": cost and cost.params,
-        "macs": cost and cost.macs,
-        "activations": cost and cost.activations,
-        "train_macs": cost and cost.train_macs,
+        **{key: cost and getattr(cost, key) for key in SIZES},
         "weight_bytes": cost and {dtype: cost.weight_bytes(dtype) for dtype in DTYPES},
         "uncounted": cost and list(cost.uncounted),
         "refused": cell.refused,
@@ -173,12 +164,11 @@ def _speed_text(cell: CellCost) -> dict[str, str]:
 def _explain_speeds(cells: Sequence[CellCost]) -> None:
     for cell in cells:
         if cell.untimed:
-            print(f"{cell.model} × {cell.conv} × {cell.act} could not be run: {cell.untimed}\n")
-    timed = [cell.speed for cell in cells if cell.speed]
-    if timed:
+            print(f"{cell.model} × {cell.conv} × {cell.act} failed when it ran: {cell.untimed}\n")
+    if timed := [cell.speed for cell in cells if cell.speed]:
         print(
-            f"Speeds: float32, channels last, batch {timed[0].batch_size}, {timed[0].device}, images there already. "
-            "Of peak: training's share of the matrix products that this machine can do."
+            f"Speeds: float32, channels last, batch {timed[0].batch_size}, {timed[0].device}, images on the device. "
+            "Of peak: training's share of the device's peak in matrix products."
         )
     if any(s.noisy for t in timed for s in (t.train_images_per_s, t.infer_images_per_s, t.latency_ms)):
         print(LEGEND)

@@ -100,7 +100,7 @@ def rewrite(net: nn.Module, conv: str, **options: Any) -> Report:
     if not any(isinstance(site, Site) for site in found):
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
-            + (f" (only: {', '.join(sorted({site.reason for site in found}))})." if found else " (no k×k convolution).")
+            + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
             + " Use conv=native, or a ConvNet such as resnet, effnet or mobilenet."
         )
     arguments = kind_options(conv, options, _own_activation(net))
