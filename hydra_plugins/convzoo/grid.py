@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 
+from hydra_plugins.convzoo._launcher import SweepLauncher
+
 
 @dataclass
 class GridSweeperConf(BasicSweeperConf):
@@ -24,8 +26,5 @@ class GridSweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Skip Hydra's check if a launcher of convzoo's runs the jobs, since it composes all of them itself."""
-        # Imported here, because Hydra's plugin scan creates a second copy of modules that are already imported.
-        from hydra_plugins.convzoo.local_launcher import SweepLauncher
-
         if not isinstance(self.launcher, SweepLauncher):
             super().validate_batch_is_legal(batch)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from hydra_plugins.convzoo.local_launcher import SweepLauncher
+from hydra_plugins.convzoo._launcher import SweepLauncher
 
 
 @dataclass

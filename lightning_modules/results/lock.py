@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from zoo.errors import ConvzooError
+from zoo.log import log
 from zoo.report.lock_state import BEAT_S, DEAD_AFTER, HELD, host
 from zoo.text import typed
 
@@ -42,7 +43,7 @@ class Lock:
             # Locks prove nothing about a holder on another machine, so watch its heartbeat. Release our lock first:
             # closing any descriptor of the file, as watching does, drops POSIX locks.
             self._file.close()
-            print(f"{typed(self.path.parent)} was left by {owner}: waiting for a sign of life.", flush=True)
+            log.info(f"{typed(self.path.parent)}: waiting to see whether {owner} still uses it")
             locked = False if self._beats() else self._take()[0]
         if locked is False:
             self._file.close()

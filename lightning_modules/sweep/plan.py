@@ -89,7 +89,7 @@ def _describe(
                 answers.append(json.loads(line))
                 if error := answers[-1].get("error"):
                     raise ConvzooError(f"{job.name}: {error}")
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: the planner must not outlive this command
             process.kill()
             raise
         finally:

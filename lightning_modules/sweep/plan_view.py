@@ -36,5 +36,5 @@ def show_plan(jobs: Sequence[Job], at_once: int, folder: Path) -> None:
     left = sum(job.estimate_s or 0 for job in todo) / max(1, at_once)
     print(
         f"{len(todo)} of {len(jobs)} jobs would run, {at_once} at a time, in {typed(folder)}: about {duration(left)} "
-        "(training steps were timed for a second each, one job at a time; jobs side by side slow each other down)."
+        "(training steps were timed for one second each, one job at a time; jobs that run in parallel are slower)."
     )

@@ -112,7 +112,7 @@ def run_and_end(request: dict[str, Any]) -> NoReturn:
         code = end.code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except BaseException:
+    except BaseException:  # whatever the command raises, as in an interpreter
         sys.excepthook(*sys.exc_info())
         code = 1
     if code is not None and not isinstance(code, int):

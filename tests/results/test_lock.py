@@ -41,7 +41,7 @@ def holder(tmp_path):
 
 def test_a_second_process_is_refused_and_told_who_the_first_is(tmp_path, holder):
     assert is_locked(tmp_path / "job.lock")
-    with pytest.raises(ConvzooError, match=f"running already .process {holder.pid} on {socket.gethostname()}"):
+    with pytest.raises(ConvzooError, match=f"process {holder.pid} on {socket.gethostname()}"):
         Lock(tmp_path / "job.lock", "a run").__enter__()
 
 

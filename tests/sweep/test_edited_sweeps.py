@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import cell_spec
 
-from hydra_plugins.convzoo.local_launcher import _check_folders
+from hydra_plugins.convzoo._launcher import _check_folders
 from lightning_modules.results.result import read_result, write_result
 from lightning_modules.sweep import local
 from lightning_modules.sweep.driver import _run, _settle
