@@ -220,9 +220,8 @@ class Cell:
         micro = self.module.micro_batch
         images = min(INFER_BATCH, micro.size or INFER_BATCH, micro.evaluated or INFER_BATCH)
         try:
-            measured = zoo.speed(
-                self.module.net, image, images, limited(1.0), autocast=trainer.precision_plugin.forward_context
-            )
+            autocast = trainer.precision_plugin.forward_context
+            measured = zoo.speed(self.module.net, image, images, seconds=limited(1.0), autocast=autocast)
         except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise

@@ -168,7 +168,7 @@ def shapes_only(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 class ShapesOnly(TorchDispatchMode):
     """Runs a network on the meta device without decomposing slow operations."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return shapes_only(func, args, kwargs or {})
 
 

@@ -189,7 +189,7 @@ def options_of(make: Callable[..., Any], special: Mapping[str, Option] | None = 
         special: Name → option that replaces the argument of this name.
     """
     try:
-        hints = get_type_hints(make.__init__ if isinstance(make, type) else make, include_extras=True)
+        hints = get_type_hints(getattr(make, "__init__") if isinstance(make, type) else make, include_extras=True)  # noqa: B009
     except (NameError, TypeError):  # An annotation that exists for type checkers only.
         hints = {}
     docs = argument_docs("\n".join(filter(None, (inspect.getdoc(make), _init_doc(make)))))
@@ -250,4 +250,4 @@ def argument_docs(doc: str) -> dict[str, str]:
 
 
 def _init_doc(make: Callable[..., Any]) -> str | None:
-    return inspect.getdoc(make.__init__) if isinstance(make, type) and "__init__" in vars(make) else None
+    return inspect.getdoc(vars(make)["__init__"]) if isinstance(make, type) and "__init__" in vars(make) else None

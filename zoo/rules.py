@@ -60,7 +60,7 @@ def seconds_of(time: str | None) -> float | None:
 def is_time(value: Any) -> bool:
     """Returns whether a value is a positive duration as in `seconds_of`, or None."""
     try:
-        return value is None or seconds_of(value) > 0
+        return value is None or (seconds_of(value) or 0) > 0
     except (ValueError, TypeError):
         return False
 
