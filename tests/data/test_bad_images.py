@@ -31,6 +31,7 @@ from lightning_modules.data.layout import scan
 from lightning_modules.data.split import DANGLING, HIDDEN, NO_BYTES, NO_FILE, overview
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, WorkerDied
 from zoo import ConvzooError
+from zoo.__main__ import main as zoo_command
 
 SOUND, BROKEN = formats(), broken()
 LATER = float("inf")
@@ -269,12 +270,10 @@ def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(tmp_path,
     assert path.endswith("train/bee/5.jpg") and "crashes" in reason and not others
 
 
-def test_the_check_without_training(mixed, monkeypatch, capsys):
+def test_the_check_without_training(mixed, capsys):
     def ends(code, text, root):
-        monkeypatch.setattr("sys.argv", ["check", str(root), "--workers", "0"])
-        with pytest.raises(SystemExit) as end:
-            check.main()
-        assert end.value.code == code and text in "".join(capsys.readouterr())
+        assert zoo_command(["data-check", str(root), "--workers", "0"]) == code
+        assert text in "".join(capsys.readouterr())
 
     ends(1, "bad: empty file", mixed)
     ends(2, "error: ", mixed / "train")
