@@ -8,6 +8,7 @@ import inspect
 TOPICS = {
     "zoo": {
         "Build and rewrite": ("build", "rewrite", "swap_activations", "ConvSpec", "Report", "Entry", "KINDS", "ACTS"),
+        "Extend": ("conv_kind", "activation", "backbone", "Factored", "check_kind", "load_plugins"),
         "Count": ("cost", "layer_costs", "Cost", "LayerCost", "tabulate", "show_layers", "CellCost", "Images"),
         "Scale and match": ("resolve", "match", "Network", "Scale", "Match", "FAMILIES"),
         "Convert and compress": ("convert", "ConversionReport", "reestimate_batchnorm", "fold_batchnorm", "quantize"),
@@ -16,7 +17,7 @@ TOPICS = {
     },
     "lightning_modules": {
         "Callbacks for any LightningModule": ("CostLogger", "SpeedLogger", "BadSteps"),
-        "Run a cell": ("run_cell", "Classifier", "make_data"),
+        "Run a cell": ("run_cell", "Classifier", "make_data", "dataset"),
     },
 }
 """Package → topic → names. A name that is gone is left out; a new one appears under "More"."""
