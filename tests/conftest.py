@@ -37,6 +37,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork a process which trains come first: after a backward pass, autograd may hold threads."""
+    items.sort(key=lambda item: item.get_closest_marker("forks_training") is None)
+
+
 def pytest_unconfigure() -> None:
     gc.unfreeze()
 

@@ -262,6 +262,7 @@ def test_a_gradient_scaler_leaves_a_bad_step_out(value, fused, tmp_path):
     assert equal(watch.states[1], watch.states[2]) and not equal(watch.states[2], watch.states[3])
 
 
+@pytest.mark.forks_training
 def test_all_ranks_of_a_gradient_scaler_decide_the_same(tmp_path):
     steps = BadSteps(tmp_path, "skip")
     train(module := Small((2,), rank=1), [steps], strategy="ddp_fork", devices=2, **fp16())
@@ -490,6 +491,7 @@ class Ranks(Module):
         return loss + float("inf") if self.global_rank == 1 and batch_idx == 2 else loss
 
 
+@pytest.mark.forks_training
 def test_all_ranks_decide_the_same(tmp_path):
     def trained(action):
         L.seed_everything(3, verbose=False)

@@ -60,7 +60,7 @@ WRONG = [
     (["logger=wand"], "Did you mean logger=wandb"),
     (["modle=resnet"], "Did you mean model"),
     (["trainer.max_epoch=1"], "Did you mean trainer.max_epochs"),
-    (["+optim.momentun=1"], "there is no key optim.momentun"),
+    (["+optim.momentun=1"], "optim=adamw has no option momentun"),
     (["model=effnet", "model.phi=-11"], "Allowed: a number from -10 to 10"),
     (["model=resnet", "model.phi=1"], "model.phi belongs to effnet"),
     (["model=effnet", "model.variant=b9"], "Allowed: b0, b1"),

@@ -216,6 +216,7 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.forks_training
 @pytest.mark.parametrize("settings", [{"accumulate_grad_batches": 2}, {"strategy": "ddp_fork", "devices": 2}], ids=str)
 def test_ranks_and_accumulation_see_no_difference(settings, tmp_path):
     torch.manual_seed(1)
