@@ -40,7 +40,8 @@ def check_optimizer(optim: OptimOptions) -> None:
     Raises:
         ConvzooError: The name or an option does not exist, or a value is not allowed.
     """
-    _registry(optim.name).check(optim.name, optim.options)
+    own_keys = tuple(key for key in optim.given if key not in optim.options)
+    _registry(optim.name).check(optim.name, optim.options, own_keys)
     try:
         make_optimizer(nn.Linear(1, 1), optim.plain())
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

@@ -28,7 +28,7 @@ FLOORS = {
         ["ranks", "text"],
     ],
     "lightning_modules": [
-        ["rank", "quantize"],
+        ["rank", "quantize", "data_check"],
         ["run", "int8", "sweep"],
         ["time_cell", "plugin", "outcome"],
         ["cell"],

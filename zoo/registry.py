@@ -123,8 +123,13 @@ class Registry(Mapping[str, Choice]):
 
         return add
 
-    def check(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    def check(self, name: str, given: Mapping[str, Any], also: tuple[str, ...] = ()) -> dict[str, Any]:
         """Returns the options given for a registered choice if all of them exist and are allowed.
+
+        Args:
+            name: The choice.
+            given: Option → value.
+            also: Other keys of the group, which a message may suggest.
 
         Raises:
             ConvzooError: One is not; the message says what is allowed, and which choices have an unknown option.
@@ -132,16 +137,16 @@ class Registry(Mapping[str, Choice]):
         options = self[name].options
         for key, value in given.items():
             if key not in options:
-                raise ConvzooError(self._unknown(name, key))
+                raise ConvzooError(self._unknown(name, key, also))
             check_value(f"{self.axis}.{key}", value, options[key].rule)
         return dict(given)
 
-    def _unknown(self, name: str, key: str) -> str:
+    def _unknown(self, name: str, key: str, also: tuple[str, ...]) -> str:
         options = self[name].options
         has = f"Allowed: {', '.join(options)}." if options else "It has no options."
         owners = [f"{self.axis}={other}" for other, choice in self.items() if key in choice.options]
         belongs = f" It belongs to {', '.join(owners)}." if owners else ""
-        guess = None if owners else closest(key, options)
+        guess = None if owners else closest(key, [*options, *also])
         hint = f" Did you mean {self.axis}.{guess}?" if guess else ""
         return f"{self.axis}={name} has no option {key}.{belongs}{hint} {has}"
 

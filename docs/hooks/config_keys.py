@@ -87,8 +87,7 @@ def _group_section(group: str, default: str | None) -> str:
     keys: dict[str, dict[str, tuple[str, str]]] = {}
     notes = {path.stem: comments(path) for path in files}
     shared = [
-        {f"{path.parent.name}.{key}": text for key, text in comments(path).items()}
-        for path in CONF.glob(f"{group}/*/*.yaml")
+        {f"{path.stem}.{key}": text for key, text in comments(path).items()} for path in CONF.glob(f"{group}/*/*.yaml")
     ]
     anywhere = {key: text for found in [*shared, *reversed(notes.values())] for key, text in found.items()}
     for option, defaults in values(group).items():

@@ -231,9 +231,9 @@ def _keys(path: Path) -> set[str]:
     keys: set[str] = set()
     for entry in config.pop("defaults", []):
         if OmegaConf.is_dict(entry):
-            keys |= {
-                f"{group}.{key}" for group, name in entry.items() for key in _keys(path.parent / group / f"{name}.yaml")
-            }
+            for place, name in entry.items():
+                folder, _, package = place.partition("@")
+                keys |= {f"{package or folder}.{key}" for key in _keys(path.parent / folder / f"{name}.yaml")}
         elif entry != "_self_":
             keys |= _keys(path.with_name(f"{entry}.yaml"))
     return keys.union(_leaves(config))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import sys
@@ -22,10 +21,8 @@ from lightning_modules.data.crop import LONGEST
 from lightning_modules.data.decode import decode, open_image, orientation_of
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
 from lightning_modules.data.image_formats import endings_of
-from lightning_modules.data.layout import scan, split_names
-from lightning_modules.data.split import Split, overview, table
+from lightning_modules.data.split import Split, table
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, is_death
-from zoo.devices import cores
 from zoo.log import log
 from zoo.text import typed
 
@@ -182,25 +179,3 @@ def _twins(splits: Sequence[Split], seen: Sequence[Seen]) -> Iterator[tuple[str,
             (name, label, path), (before, its_label, twin) = places[image.index], places[other]
             what = f"the same in {before} and {name}" if name != before else f"twice in {name}"
             yield what + (", as two classes" if label != its_label else ""), path, twin
-
-
-HELP = "decode every image of a folder; says which are bad, odd or twice there"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.add_argument("root", metavar="ROOT", help="has train/CLASS/, val/CLASS/ and perhaps test/CLASS/")
-    parser.add_argument("--workers", type=int, default=cores(), help="processes; default: a core each")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help=f"write {FILE} there")
-
-
-def run(given: argparse.Namespace) -> int:
-    """Checks a folder without training; returns 1 if an image is bad.
-
-    Raises:
-        ConvzooError: The layout is wrong.
-    """
-    splits = [scan(given.root, name) for name in split_names(given.root)]
-    print(overview(splits))
-    total = sum(map(len, splits))
-    return 1 if check_all(splits, BadImages(total, total), given.output, given.workers, say=print) else 0

@@ -56,7 +56,8 @@ def test_a_sweep_in_a_folder_with_a_blank(train, tmp_path):
     quick = ("task=time", "model=mobilenet", "model.variant=v3_small", "data.image_size=16", "logger=none")
     done = train("-m", *quick, "seed=0,1", "hydra.sweep.dir='sw eep ü'")
     assert done.returncode == 0, done.stderr
-    command = next(line for line in done.stdout.splitlines() if "Compare: " in line).partition("Compare: ")[2]
+    command = next(line for line in done.stdout.splitlines() if "zoo report" in line)
+    command = command[command.index("python") :]
     assert shlex.split(command) == ["python", "-m", "zoo", "report", "sw eep ü"]
     again = train("-m", *quick, "seed=0,1", "hydra.sweep.dir='sw eep ü'")
     assert "2 done already" in again.stdout and "in 'sw eep ü'" in again.stdout
