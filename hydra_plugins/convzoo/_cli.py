@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -86,7 +87,15 @@ def _unknown(key: str) -> str:
 def open_keys(arguments: list[str]) -> list[str]:
     """Return arguments in which the further keys of open groups are added: ``optim.betas=…`` is ``++optim.betas=…``."""
     known = set(known_keys())
-    return [f"++{a}" if a.startswith(OPEN) and a.partition("=")[0] not in known else a for a in arguments]
+    own = [key.partition(".")[2] for key in known if key.startswith(OPEN)]
+
+    def further(argument: str) -> bool:
+        key = argument.partition("=")[0]
+        # Nearly a key of the group's own is a typing error, which is reported before anything starts.
+        typo = get_close_matches(key.partition(".")[2], own, 1, cutoff=0.75)
+        return argument.startswith(OPEN) and key not in known and not typo
+
+    return [f"++{argument}" if further(argument) else argument for argument in arguments]
 
 
 def check_arguments(arguments: list[str]) -> None:
