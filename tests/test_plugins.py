@@ -14,6 +14,7 @@ import pytest
 from conftest import QUICK, ROOT, cell_config
 from torch import nn
 
+import lightning_modules
 import zoo
 from lightning_modules import run_cell
 from zoo import plugins
@@ -82,8 +83,6 @@ def test_what_does_not_fit_is_kept_with_its_reason(own_zoo):
 class TestOptions:
     """Options come from a signature."""
 
-    registry = Registry("conv")
-
     @staticmethod
     def make(
         spec,
@@ -138,6 +137,8 @@ def test_names_belong_to_one_module(own_zoo):
         zoo.load_plugins(["other_zoo"])
     with pytest.raises(zoo.ConvzooError, match="conv=separable"):
         zoo.conv_kind("separable")(lambda spec: spec.conv())
+    with pytest.raises(zoo.ConvzooError, match="data=digits"):
+        lightning_modules.dataset("digits")(lambda options: None)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("native", "all", "none")
+OWN_PACKAGES = ("zoo", "lightning_modules")
 
 _PLAIN_TYPES: dict[Any, Rule] = {
     bool: SWITCH,
@@ -152,7 +153,7 @@ class Registry(Mapping[str, Choice]):
 
     def built_in(self) -> tuple[str, ...]:
         """Returns the names that convzoo itself registered."""
-        return tuple(name for name, choice in self.items() if choice.module.startswith("zoo."))
+        return tuple(name for name, choice in self.items() if is_built_in(choice.module))
 
     def choose(self, name: str, *others: str) -> str:
         """Returns ``name`` if it is registered or one of ``others``.
@@ -161,6 +162,11 @@ class Registry(Mapping[str, Choice]):
             ConvzooError: It is neither; the message lists the choices and the closest one.
         """
         return choose(self.axis, name, [*others, *self])
+
+
+def is_built_in(module: str) -> bool:
+    """Returns whether a module that registered a choice is convzoo's own."""
+    return module.partition(".")[0] in OWN_PACKAGES
 
 
 def check_name(axis: str, name: object, module: str, taken: Mapping[str, str]) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo.plugins import load_plugins, loaded_plugins
+from zoo.registry import is_built_in
 
 PROVIDER = "convzoo plugins"
 
@@ -81,7 +82,7 @@ def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield registry.axis, name, {"name": name, **choice.defaults}
     usual = OmegaConf.to_container(OmegaConf.load(str(files("zoo.conf") / "convzoo" / "model" / "timm.yaml")))
     for name, family in FAMILIES.items():
-        if not family.module.startswith("zoo."):
+        if not is_built_in(family.module):
             yield "model", name, {**usual, "name": name}
 
 
@@ -92,8 +93,8 @@ def choices(group: str) -> list[str]:
 
 
 def plugin_keys() -> Iterator[str]:
-    """Yield the keys that only choices of plugins have, as the user types them."""
-    for group in ("conv", "act"):
+    """Yield the keys of the plugins' choices, as the user types them."""
+    for group in ConfigStore.instance().repo:
         for node in _stored(group).values():
             yield from (f"{group}.{key}" for key in node)
 
@@ -104,5 +105,7 @@ def plugin_owners(group: str, key: str) -> list[str]:
 
 
 def _stored(group: str) -> dict[str, Any]:
-    stored = ConfigStore.instance().repo.get(group, {}).items()
-    return {file.removesuffix(".yaml"): node.node for file, node in stored if node.provider == PROVIDER}
+    stored = ConfigStore.instance().repo.get(group, {})
+    nodes = stored.items() if isinstance(stored, dict) else ()
+    found = {file: node for file, node in nodes if isinstance(node, ConfigNode) and node.provider == PROVIDER}
+    return {file.removesuffix(".yaml"): node.node for file, node in found.items()}

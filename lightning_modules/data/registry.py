@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.base import Data
 from lightning_modules.data.memory import ImageData, Reader
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError
+from zoo.registry import Registry
 
-
-class Entry(NamedTuple):
-    """A registered data set: how to make its data module, and whether it needs ``data.root``."""
-
-    make: Callable[[DataOptions, int], Data]
-    needs_root: bool
-
-
-DATASETS: dict[str, Entry] = {}
+DATASETS = Registry("data")
 
 Source = TypeVar("Source", bound=type[Data] | Reader)
 
@@ -32,13 +24,11 @@ def dataset(name: str, needs_root: bool = True) -> Callable[[Source], Source]:
     Args:
         name: The name.
         needs_root: Whether the data set is read from the folder ``data.root``.
+
+    Raises:
+        ConvzooError: The name is invalid or taken.
     """
-
-    def register(source: Source) -> Source:
-        DATASETS[name] = Entry(source if isinstance(source, type) else partial(ImageData, source), needs_root)
-        return source
-
-    return register
+    return DATASETS.register(name, options=(), needs_root=needs_root)
 
 
 def make_data(options: DataOptions | Mapping[str, Any], seed: int = 0) -> Data:
@@ -55,7 +45,7 @@ def make_data(options: DataOptions | Mapping[str, Any], seed: int = 0) -> Data:
     """
     if not isinstance(options, DataOptions):
         options = DataOptions.of(options, "data")
-    entry = DATASETS[choose("data", options.name, DATASETS)]
-    if options.root is None and entry.needs_root:
+    source = DATASETS[DATASETS.choose(options.name)]
+    if options.root is None and source.traits["needs_root"]:
         raise ConvzooError(f"data.root=null: data={options.name} is read from a folder. Type data.root=FOLDER.")
-    return entry.make(options, seed)
+    return source(options, seed) if isinstance(source.make, type) else ImageData(source.make, options, seed)

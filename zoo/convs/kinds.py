@@ -87,11 +87,8 @@ def kind_options(name: str, given: Mapping[str, Any], act_layer: type[nn.Module]
         ConvzooError: An option does not exist or its value is not allowed, alone or together with others.
     """
     options = KINDS.check(name, {key: value for key, value in given.items() if value is not None})
-    if "between" in options:
-        options["between"] = bn_act(act_layer)
-        if given["between"] == "none":
-            del options["between"]
-    return options
+    between = options.pop("between", BETWEEN.default)
+    return options if between == "none" else {**options, "between": bn_act(act_layer)}
 
 
 def make_conv(name: str, spec: ConvSpec, options: Mapping[str, Any]) -> nn.Module:

@@ -20,6 +20,7 @@ from typing import Any
 from zoo import render
 from zoo.costs.budget import SIZES
 from zoo.errors import ConvzooError
+from zoo.registry import is_built_in
 
 GOLDEN = Path(__file__).with_name("golden_costs.json")
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def compute(progress: bool = False) -> Costs:
     from zoo.convs import KINDS
     from zoo.costs import table
 
-    families = [name for name, family in FAMILIES.items() if family.module.startswith("zoo.")]
+    families = [name for name, family in FAMILIES.items() if is_built_in(family.module)]
     cells = table.tabulate(families, ("native", *KINDS.built_in()), ("native", *ACTS.built_in()), progress=progress)
     costs: Costs = {}
     for model, of_model in groupby(cells, lambda cell: cell.model):
