@@ -29,10 +29,10 @@ from lightning_modules.outcome import as_stop, exit_code, resume_hint, status
 from lightning_modules.results.files import UnwritableError, remove_unfinished, write_whole
 from lightning_modules.results.finished_run import finished_before
 from lightning_modules.results.lock import Lock
-from lightning_modules.results.result import FILE, LOCK, environment, read_result, write_result
+from lightning_modules.results.result import FILE, LOCK, UNTRACKED, environment, read_result, write_result
 from lightning_modules.time_cell import time_cell
 from lightning_modules.tracking.base import Outcome
-from lightning_modules.tracking.loggers import NOTHING, entries, finish_loggers, make_loggers
+from lightning_modules.tracking.loggers import entries, finish_loggers, make_loggers
 from zoo.errors import ConvzooError
 from zoo.log import log, set_level
 from zoo.ranks import global_rank, inside_a_rank
@@ -182,7 +182,7 @@ def _new_result(spec: CellSpec, command: str, hardware: Hardware) -> dict[str, A
         "cell": columns(spec, hardware.name),
         "metrics": {},
         "environment": environment(),
-        **NOTHING,
+        **UNTRACKED,
         "checkpoint": None,
         "command": command,
         "recipe": recipe(spec),

@@ -47,7 +47,7 @@ def train(config: DictConfig) -> float | None:
         # Lightning takes seconds to import; a wrong override should be reported before that.
         prepare(spec.logger.name)
         from lightning_modules import run_cell
-        from lightning_modules.hardware.devices import global_rank
+        from zoo.ranks import global_rank
 
         result = run_cell(spec, folder, command_line(), signals)
         if global_rank() == 0:

@@ -11,9 +11,9 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_modules.hardware.devices import global_rank
 from lightning_modules.results.files import RetryWriter, write_whole
 from lightning_modules.results.result import EPOCHS
+from zoo.ranks import global_rank
 
 KEYS = ("train/loss", "train/lr", "val/loss", "val/acc")
 

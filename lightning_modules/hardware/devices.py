@@ -11,7 +11,6 @@ import torch
 
 from lightning_modules.config.schema import HardwareOptions, TrainerOptions
 from zoo.errors import ConvzooError, choose
-from zoo.ranks import global_rank as global_rank
 from zoo.ranks import inside_a_rank, processes
 from zoo.rules import shown
 

@@ -22,6 +22,8 @@ EPOCHS = "epochs.jsonl"
 STATUSES = ("completed", "failed", "interrupted")
 PARTS = ("cell", "metrics", "environment")
 """Keys of every result; empty if nothing is known."""
+UNTRACKED: dict[str, Any] = {"wandb": {"id": None, "mode": None, "dir": None}}
+"""What a result says of a run without W&B."""
 PACKAGES = ("convzoo", "torch", "torchvision", "lightning", "timm", "hydra-core", "wandb")
 
 

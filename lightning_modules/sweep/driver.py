@@ -13,7 +13,7 @@ from lightning_modules.config.identity import recipe
 from lightning_modules.config.schema import SweepOptions
 from lightning_modules.hardware.signals import CODES, SIGNALS
 from lightning_modules.results.lock import Lock
-from lightning_modules.results.result import write_result
+from lightning_modules.results.result import UNTRACKED, write_result
 from lightning_modules.sweep.jobs import LOG, RESULT, Exit, Job, describe_exit, not_completed
 from lightning_modules.sweep.plan import make_plan, need_one, write_plan
 from lightning_modules.sweep.plan_view import show_plan
@@ -146,7 +146,7 @@ def _settle(job: Job, how: Exit) -> dict[str, Any]:
             "cell": job.cell,
             "metrics": {},
             "environment": {},
-            "wandb": {"id": None, "mode": None, "dir": None},
+            **UNTRACKED,
             "checkpoint": None,
             "command": job.reproduce,
             "recipe": recipe(job.spec),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.schema import CellSpec
+from lightning_modules.results.result import UNTRACKED
 from lightning_modules.tracking.base import Outcome, RunLogger
 from lightning_modules.tracking.csv import CsvRows
 from lightning_modules.tracking.naming import cell_name, run_id, run_name
@@ -14,9 +15,6 @@ from lightning_modules.tracking.wandb_environment import find_folder, find_id, f
 from lightning_modules.tracking.wandb_files import this_run_id
 from lightning_modules.tracking.wandb_logger import WandbLogger
 from zoo.log import log
-
-NOTHING: dict[str, Any] = {"wandb": {"id": None, "mode": None, "dir": None}}
-"""What result.json says of a run without W&B."""
 
 
 def make_loggers(
@@ -37,7 +35,7 @@ def make_loggers(
         return []
     mode = find_mode(spec.logger.mode)
     if mode == "disabled":
-        return [RunLogger({"wandb": NOTHING["wandb"] | {"mode": mode}})]
+        return [RunLogger({"wandb": UNTRACKED["wandb"] | {"mode": mode}})]
     place = find_folder(folder)
     arguments = {
         **find_places(spec.logger, run_name(choices)),

@@ -10,8 +10,8 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
-from lightning_modules.hardware.devices import global_rank
 from zoo.log import log
+from zoo.ranks import global_rank
 from zoo.text import typed
 
 REPORT = "profile"
