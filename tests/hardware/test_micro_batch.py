@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, cell_config
+from tiny_cell import TINY_EFFNET
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -143,17 +144,7 @@ def test_a_network_that_writes_its_outputs_again_is_evaluated_right():
         assert torch.allclose(micro.logits(again, x), stock(x), atol=1e-6)
 
 
-CELL = (
-    "model=effnet",
-    "scale=width",
-    "scale.factor=0.25",
-    "logger=none",
-    "data.image_size=8",
-    "data.batch_size=8",
-    "hardware=cpu",
-    "hardware.threads=1",
-)
-CELL += ("hardware.plan=fp32_fast", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
+CELL = (*TINY_EFFNET, "hardware.plan=fp32_fast", "trainer.max_epochs=2", "trainer.limit_train_batches=3")
 CELL += ("trainer.limit_val_batches=1", "trainer.limit_test_batches=1")
 
 

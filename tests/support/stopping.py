@@ -5,6 +5,7 @@ import os
 import signal
 
 import torch
+from tiny_cell import TINY_EFFNET
 
 from lightning_modules.checkpoint.last import LastCheckpoint
 
@@ -12,14 +13,7 @@ EPOCHS, BATCHES = 3, 4
 
 
 SMALL = (
-    "model=effnet",  # has drop-path: the random states matter
-    "scale=width",
-    "scale.factor=0.25",
-    "logger=none",
-    "data.image_size=8",
-    "data.batch_size=8",
-    "hardware=cpu",
-    "hardware.threads=1",
+    *TINY_EFFNET,
     f"trainer.max_epochs={EPOCHS}",
     f"trainer.limit_train_batches={BATCHES}",
     "trainer.limit_val_batches=1",
