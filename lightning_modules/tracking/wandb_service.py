@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -46,9 +47,8 @@ def service() -> Any:
 
     W&B has no public way to end a service that hangs, and its own exit handler would wait for it forever.
     """
-    from wandb.sdk import wandb_setup
-
-    connection = getattr(getattr(wandb_setup, "_singleton", None), "_connection", None)
+    setup = sys.modules.get("wandb.sdk.wandb_setup")
+    connection = getattr(getattr(setup, "_singleton", None), "_connection", None)
     return getattr(getattr(connection, "_proc", None), "_process", None)
 
 
@@ -60,9 +60,9 @@ def kill_service() -> None:
 
 def stop_service() -> None:
     """Stop W&B's service and wait until its files are written: the last records may not be on disk before."""
-    import wandb
-
     with suppress(BaseException):  # W&B raises SystemExit with the exit code of a killed service
+        import wandb
+
         wandb.teardown()
 
 

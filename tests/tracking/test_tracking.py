@@ -192,13 +192,26 @@ def test_w_and_bs_own_service_dies_or_stands_still(begin, request, capsys, servi
 
 
 def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
-    monkeypatch.setattr("wandb.sdk.lib.service.service_process.get_core_path", lambda: "/bin/false")
+    def start(_):
+        raise OSError("no such program")
+
+    # Not a program that ends at once: W&B 0.31 locks itself up for good over the first such failure in a process.
+    monkeypatch.setattr("wandb.sdk.lib.service.service_process.start", start)
     tracking = begin()
     log(tracking, range(4))
     finish(tracking)
     assert tracking.wandb["mode"] is None and tracking.wandb["dirs"] == []
     (line, lost) = capsys.readouterr().out.splitlines()
     assert "W&B" in line and tracking.wandb["lost_rows"] == 5 and "5 of 5" in lost
+
+
+def test_w_and_b_cannot_be_imported(begin, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracking = begin()
+    log(tracking, range(4))
+    finish(tracking)
+    assert tracking.wandb["mode"] is None and tracking.wandb["lost_rows"] == 5
+    assert capsys.readouterr().out.startswith("W&B")
 
 
 def test_the_service_is_killed_as_the_run_ends(peer, begin, service):
@@ -276,7 +289,9 @@ def test_a_stopped_run_goes_on_with_its_rows_and_each_end_is_the_truth(
         assert run.exit_codes == [code, 0] and run.preempting == requeued
     assert [row["_step"] for row in run.history] == list(range(14))
     assert run.summary["status"] == "completed" and run.summary["val/acc"] == 0.25
-    assert upload_command(run_files(tmp_path / "run", second.wandb["id"])) is None
+    starts = run_files(tmp_path / "run", second.wandb["id"])
+    # `wandb sync` skips what has this mark; what it uploads twice is there twice.
+    assert upload_command(starts) is None and all(path.with_suffix(".wandb.synced").exists() for path in starts)
 
 
 def test_what_the_server_missed_is_sent_by_the_next_start(peer, begin):
