@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -147,7 +147,7 @@ def _checked(net: nn.Module, images: torch.Tensor, path: Path, format: str, writ
     return path
 
 
-def max_difference(net: Forward, other: Forward, image_shape: tuple[int, int, int]) -> float:
+def max_difference(net: Forward, other: Forward, image_shape: Sequence[int]) -> float:
     """Returns the largest difference of two networks' logits on random images, as a share of the largest logit.
 
     Both receive standard-normal batches of the sizes in `CHECKED_BATCHES`. The result is NaN if a logit is not finite
