@@ -138,9 +138,8 @@ def _read_sweep(folder: Path) -> Iterator[Run]:
     copies = []
     for position, job in enumerate(jobs):
         if not isinstance(job, dict):
-            yield Run(
-                clean(folder), "unreadable", number=position, error=f"sweep.json: job {position} is not an object"
-            )
+            why = f"sweep.json: job {position} is not an object"
+            yield Run(clean(folder), "unreadable", number=position, error=why)
             continue
         planned = _planned(folder, job, position)
         if type(job.get("same_as")) is int:
