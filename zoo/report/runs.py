@@ -27,8 +27,6 @@ STATUSES = {
 }
 """Status of a run → its meaning."""
 
-SKIPPED = ("wandb", "__pycache__")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -87,7 +85,7 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
         except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
             raise ConvzooError(f"{clean(folder, 200)} cannot be read: {reason(error)}.") from None
         for where, below, files in os.walk(folder):
-            below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)
+            below[:] = sorted(name for name in below if name[0] != "." and name not in ("wandb", "__pycache__"))
             if "sweep.json" in files:
                 for run in _read_sweep(Path(where)):
                     runs.setdefault((os.path.realpath(run.folder), run.number), run)
