@@ -137,5 +137,5 @@ def _float_size(net: nn.Module, shape: tuple[int, int, int]) -> float:
     """Returns the size (MB) of the float network, saved in the same format as the int8 one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "float.pt2"
-        exporter.save_program(exporter.capture(net, torch.zeros(2, *shape)), file)
+        torch.export.save(exporter.capture(net, torch.zeros(2, *shape)), file)
         return file.stat().st_size / 1e6

@@ -305,6 +305,7 @@ def test_the_library_is_compiled_once_and_kept(writable, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     quick = [flag.replace("-O3", "-O0") for flag in library.FLAGS]
     monkeypatch.setattr(library, "FLAGS", quick)
+    monkeypatch.setattr(library, "SOURCES", ("gate.cpp",))  # the smallest
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("cache" if writable else "file")))
     assert library._find.__wrapped__()[1] is None
     if writable:
@@ -317,7 +318,10 @@ def test_the_library_is_compiled_once_and_kept(writable, tmp_path, monkeypatch):
         made.unlink()
         made.write_bytes(b"damaged")
         # A name that was loaded before is not read again: a process of its own.
-        code = f"from zoo.kernels import library; library.FLAGS = {quick}; assert library.why_not() is None"
+        code = (
+            f"from zoo.kernels import library; library.FLAGS, library.SOURCES = {quick}, ('gate.cpp',); "
+            "assert library.why_not() is None"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
         assert made.stat().st_size > 1000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ def export(
         raise ConvzooError(f"where to? Give path=FILE{SUFFIXES[format]}.")
     net = copy.deepcopy(net).cpu().float().eval()
     images = torch.zeros(TRACED_BATCH, *_image_shape(net, image_size, in_chans))
-    write = _write_onnx if format == "onnx" else save_program
+    write = _write_onnx if format == "onnx" else torch.export.save
     return _checked(net, images, Path(path), format, lambda file: write(capture(net, images), file))
 
 
@@ -99,11 +99,6 @@ def capture(net: nn.Module, images: torch.Tensor) -> torch.export.ExportedProgra
             return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     except Exception as error:  # torch.export has no common base class for what it raises
         raise _refused(net, "torch.export cannot trace it", error) from error
-
-
-def save_program(program: torch.export.ExportedProgram, path: str | os.PathLike[str]) -> None:
-    """Writes a ``.pt2`` file, which `torch.export.load` reads."""
-    torch.export.save(program, path)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -147,7 +142,7 @@ def _checked(net: nn.Module, images: torch.Tensor, path: Path, format: str, writ
     return path
 
 
-def max_difference(net: Forward, other: Forward, image_shape: tuple[int, int, int]) -> float:
+def max_difference(net: Forward, other: Forward, image_shape: Sequence[int]) -> float:
     """Returns the largest difference of two networks' logits on random images, as a share of the largest logit.
 
     Both receive standard-normal batches of the sizes in `CHECKED_BATCHES`. The result is NaN if a logit is not finite

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.kernels.call import DTYPES, channels_last, fits_kernels
 from zoo.kernels.depthwise import depthwise_conv2d
+from zoo.kernels.library import DTYPES, channels_last, fits_kernels
 
 
 def _cast(x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +20,7 @@ def _cast(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.get_autocast_dtype("cpu")) if cast else x
 
 
-def _within_reach(conv: nn.Conv2d) -> bool:
+def _within_reach(conv: Any) -> bool:
     """Returns whether every output sees the image: with more padding, border outputs see only zeros."""
     axes = zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
     return all(padding <= dilation * (kernel - 1) for padding, dilation, kernel in axes)
@@ -28,22 +29,35 @@ def _within_reach(conv: nn.Conv2d) -> bool:
 class Swapped(nn.Module):
     """Base of modules with a faster ``forward``, swapped in by replacing the class ``stock`` of an existing module."""
 
-    stock: type[nn.Module]
+    stock: ClassVar[type[nn.Module]]
+
+    @staticmethod
+    def fits(module: Any) -> bool:
+        """Returns whether a module of the class ``stock`` can be swapped."""
+        return True
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Returns the stock module for `torch.jit.script`, which cannot compile the kernels."""
-        plain = copy.copy(self)
+        plain: nn.Module = copy.copy(self)
         plain.__class__ = self.stock
         return plain
 
 
-class FastDepthwise(Swapped, nn.Conv2d):
-    """Depthwise convolution (one filter per channel) with custom kernels."""
+class SwappedConv(Swapped, nn.Conv2d):
+    """Base of convolutions, whose padding is known in numbers."""
 
     stock = nn.Conv2d
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+class FastDepthwise(SwappedConv):
+    """Depthwise convolution (one filter per channel) with custom kernels."""
 
     @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
+    def fits(conv: Any) -> bool:
         one_each = conv.groups == conv.in_channels == conv.out_channels > 1
         if not one_each or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             return False
@@ -67,18 +81,15 @@ def _unseen(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
     return min(used[0], kernel - 1 - used[-1], padding // dilation)
 
 
-class TrimmedConv(Swapped, nn.Conv2d):
+class TrimmedConv(SwappedConv):
     """Convolution without the taps that see only padding, such as the border of a 3×3 kernel on a 1×1 map.
 
     Gives the same values with less work. It also avoids a bug: oneDNN 3.13 does not write the bfloat16 gradients of
     such taps at stride 2 and for larger kernels. They should be 0, but are uninitialised memory, including NaN.
     """
 
-    stock = nn.Conv2d
-    padding: tuple[int, int]
-
     @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
+    def fits(conv: Any) -> bool:
         zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
         if not zeros or max(conv.kernel_size) == 1:
             return False
@@ -97,13 +108,11 @@ class TrimmedConv(Swapped, nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class FastPointwise(Swapped, nn.Conv2d):
+class FastPointwise(SwappedConv):
     """1×1 convolution as a matrix product, since convolution kernels are slow on small maps."""
 
-    stock = nn.Conv2d
-
     @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
+    def fits(conv: Any) -> bool:
         return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

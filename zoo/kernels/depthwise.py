@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from zoo.kernels.call import call, channels_last
+from zoo.kernels.library import call, channels_last
 
 _FIELDS = ("n", "h", "w", "c", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
 

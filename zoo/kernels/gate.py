@@ -12,7 +12,7 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from zoo.kernels.call import call, channels_last
+from zoo.kernels.library import call, channels_last
 
 
 def _sizes(x: torch.Tensor) -> tuple[int, int, int]:

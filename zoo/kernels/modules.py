@@ -5,15 +5,16 @@ Here are BatchNorm and squeeze-and-excitation; convs.py has the convolutions.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from timm.layers import BatchNormAct2d
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
-from zoo.kernels.call import call, channels_last, fits_kernels
 from zoo.kernels.convs import FastDepthwise, FastPointwise, FloatDepthwise, Swapped, TrimmedConv
 from zoo.kernels.gate import excite, squeeze
-from zoo.kernels.library import load
+from zoo.kernels.library import call, channels_last, fits_kernels, load
 from zoo.kernels.norm import ACTIVATIONS, batch_norm_act
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -24,7 +25,7 @@ LARGE = 1 << 16
 class FastBatchNorm(Swapped, nn.BatchNorm2d):
     """BatchNorm with custom kernels."""
 
-    stock = nn.BatchNorm2d
+    stock: ClassVar[type[nn.Module]] = nn.BatchNorm2d
 
     @staticmethod
     def fits(norm: nn.BatchNorm2d) -> bool:
@@ -32,19 +33,21 @@ class FastBatchNorm(Swapped, nn.BatchNorm2d):
 
     def _fast(self, x: torch.Tensor, activation: int) -> torch.Tensor | None:
         """Runs the kernels; returns None for inputs that they do not support or do not speed up."""
-        if not fits_kernels(x, self.num_features, self.weight, self.bias, self.running_mean, self.running_var):
+        mean, variance, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or variance is None or batches is None:
+            return None
+        if not fits_kernels(x, self.num_features, self.weight, self.bias, mean, variance):
             return None
         if self.training:
             # PyTorch computes the cumulative average, and raises a clear error for one value per channel.
             if self.momentum is None or x.numel() <= x.shape[1]:
                 return None
-            self.num_batches_tracked.add_(1)
-            kept = (self.running_mean, self.running_var)
-            return batch_norm_act(x, self.weight, self.bias, *kept, self.momentum, self.eps, activation)
+            batches.add_(1)
+            return batch_norm_act(x, self.weight, self.bias, mean, variance, self.momentum, self.eps, activation)
         if torch.is_grad_enabled() or x.numel() < LARGE:
             return None
-        scale = (self.running_var + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
-        shift = (0 if self.bias is None else self.bias) - self.running_mean * scale
+        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - mean * scale
         x = channels_last(x)
         out = torch.empty_like(x)
         call("norm_apply", x, activation, x, out, torch.stack([scale, shift]), x.numel() // x.shape[1], x.shape[1])
@@ -75,10 +78,6 @@ class FastSqueezeExcite(Swapped, SqueezeExcite):
 
     stock = SqueezeExcite
 
-    @staticmethod
-    def fits(module: SqueezeExcite) -> bool:
-        return True
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not fits_kernels(x, self.conv_reduce.in_channels):
             return super().forward(x)
@@ -86,8 +85,15 @@ class FastSqueezeExcite(Swapped, SqueezeExcite):
         return excite(x, self.gate(self.conv_expand(self.act1(self.conv_reduce(means)))), link)
 
 
-COMPILED = (FastSqueezeExcite, FastDepthwise, FastPointwise, TrimmedConv, FastBatchNorm, FastBatchNormAct)
-UNCOMPILED = (FloatDepthwise, FastPointwise, TrimmedConv)
+COMPILED: tuple[type[Swapped], ...] = (
+    FastSqueezeExcite,
+    FastDepthwise,
+    FastPointwise,
+    TrimmedConv,
+    FastBatchNorm,
+    FastBatchNormAct,
+)
+UNCOMPILED: tuple[type[Swapped], ...] = (FloatDepthwise, FastPointwise, TrimmedConv)
 """Replacements that need no compiler."""
 
 
@@ -112,7 +118,7 @@ def trim(net: nn.Module) -> int:
     return _swap(net, (TrimmedConv,))
 
 
-def _swap(net: nn.Module, usable: tuple[type[nn.Module], ...]) -> int:
+def _swap(net: nn.Module, usable: tuple[type[Swapped], ...]) -> int:
     found = 0
     for module in net.modules():
         fast = next((f for f in usable if type(module) is f.stock and f.fits(module)), None)
@@ -125,5 +131,6 @@ def _swap(net: nn.Module, usable: tuple[type[nn.Module], ...]) -> int:
 def restore(net: nn.Module) -> None:
     """Undoes `speed_up` and `trim`, in place."""
     for module in net.modules():
-        if type(module) in (*COMPILED, *UNCOMPILED):
-            module.__class__ = type(module).stock
+        fast = type(module)
+        if issubclass(fast, Swapped):
+            module.__class__ = fast.stock

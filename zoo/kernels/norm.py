@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from zoo.kernels.call import call, channels_last
+from zoo.kernels.library import call, channels_last
 
 ACTIVATIONS: dict[type[nn.Module], int] = {
     nn.Identity: 0,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, reason
 from zoo.report import document, formats, page
 from zoo.report.groups import compare
 from zoo.report.metrics import METRICS
@@ -58,4 +58,4 @@ def _write(path: Path | None, text: Callable[[], str]) -> None:
     try:
         path.write_text(text(), "utf-8")
     except (OSError, ValueError) as error:
-        raise ConvzooError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
+        raise ConvzooError(f"{path} cannot be written: {reason(error)}.") from None

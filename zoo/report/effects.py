@@ -119,7 +119,8 @@ def _effects(table: Block, names: Sequence[str], chosen: tuple[int, ...]) -> Eff
     combinations, left_out = _complete(contexts)
     if not combinations:
         return None
-    blocks = [{c: block[c] for c in combinations} for block in contexts.values() if block.keys() >= set(combinations)]
+    wanted = set(combinations)
+    blocks = [{c: block[c] for c in combinations} for block in contexts.values() if block.keys() >= wanted]
     seeds, complete = _common_seeds(blocks)
     if seeds:
         blocks = complete

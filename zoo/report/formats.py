@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from zoo import render
-from zoo.report.cells import Cell, Group, sort_cells, varying
+from zoo.report.cells import Group, sort_cells, varying
 from zoo.report.metrics import ACCURACY, METRICS, Metric
 from zoo.report.tables import conditions_text, header_and_rows, note, reasons
 
@@ -46,20 +46,8 @@ def latex(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
         columns = "".join("l" if name in texts else "r" for name in header)
         if len(groups) > 1:
             tables.append(f"% {_latex(group.title)}\n")
-        tables.append(
-            "\n".join(
-                [
-                    rf"\begin{{tabular}}{{{columns}}}",
-                    r"\toprule",
-                    lines[0],
-                    r"\midrule",
-                    *lines[1:],
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    "",
-                ]
-            )
-        )
+        begin, end = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"], [r"\bottomrule", r"\end{tabular}", ""]
+        tables.append("\n".join([*begin, lines[0], r"\midrule", *lines[1:], *end]))
     return "\n".join(tables)
 
 
@@ -89,22 +77,17 @@ def to_csv(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
                     iqr = cell.estimate(metric, f"{metric.key}_iqr")
                     record[f"{metric.key}_iqr"] = iqr and iqr.mean
             against = group.against_best(cell)
-            record |= {"vs best": against and against.verdict}
-            record |= {"measured on": conditions_text(cell.conditions) if cell.conditions else None}
-            record |= {"command": commands(cell), "folder": "\n".join(run.folder for run in cell.runs)}
+            record |= {
+                "vs best": against and against.verdict,
+                "measured on": conditions_text(cell.conditions) if cell.conditions else None,
+                "command": "\n".join(dict.fromkeys(run.command for run in cell.runs if run.command)),
+                "folder": "\n".join(run.folder for run in cell.runs),
+            }
             records.append(record)
     out = io.StringIO()
-    header = list(records[0])
-    csv.writer(out, lineterminator="\n").writerows(
-        [_spreadsheet(value) for value in row]
-        for row in [header, *([record[name] for name in header] for record in records)]
-    )
+    rows = [list(records[0]), *(record.values() for record in records)]
+    csv.writer(out, lineterminator="\n").writerows([_spreadsheet(value) for value in row] for row in rows)
     return out.getvalue()
-
-
-def commands(cell: Cell) -> str:
-    """Returns the commands that reproduce a cell, one line per seed."""
-    return "\n".join(dict.fromkeys(run.command for run in cell.runs if run.command))
 
 
 def _spreadsheet(value: object) -> object:

@@ -31,8 +31,9 @@ def front_cells(group: Group, metric: Metric) -> list[Cell]:
 
     For a measured metric, only cells measured under the group's most frequent conditions take part.
     """
-    cells = [c for c in group.cells if not c.same_as and c.completed and None not in (c.mean(metric), c.mean(ACCURACY))]
+    cells = [cell for cell in group.cells if not cell.same_as and cell.completed]
     if metric.measured:
-        cells = [c for c in cells if c.conditions == group.conditions[0]]
-    points = [(cell.mean(metric), cell.mean(ACCURACY)) for cell in cells]
-    return [cells[i] for i in front(points, lower_cost=not metric.higher)]
+        cells = [cell for cell in cells if cell.conditions == group.conditions[0]]
+    means = [(cell, cell.mean(metric), cell.mean(ACCURACY)) for cell in cells]
+    points = [(cell, cost, accuracy) for cell, cost, accuracy in means if cost is not None and accuracy is not None]
+    return [points[i][0] for i in front([point[1:] for point in points], lower_cost=not metric.higher)]

@@ -66,13 +66,14 @@ def _panel(axis: Any, group: Group, metric: Metric, levels: dict[str, list[str]]
     if metric.measured and len(group.conditions) > 1:
         hidden = sum(cell.conditions != group.conditions[0] for cell in cells)
         cells = [cell for cell in cells if cell.conditions == group.conditions[0]]
-    for cell in cells:
+    costs = [cell.mean(metric) or 0 for cell in cells]
+    for cell, cost in zip(cells, costs, strict=True):
         colour = COLOURS[levels["conv"].index(_name(cell, "conv")) % len(COLOURS)]
-        found = cell.estimate(ACCURACY)
+        accuracy = cell.estimate(ACCURACY)
         axis.errorbar(
-            cell.mean(metric),
-            found.mean,
-            yerr=found.sd or None,
+            cost,
+            accuracy and accuracy.mean,
+            yerr=(accuracy and accuracy.sd) or None,
             fmt=MARKERS[levels["model"].index(_name(cell, "model")) % len(MARKERS)],
             color=colour,
             markerfacecolor=colour if _name(cell, "act") == levels["act"][0] else "none",
@@ -84,7 +85,6 @@ def _panel(axis: Any, group: Group, metric: Metric, levels: dict[str, list[str]]
         axis.plot(*zip(*front, strict=True), drawstyle="steps-post", color="0.5", linewidth=1, zorder=0)
     if cells:
         axis.set_xscale("log")
-        costs = [cell.mean(metric) for cell in cells]
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(costs) < 30 * min(costs) else (1,)))
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.xaxis.set_minor_formatter(NullFormatter())

@@ -27,8 +27,6 @@ STATUSES = {
 }
 """Status of a run → its meaning."""
 
-SKIPPED = ("wandb", "__pycache__")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -77,17 +75,17 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
     Raises:
         ConvzooError: A folder cannot be read, or there is no run in any of them.
     """
-    folders = [str(folder) for folder in folders]
+    given = [str(folder) for folder in folders]
     # By folder and number: a folder may be given twice, and several jobs may have no folder of their own.
     runs: dict[tuple[str, int | None], Run] = {}
     results: list[Path] = []
-    for folder in folders:
+    for folder in given:
         try:
             os.scandir(folder).close()
         except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
             raise ConvzooError(f"{clean(folder, 200)} cannot be read: {reason(error)}.") from None
         for where, below, files in os.walk(folder):
-            below[:] = sorted(name for name in below if not name.startswith(".") and name not in SKIPPED)
+            below[:] = sorted(name for name in below if name[0] != "." and name not in ("wandb", "__pycache__"))
             if "sweep.json" in files:
                 for run in _read_sweep(Path(where)):
                     runs.setdefault((os.path.realpath(run.folder), run.number), run)
@@ -98,7 +96,7 @@ def load_results(folders: Iterable[str | Path]) -> list[Run]:
         if (real := os.path.realpath(path)) not in planned:
             runs.setdefault((real, None), read_run(path))
     if not runs:
-        raise ConvzooError(f"no result.json and no sweep.json in or below {', '.join(folders)}.")
+        raise ConvzooError(f"no result.json and no sweep.json in or below {', '.join(given)}.")
     return list(runs.values())
 
 
@@ -138,9 +136,8 @@ def _read_sweep(folder: Path) -> Iterator[Run]:
     copies = []
     for position, job in enumerate(jobs):
         if not isinstance(job, dict):
-            yield Run(
-                clean(folder), "unreadable", number=position, error=f"sweep.json: job {position} is not an object"
-            )
+            why = f"sweep.json: job {position} is not an object"
+            yield Run(clean(folder), "unreadable", number=position, error=why)
             continue
         planned = _planned(folder, job, position)
         if type(job.get("same_as")) is int:
@@ -152,8 +149,8 @@ def _read_sweep(folder: Path) -> Iterator[Run]:
         if (original := runs.get(number)) is None:
             yield replace(planned, status="unreadable", error=f"sweep.json: there is no job {number}")
         else:
-            own = {"cell": planned.cell or original.cell, "command": planned.command, "number": planned.number}
-            yield replace(original, same_as=original.folder, **own)
+            run = replace(original, same_as=original.folder, command=planned.command, number=planned.number)
+            yield replace(run, cell=planned.cell or original.cell)
 
 
 def _planned(sweep: Path, job: dict[str, Any], position: int) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from zoo.render import MORE
@@ -11,7 +12,7 @@ from zoo.report.metrics import ACCURACY, CONDITIONS, METRICS, Metric, human
 from zoo.report.runs import Run
 from zoo.speeds.noise import MARK
 
-TEXT_COLUMNS = ("status", "same as", "recipe", "measured on", "command", "folder", "error", "note", "vs best")
+TEXT_COLUMNS = ("vs best", "measured on", "note")
 
 
 def header_and_rows(group: Group, sort: Metric = ACCURACY) -> tuple[list[str], list[list[str]], set[str]]:
@@ -47,11 +48,9 @@ def spread(found: Estimate | None, key: str) -> str:
 
 def verdict(difference: Difference | None) -> str:
     """Formats a difference: ``−0.0123 ± 0.0040`` (± half the interval's width), ``within noise``, or ``? (reason)``."""
-    if difference is None:
-        return ""
-    if difference.verdict == "within noise":
-        return "within noise"
-    if difference.verdict not in ("higher", "lower"):
+    if difference is None or difference.verdict == "within noise":
+        return difference.verdict if difference else ""
+    if difference.estimate is None or difference.verdict not in ("higher", "lower"):
         return f"? ({difference.verdict})"
     return f"{difference.estimate.mean:+.4f} ± {difference.estimate.half_width:.4f}".replace("-", "−")
 
@@ -136,8 +135,4 @@ def conditions_text(conditions: Sequence[str]) -> str:
 
 def status_counts(runs: Sequence[Run]) -> dict[str, int]:
     """Counts runs by status; those that show another run's figures count as ``same as another``."""
-    counts: dict[str, int] = {}
-    for run in runs:
-        name = "same as another" if run.same_as else run.status
-        counts[name] = counts.get(name, 0) + 1
-    return counts
+    return dict(Counter("same as another" if run.same_as else run.status for run in runs))

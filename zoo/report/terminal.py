@@ -1,8 +1,8 @@
-"""Prints the comparison, or one run, in the terminal."""
+"""Prints the comparison, one run, or the speeds that ``task=time`` measured, in the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from zoo.report.cells import noisy
 from zoo.report.groups import compare
 from zoo.report.metrics import ACCURACY, METRICS, Metric, human
 from zoo.report.runs import STATUSES, Run
-from zoo.report.speeds import marked, print_speeds
-from zoo.speeds.noise import LEGEND
+from zoo.speeds.noise import LEGEND, MARK, is_noisy
 from zoo.text import clean
 
 MOST_LINES = 20
@@ -33,6 +32,31 @@ LEFT_OUT_FIRST = (
     "note",
     "params",
     "vs best",
+)
+
+SPEEDS = (
+    ("train, with data", "speed/train_images_per_s", "img/s"),
+    ("train, data there", "speed/step_images_per_s", "img/s"),
+    ("  forward", "speed/forward_ms", "ms a batch"),
+    ("  loss", "speed/loss_ms", "ms a batch"),
+    ("  backward", "speed/backward_ms", "ms a batch"),
+    ("  optimizer", "speed/optimizer_ms", "ms a batch"),
+    ("  data (fetch, augment)", "speed/data_ms", "ms a batch"),
+    ("train, one image", "speed/train_latency_ms", "ms a step"),
+    ("inference", "speed/infer_images_per_s", "img/s"),
+    ("inference, one image", "speed/latency_ms", "ms"),
+)
+SHARES = (
+    ("waits for data", "speed/data_wait", "of the training loop's time"),
+    ("train", "speed/train_share_of_peak", "of the peak of matrix products"),
+    ("", "speed/train_share_of_bound", "of the roof (products or memory, whichever is lower)"),
+    ("inference", "speed/infer_share_of_peak", "of the peak of matrix products"),
+    ("", "speed/infer_share_of_bound", "of the roof"),
+)
+MEMORY = (
+    ("memory: process", "speed/peak_memory_mb", "MiB at most"),
+    ("  training adds", "speed/train_memory_mb", "MiB"),
+    ("  inference adds", "speed/infer_memory_mb", "MiB"),
 )
 
 
@@ -107,14 +131,12 @@ def print_result(result: dict[str, Any], folder: str | Path) -> None:
             rows.append((name, human(metrics[key], key)))
     timed = cell.get("task") == "time"
     for metric in METRICS:
-        if metric.key.startswith("cost/") and metric.key in metrics:
-            rows.append((metric.label, f"{metrics[metric.key]:,} ({metric.text})"))
-        if metric.key.startswith("speed/") and metric.key in metrics and not timed:
-            spread = human(metrics.get(f"{metric.key}_iqr"), metric.key)
-            median = marked(
-                human(metrics[metric.key], metric.key), metrics[metric.key], metrics.get(f"{metric.key}_iqr")
-            )
-            rows.append((metric.label, f"{median} ({metric.text}; IQR {spread})"))
+        value, iqr = metrics.get(metric.key), metrics.get(f"{metric.key}_iqr")
+        if value is not None and metric.key.startswith("cost/"):
+            rows.append((metric.label, f"{value:,} ({metric.text})"))
+        if value is not None and metric.key.startswith("speed/") and not timed:
+            spread = human(iqr, metric.key)
+            rows.append((metric.label, f"{_marked(value, iqr, metric.key)} ({metric.text}; IQR {spread})"))
     if "time/fit_s" in metrics:
         rows.append(("time to fit", f"{metrics['time/fit_s']:.1f} s"))
     measured = (f"{k} {environment[k]}" for k in ("device", "devices", "dtype", "threads") if k in environment)
@@ -128,4 +150,29 @@ def print_result(result: dict[str, Any], folder: str | Path) -> None:
         table.add_row(name, Text(clean(value)))
     render.console(120).print(table)
     if timed:
-        print_speeds(metrics)
+        _print_speeds(metrics)
+
+
+def _marked(median: float, iqr: float | None, key: str) -> str:
+    """Formats a measured figure, with a mark if it is noisy."""
+    return human(median, key) + (f" {MARK}" if iqr is not None and is_noisy(median, iqr) else "")
+
+
+def _print_speeds(metrics: Mapping[str, float]) -> None:
+    """Prints the ``speed/…`` metrics of a ``result.json`` written by ``task=time``."""
+    rows = []
+    for name, key, unit in SPEEDS:
+        if (value := metrics.get(key)) is not None:
+            iqr = metrics.get(f"{key}_iqr")
+            rows.append([name, _marked(value, iqr, key), human(iqr, key), unit])
+    rows += [[name, f"{metrics[key]:.1%}", "", text] for name, key, text in SHARES if key in metrics]
+    rows += [[name, human(metrics[key], key), "", text] for name, key, text in MEMORY if key in metrics]
+    render.console(120).print(render.terminal(["", "median", "± IQR", "unit"], rows, ("", "unit")))
+    if "speed/peak_gmacs_per_s" in metrics:
+        noisy = " (noisy: the machine was busy)" if metrics.get("speed/peak_noisy") else ""
+        print(
+            f"Peaks measured here: {human(metrics['speed/peak_gmacs_per_s'], '')} GMAC/s in matrix products, "
+            f"{human(metrics['speed/peak_gbytes_per_s'], '')} GB/s of memory{noisy}."
+        )
+    if any(MARK in row[1] for row in rows):
+        print(LEGEND)
