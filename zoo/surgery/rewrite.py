@@ -112,7 +112,7 @@ def rewrite(
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
             + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
-            + " Use conv=native, or a ConvNet such as resnet, effnet or mobilenet."
+            + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
         )
     kind = KINDS[conv]
     if between != "none":
