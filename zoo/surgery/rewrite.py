@@ -70,10 +70,11 @@ class Report:
         return f"{len(self.rewritten)} rewritten, {len(self.kept)} kept"
 
     def __str__(self) -> str:
+        width = max([28, *(len(e.outcome) for e in self.entries)])
         lines = [f"conv={self.conv}: {self.summary}"]
         for e in self.entries:
             params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
-            lines.append(f"  {e.name:<30} {e.was:<38} {e.outcome:<34} {params}")
+            lines.append(f"  {e.name:<28} {e.was:<38} {e.outcome:<{width}} {params}")
         return "\n".join(lines)
 
 
