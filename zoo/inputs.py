@@ -178,9 +178,9 @@ def _explain(
 ) -> str:
     name, said = name_of(net), one_line(error)
     if inputs is not None:
-        return f"{name} could not be run on the inputs that were given ({said})."
+        return f"{name} failed on the given inputs ({said})."
     if image_size is None:
-        return f"{name} ran with no input that could be guessed ({said}). Give image_size, or inputs=(…)."
+        return f"{name} ran with none of the guessed inputs ({said}). Give image_size, or inputs=(…)."
     if (needed := _required(net)) > 1:
         given = "one image" if in_chans else "the same image for each"
         return f"{name} has {needed} inputs, and does not run with {given} ({said}). Give inputs=(…)."
@@ -194,7 +194,7 @@ def _explain(
     for size in dict.fromkeys([*([recorded[-1]] if recorded else []), *LARGER]):
         if takes(size):
             smaller = next((s for s in LARGER if s < size and takes(s)), size)
-            return f"{name} takes no images of {asked} ({said}). {smaller}×{smaller} pixels would do."
+            return f"{name} takes no images of {asked} ({said}). {smaller}×{smaller} pixels work."
     if in_chans and takes(image_size, None):
         return f"{name} takes no images of {in_chans} channels ({said}). Give in_chans."
     return f"{name} takes no images of {asked} ({said}). Give inputs=(…), if it takes something else."
@@ -205,7 +205,7 @@ def _takes(net: nn.Module, attempt: Callable[[Run], Any], size: Size, in_chans: 
     for args, kwargs in _candidates(net, size, in_chans, None, batch):
         try:
             attempt(Run(structure(net), args, kwargs))
-        except Exception:  # any error means no
+        except Exception:  # Arbitrary networks may raise anything; any error means no.
             continue
         return True
     return False

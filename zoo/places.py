@@ -91,15 +91,14 @@ def carry_out(net: nn.Module, edits: Sequence[Edit], what: str) -> None:
         new |= old
         gone[edit] = [m for module in old for m in module.modules() if m not in staying]
     if net in new:
-        raise UnfitError(f"{type(net).__name__} would itself be replaced by {what}. Put it into an nn.Sequential.")
+        raise UnfitError(f"{type(net).__name__} is itself what {what} replaces. Wrap it in nn.Sequential.")
     check_alone(net, [m for modules in gone.values() for m in modules], list(new), what)
     for edit, modules in gone.items():
         for module in modules:
             whole = edit.name in places[module] and "" in edit.changes
             if not whole and any(getattr(module, hooks) for hooks in RUN_HOOKS):
                 raise UnfitError(
-                    f"{places[module][0]} has a hook, and would not be there any more under {what}. Remove the hook "
-                    "first."
+                    f"{places[module][0]} has a hook, which {what} would lose with the module. Remove the hook first."
                 )
     for edit, modules in gone.items():
         take_after(edit.made, modules)
@@ -130,7 +129,7 @@ def check_alone(net: nn.Module, gone: Iterable[nn.Module], replaced: Iterable[nn
         for parameter in module.parameters(recurse=False):
             if len(names := owners[_key(parameter)]) > 1:
                 raise UnfitError(
-                    f"{' and '.join(names)} are one tensor (tied weights), which {what} would take apart. Untie them "
+                    f"{' and '.join(names)} are one tensor (tied weights), which {what} would separate. Untie them "
                     "first, or leave this network as it is (conv=native, act=native)."
                 )
     if hidden := hidden_places(net, gone):

@@ -150,7 +150,7 @@ COMPUTED = {
     "mask": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
     "parametrization": lambda layer: parametrizations.weight_norm(layer),
     "Orthogonal": lambda layer: parametrizations.orthogonal(layer),
-    "no parameter": lambda layer: plain_tensor(layer),
+    "not a parameter": lambda layer: plain_tensor(layer),
     "forward": lambda layer: setattr(layer, "forward", lambda x: nn.Conv2d.forward(layer, x) * 2),
 }
 

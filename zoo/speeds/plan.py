@@ -173,9 +173,9 @@ def training_steps(
             step = training_step(net, plan, images, classes)
             step()
             steps[plan.name] = step
-        except Exception as error:  # a backend may raise anything; the other plans may still work
+        except Exception as error:  # A backend may raise anything; the other plans may still work.
             problems.append(f"{plan.name}: {error}")
-            errors.append(error.with_traceback(None))  # the traceback's frames keep memory alive
+            errors.append(error.with_traceback(None))  # The traceback's frames keep memory alive.
     if not steps:
         raise ConvzooError("no execution plan works here: " + "; ".join(problems)) from ExceptionGroup("plans", errors)
     return steps

@@ -59,7 +59,7 @@ class _Path:
     layers: frozenset[nn.Module] = frozenset()
 
 
-def one_in_the_end(net: nn.Module) -> dict[nn.Module, str]:
+def merging_modules(net: nn.Module) -> dict[nn.Module, str]:
     """Returns the modules whose convolutions merge into one, and what each of them is.
 
     Modules are tried on the meta device, the largest first. If one does not run with a feature map (N, C, H, W), its
@@ -90,7 +90,7 @@ def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | N
         try:
             with watching(paths.enter, paths.leave), torch.random.fork_rng(devices=[]), torch.no_grad():
                 run_on_meta(copy, (2, channels, SIZE, SIZE), paths)
-        except Exception:  # arbitrary modules may raise anything on a guessed input
+        except Exception:  # Arbitrary modules may raise anything on a guessed input.
             continue
         return {originals[m]: why for m, why in _judge(paths) if m in originals}
     return None
@@ -99,15 +99,15 @@ def _try(module: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, str] | N
 def _judge(paths: _Paths) -> Iterator[tuple[nn.Module, str]]:
     for module, shapes in paths.kernels.items():
         if any(isinstance(m, _ConvNd) and m not in paths.ran and m.weight.shape in shapes for m in module.children()):
-            yield module, "computes with weights of its own making in place of those of the convolution that it holds"
+            yield module, "computes with other weights than those of the convolution that it holds"
     for module, *sides in paths.sums:
         convs = [[m for m in side if isinstance(m, _ConvNd)] for side in sides]
         if not any(_is_spatial(m) for side in convs for m in side):
             continue
         if any(isinstance(m, _BatchNorm) for side in sides for m in side):
-            yield module, "is a re-parameterised block: its parallel branches are one convolution in the end"
+            yield module, "is a re-parameterised block: its parallel branches merge into one convolution"
         elif all(convs) and (any(map(_narrows, convs)) or len({_is_trained(side) for side in convs}) > 1):
-            yield module, "is an adapter (LoRA and its like) beside a convolution: both are one in the end"
+            yield module, "is an adapter (such as LoRA) beside a convolution: the two merge into one"
 
 
 def _is_spatial(layer: nn.Module) -> bool:

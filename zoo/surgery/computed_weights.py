@@ -36,5 +36,5 @@ def why_computed(module: nn.Module) -> str | None:
             return f"{by} ({_UNDO[by]} makes it plain)"
         if f"{computed[0]}_mask" in module._buffers:
             return "a pruning mask (torch.nn.utils.prune.remove makes it plain)"
-        return f"a {computed[0]} that is no parameter" + (f" (hook {hooks[0]})" if hooks else "")
-    return "a forward that was put in the place of its class's" if "forward" in vars(module) else None
+        return f"a {computed[0]} that is not a parameter" + (f" (hook {hooks[0]})" if hooks else "")
+    return "a forward set on the instance" if "forward" in vars(module) else None

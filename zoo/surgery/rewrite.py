@@ -68,10 +68,11 @@ class Report:
         return f"{len(self.rewritten)} rewritten, {len(self.kept)} kept"
 
     def __str__(self) -> str:
+        width = max([28, *(len(e.outcome) for e in self.entries)])
         lines = [f"conv={self.conv}: {self.summary}"]
         for e in self.entries:
             params = f"{e.params_before:>10,} → {e.params_after:>10,} params"
-            lines.append(f"  {e.name:<30} {e.was:<38} {e.outcome:<34} {params}")
+            lines.append(f"  {e.name:<28} {e.was:<38} {e.outcome:<{width}} {params}")
         return "\n".join(lines)
 
 
@@ -101,7 +102,7 @@ def rewrite(net: nn.Module, conv: str, **options: Any) -> Report:
         raise UnfitError(
             f"{type(net).__name__} has no convolution that conv={conv} could act on"
             + (f" ({', '.join(sorted({site.reason for site in found}))} only)." if found else " (no k×k convolution).")
-            + " Use conv=native, or a ConvNet such as resnet, effnet or mobilenet."
+            + " Use conv=native, or another network: a ConvNet such as resnet, effnet or mobilenet."
         )
     arguments = kind_options(conv, options, _own_activation(net))
     results = [_rewrite_one(site, conv, arguments) for site in found]

@@ -14,7 +14,7 @@ from zoo.convs import KINDS, ConvSpec, Factored
 from zoo.errors import UnfitError
 from zoo.places import Edit, places_of
 from zoo.surgery.blocks import Changes, is_depthwise, match_block
-from zoo.surgery.branches import one_in_the_end
+from zoo.surgery.branches import merging_modules
 from zoo.surgery.computed_weights import why_computed
 
 HEADS = {"head", "classifier", "fc", "pre_logits"}
@@ -58,7 +58,7 @@ def find_sites(net: nn.Module) -> list[Site | SkippedConv]:
         UnfitError: A part cannot be rewritten faithfully: convolutions whose weights are computed (weight
             standardisation, norms, masks), mixed kernel sizes, re-parameterised blocks, adapters.
     """
-    stem, together = stem_convs(net), one_in_the_end(net)
+    stem, together = stem_convs(net), merging_modules(net)
     found: list[Site | SkippedConv] = []
     unfit: list[str] = []
     done: set[str] = set()
@@ -72,7 +72,7 @@ def find_sites(net: nn.Module) -> list[Site | SkippedConv]:
             unfit.append(f"{name or 'the network'} ({type(module).__name__}) {together[module]}")
             done.add(name)
         elif type(module).__name__ == "MixedConv2d":
-            unfit.append(f"{name} (MixedConv2d) has several kernel sizes in one, and is no k×k convolution")
+            unfit.append(f"{name} (MixedConv2d) has several kernel sizes in one, and is not a k×k convolution")
             done.add(name)
         elif isinstance(module, Factored):
             done.add(name)
@@ -95,8 +95,8 @@ def find_sites(net: nn.Module) -> list[Site | SkippedConv]:
     if unfit:
         more = f"; and {len(unfit) - 3} more" if len(unfit) > 3 else ""
         raise UnfitError(
-            f"{'; '.join(unfit[:3])}{more}. Rewritten as plain convolutions they would be another network, or lose "
-            "what was computed. Make them plain first (fuse, merge or remove it), or use conv=native."
+            f"{'; '.join(unfit[:3])}{more}. As plain convolutions they would compute something else. Fuse, merge "
+            "or remove that first, or use conv=native."
         )
     return found
 
