@@ -8,8 +8,9 @@ import json
 import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 MODELS = {
@@ -21,22 +22,26 @@ MODELS = {
 }
 CONVS = {"standard": 1.0, "separable": 0.13, "spatial": 0.65, "blueprint": 0.14, "grouped": 0.3}
 ACTS = {"relu": 0.0, "swish": 0.003, "gelu": 0.002, "mish": 0.002, "elu": -0.004}
-RECIPE = {
-    "data.name": "digits",
-    "trainer.max_epochs": 15,
-    "data.batch_size": 32,
-    "optim.name": "adamw",
-    "optim.lr": 0.003,
-}
-ENVIRONMENT = {
-    "device": "AMD EPYC",
-    "devices": 1,
-    "dtype": "32-true",
-    "memory_format": "channels_last",
-    "threads": 1,
-    "batch_size": 32,
-    "infer_batch_size": 64,
-}
+RECIPE: Mapping[str, Any] = MappingProxyType(
+    {
+        "data.name": "digits",
+        "trainer.max_epochs": 15,
+        "data.batch_size": 32,
+        "optim.name": "adamw",
+        "optim.lr": 0.003,
+    }
+)
+ENVIRONMENT: Mapping[str, Any] = MappingProxyType(
+    {
+        "device": "AMD EPYC",
+        "devices": 1,
+        "dtype": "32-true",
+        "memory_format": "channels_last",
+        "threads": 1,
+        "batch_size": 32,
+        "infer_batch_size": 64,
+    }
+)
 
 
 def make_cell(
@@ -74,7 +79,7 @@ def make_result(cell: dict[str, Any], accuracy: float | None = None, **more: Any
     return {
         "status": "completed",
         "cell": cell,
-        "recipe": RECIPE,
+        "recipe": dict(RECIPE),
         "metrics": {
             "test/acc": accuracy,
             "test/loss": 1.1 - accuracy,
@@ -91,7 +96,7 @@ def make_result(cell: dict[str, Any], accuracy: float | None = None, **more: Any
             "speed/latency_ms_iqr": 10 / speed,
             "time/fit_s": 18000 / speed,
         },
-        "environment": ENVIRONMENT,
+        "environment": dict(ENVIRONMENT),
         "wandb": {"id": None, "mode": None, "dir": None},
         "checkpoint": "best.ckpt",
         "command": "python train.py " + " ".join(overrides(cell)),
