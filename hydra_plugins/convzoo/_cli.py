@@ -258,7 +258,15 @@ def _leaves(config: object, prefix: str = "") -> Iterator[str]:
 
 
 def warm_up() -> None:
-    """Load Hydra's plugins and the configuration once, so that processes forked from this one need not."""
+    """Do what every run would do first, for the processes forked from this one: imports, and Hydra's configuration."""
+    from lightning_modules.sweep.pool_server import import_training
+
+    import_training()
+    load_configuration()
+
+
+def load_configuration() -> None:
+    """Load Hydra's plugins and the configuration files into Hydra's caches."""
     from hydra import compose, initialize_config_dir
 
     known_keys()

@@ -66,7 +66,7 @@ class Pool:
     Args:
         wanted: Whether to fork commands. If forking is impossible (not on Linux), or once the server has died, each
             command starts its own interpreter instead.
-        warm_up: A function to call before the first fork, ``module:name``; it must not start a thread.
+        warm_up: A function that does what every command would do first, ``module:name``; it must not start a thread.
     """
 
     def __init__(self, wanted: bool = True, warm_up: str | None = None) -> None:

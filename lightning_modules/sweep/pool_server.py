@@ -1,6 +1,6 @@
 """Serve forks of a warm Python process: ``python -m lightning_modules.sweep.pool_server SOCKET [FUNCTION]``.
 
-The server imports what a job needs, and starts neither a thread nor a device: neither would survive a fork.
+The function imports what a job needs, and starts neither a thread nor a device: neither would survive a fork.
 `lightning_modules.sweep.pool.Pool` starts it; it exits when the pool closes its end of the socket.
 """
 
@@ -83,13 +83,11 @@ def _become(descriptors: list[int]) -> None:
 
 def run(request: dict[str, Any]) -> None:
     """Run a request's command in this process as a fresh interpreter would."""
-    import torch
-
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    # OpenMP has already read the server's environment.
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+    if (torch := sys.modules.get("torch")) and (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        # OpenMP has already read the server's environment.
         torch.set_num_threads(int(threads))
     words = request["words"]
     if words[0] == "-m":
@@ -126,26 +124,19 @@ def run_and_end(request: dict[str, Any]) -> NoReturn:
     os._exit((code or 0) & 0xFF)
 
 
-def warm_up(function: str | None) -> None:
-    """Import everything in ``IMPORTS`` and call a function that does what every command would do first.
-
-    Args:
-        function: ``module:name``; None for no function.
-
-    Raises:
-        SystemExit: The imports have started a thread or CUDA, which no fork could use.
-    """
+def import_training() -> None:
+    """Import what every training command needs, so that its forks need not."""
     prepare("wandb")
     for name in IMPORTS:
         importlib.import_module(name)
-    if function:
-        pkgutil.resolve_name(function)()
+
+
+def check_can_fork() -> None:
+    """Exit if this process has started a thread or CUDA, which no fork could use."""
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         raise SystemExit(f"pool: {threads} threads run after the imports, and a fork would lose all but one.")
     if any("nvidia-uvm" in os.path.realpath(link) for link in glob.glob("/proc/self/fd/*")):
-        raise SystemExit("pool: CUDA was started by the imports, and no fork could use it.")
-    gc.collect()
-    gc.freeze()
+        raise SystemExit("pool: the imports started CUDA, which a fork could not use.")
 
 
 def main() -> None:
@@ -153,7 +144,11 @@ def main() -> None:
     # The pool may close its socket while this process imports.
     with contextlib.suppress(ConnectionError):
         listener = socket.socket(fileno=int(sys.argv[1]))
-        warm_up(*sys.argv[2:] or [None])
+        for function in sys.argv[2:]:
+            pkgutil.resolve_name(function)()
+        check_can_fork()
+        gc.collect()
+        gc.freeze()
         if request := serve(listener):
             del listener
             run_and_end(request)

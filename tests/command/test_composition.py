@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb.sdk.launch  # noqa: F401 (each fork would import it)
 from conftest import QUICK, ROOT, cell_spec
 from PIL import Image
 
-import lightning_modules.hardware.devices  # noqa: F401 (with it torch: each fork would import it)
-from hydra_plugins.convzoo._cli import warm_up
+import lightning_modules.hardware.devices  # noqa: F401 (likewise, with torch)
+from hydra_plugins.convzoo._cli import load_configuration
 from lightning_modules.config.identity import cell_id
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.sweep.jobs import Job
@@ -59,7 +60,7 @@ ASKED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def warm():
-    warm_up()
+    load_configuration()
 
 
 @pytest.fixture
@@ -189,8 +190,7 @@ def test_what_is_wrong_beside_a_users_own_configuration_is_told(words, says, her
     assert says in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
-def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(sweep, here, clean_env, train):
+def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(here, clean_env, train):
     """Folders of images and of configurations, a checkpoint, the printed command, and the id of the cell."""
     for split, name, number in itertools.product(("train", "val", "test"), "ab", range(8)):
         path = here / "images" / split / name / f"{number}.png"
@@ -199,12 +199,12 @@ def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(sweep, her
     words = ["--config-dir=cn", "-cn=small", "data=imagefolder", "data.root=images", *CELL]
     dense = train(*words, "conv=standard", "hydra.run.dir=dense", "hydra.job.chdir=true", "hydra.output_subdir=null")
     assert dense.returncode == 0, dense.stderr
-    words += ["conv=spatial", "init=svd", "init.checkpoint=dense/best.ckpt"]
-    way = ("seed=0,1", "hydra.sweep.dir=svd") if sweep else ("hydra.run.dir=svd/one",)
-    done = train(*(["-m"] if sweep else []), *words, *way, "hydra.job.chdir=true")
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = [json.loads(path.read_text()) for path in here.glob("svd/*/result.json")]
-    assert len(results) == (2 if sweep else 1)
+    words += ["conv=spatial", "init=svd", "init.checkpoint=dense/best.ckpt", "hydra.job.chdir=true"]
+    for way in (("hydra.run.dir=run/one",), ("-m", "seed=0,1", "hydra.sweep.dir=sweep")):
+        done = train(*words, *way)
+        assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in here.glob("*/*/result.json")]
+    assert len(results) == 3
     for result in results:
         settings, command = compose(shlex.split(result["command"])[2:], here, clean_env)
         assert (cell_id(settings), command) == (result["id"], result["command"])

@@ -29,6 +29,7 @@ print("to stderr", file=sys.stderr)
 
 @pytest.fixture(scope="module")
 def pool():
+    """A pool whose server imports nothing in advance."""
     pool = Pool(True)
     if not pool.forks:
         pytest.skip("this system cannot adopt processes")
@@ -46,13 +47,13 @@ def run(pool, tmp_path, code, *arguments, **environment):
     return process.wait(), log.read_text(), process
 
 
-def test_a_forked_process_sees_what_a_fresh_one_sees(pool, tmp_path):
+def test_a_forked_process_sees_what_a_fresh_one_sees(pool, forks, tmp_path):
     found = []
-    for starter in (Pool(False), pool, pool):
+    for starter in (Pool(False), forks, forks):
         code, log, process = run(starter, tmp_path, FACTS, "a=1", "b c", OMP_NUM_THREADS="2", MARK="x")
         assert code == 0 and "to stderr" in log, log
         found.append(json.loads(log.splitlines()[0] if log.startswith("{") else log.splitlines()[1]))
-        assert isinstance(process, Forked) == (starter is pool)
+        assert isinstance(process, Forked) == (starter is forks)
     fresh, first, second = found
     assert fresh["threads"] == 2 and fresh["leads a session"] and fresh["parent"] == os.getpid()
     assert first.pop("drawn") != second.pop("drawn")

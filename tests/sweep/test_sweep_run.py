@@ -5,7 +5,6 @@ import json
 import os
 import signal
 
-import pytest
 from conftest import QUICK, lives
 
 NET = ("model=mobilenet", "data.image_size=16", "logger=none", "hardware=cpu", "hydra.launcher.stagger_s=0")
@@ -49,36 +48,14 @@ def test_a_wrong_value_anywhere_stops_a_sweep_before_its_first_job(train, tmp_pa
 
 
 def test_a_plan_says_what_would_run_and_runs_nothing(train, tmp_path):
-    done = train("-m", *NET, *QUICK, "conv=native,separable", "act=relu,swish", "sweep.plan=true", "sweep.max_macs=7M")
+    """One job is the same as another, one network takes no such images, and one cannot be rewritten."""
+    nets = ("model=timm", "model.name=mobilenetv2_050,repvgg_a0", "conv=native,separable", *NET[1:])
+    done = train("-m", *nets, *QUICK, "sweep.plan=true")
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if "#" in line]
-    assert len(rows) == 4 and "the same as #0" in rows[2] and "2.24 M" in rows[0] and "s" in rows[0]
-    assert "2 of 4 jobs would run" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if "│ #" in line]
+    assert len(rows) == 4 and "700 k" in rows[0] and "1.9 M" in rows[0] and "~" in rows[0]
+    assert rows[1].count("#0") == 1 and "re-parameterised" in rows[3] and "1 of 4 jobs" in done.stdout
     assert not list(tmp_path.rglob("result.json")) and not list(tmp_path.rglob("sweep.json"))
-
-
-def test_a_combination_that_cannot_be_is_left_out_with_its_reason(train, tmp_path):
-    names = "model.name=resnet18,repvgg_a0"
-    done = train("-m", "model=timm", names, "conv=spatial", *NET[1:], "sweep.plan=true", "data.image_size=32")
-    assert done.returncode == 0, done.stderr
-    assert "re-parameterised" in done.stdout and "1 of 2 jobs would run" in done.stdout
-
-
-class Sweep:
-    """A sweep of long jobs in the background."""
-
-    def __init__(self, tmp_path, start, *overrides):
-        self.folder = tmp_path / "runs" / "mine"
-        self.start = functools.partial(start, "-m", *NET, "sweep.name=mine", *overrides)
-
-    def running(self, launcher, number):
-        """The process numbers of so many jobs, once each has finished an epoch."""
-        launcher.until(lambda: len(self._begun()) >= number)
-        return [int((folder / "job.lock").read_text().split()[1]) for folder in self._begun()]
-
-    def _begun(self):
-        # The file is made, empty, before the first epoch.
-        return [path.parent for path in self.folder.glob("*/epochs.jsonl") if path.stat().st_size]
 
 
 EPOCHS = 15
@@ -90,60 +67,54 @@ LONG = (
 )
 
 
-@pytest.fixture
-def sweep(tmp_path, start):
-    return Sweep(tmp_path, start, *LONG, "data.batch_size=8", "act=relu,swish")
-
-
 def epochs_of(folder):
     return [json.loads(line)["epoch"] for line in (folder / "epochs.jsonl").read_text().splitlines()]
 
 
-def all_completed(sweep):
-    for job in sweep_of(sweep.folder):
-        assert result_of(sweep.folder, job)["status"] == "completed"
-        epochs = epochs_of(sweep.folder / job["folder"])
-        assert sorted(set(epochs)) == list(range(EPOCHS))
+def test_killed_and_stopped_jobs_and_launchers_lose_nothing(start, tmp_path):
+    """A job is killed, its launcher interrupted; the next launcher is killed; the last one finds both jobs running."""
+    launch = functools.partial(start, "-m", *NET, *LONG, "data.batch_size=8", "act=relu,swish", "sweep.name=mine")
+    folder = tmp_path / "runs" / "mine"
 
+    def pids():
+        """The processes of the jobs that run and have finished an epoch."""
+        begun = [path.parent for path in folder.glob("*/epochs.jsonl") if path.stat().st_size]
+        words = {job: (job / "job.lock").read_text().split() for job in begun}
+        return {job: int(held[1]) for job, held in words.items() if held and lives(int(held[1]))}
 
-def test_a_killed_job_is_reported_and_goes_on_the_second_time(sweep):
-    first = sweep.start()
-    os.kill(sweep.running(first, 1)[0], signal.SIGKILL)
-    assert first.wait() == 2
-    assert "SIGKILL" in first.stdout
-    statuses = [result_of(sweep.folder, job)["status"] for job in sweep_of(sweep.folder)]
-    assert sorted(statuses) == ["completed", "failed"]
-    second = sweep.start()
-    assert second.wait() == 0
-    assert "1 done already; 1 to run" in second.stdout
-    all_completed(sweep)
-
-
-def test_what_a_killed_launcher_left_running_is_found_again(sweep):
-    first = sweep.start()
-    sweep.running(first, 2)
-    second = sweep.start()
-    assert second.wait() == 2 and "a sweep in" in second.stderr and "is running already" in second.stderr
-    first.send(signal.SIGKILL)
-    first.wait()
-    assert sweep.start().wait() == 0
-    all_completed(sweep)
-    for job in sweep_of(sweep.folder):
-        # Nothing ran twice: each epoch is there once.
-        assert epochs_of(sweep.folder / job["folder"]) == list(range(EPOCHS))
-
-
-def test_ctrl_c_stops_all_jobs_and_the_same_command_goes_on(sweep):
-    first = sweep.start()
-    running = sweep.running(first, 1)
+    first = launch()
+    first.until(lambda: len(pids()) == 2)
+    (victim, other) = pids()
+    os.kill(pids()[victim], signal.SIGKILL)
+    first.until(lambda: "SIGKILL" in first.stdout)
+    assert json.loads((victim / "result.json").read_text())["status"] == "failed"
     first.send(signal.SIGINT)
-    assert first.wait(timeout=60) == 130
-    assert not any(map(lives, running))
-    said = first.stdout + first.stderr
-    assert "The same command" in said and "Traceback" not in said
-    assert any((job / "last.ckpt").exists() for job in sweep.folder.iterdir())
-    assert sweep.start().wait() == 0
-    all_completed(sweep)
+    assert first.wait() == 130 and not pids()
+    assert "The same command" in first.stdout and "Traceback" not in first.stdout + first.stderr
+    assert json.loads((other / "result.json").read_text())["status"] == "interrupted"
+    assert (other / "last.ckpt").exists()
+
+    second = launch()
+    second.until(lambda: f"process {second.pid}" in (folder / "sweep.lock").read_text())
+    refused = launch()
+    assert refused.wait() == 2 and f"process {second.pid}" in refused.stderr
+    second.until(lambda: len(pids()) == 2)
+    left = pids()
+    try:
+        for pid in left.values():
+            os.kill(pid, signal.SIGSTOP)
+        second.send(signal.SIGKILL)
+        second.wait()
+        last = launch()
+        last.until(lambda: "2 to run" in last.stdout)
+    finally:
+        for pid in left.values():
+            os.kill(pid, signal.SIGCONT)
+    assert last.wait() == 0
+    for job in sweep_of(folder):
+        assert result_of(folder, job)["status"] == "completed"
+    # Nothing was lost, or ran twice but for what the killed job repeated.
+    assert sorted(set(epochs_of(victim))) == epochs_of(other) == list(range(EPOCHS))
 
 
 def test_fail_fast_stops_the_others(train, tmp_path):

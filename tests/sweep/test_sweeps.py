@@ -1,5 +1,6 @@
 """The files in sweeps/: every point composes, the Hydra line beside it does the same, and W&B's agent can run it."""
 
+import functools
 import json
 import os
 import re
@@ -23,6 +24,12 @@ NAMES = [path.stem for path in FILES]
 GRIDS = [path for path in FILES if load(path)["method"] == "grid"]
 
 
+@functools.cache
+def composed(*words):
+    """A point's configuration; two tests ask for each point of a grid."""
+    return cell_config(*words)
+
+
 def test_the_files_are_there():
     assert {"grid", "smoke", "bayes", "random"} <= set(NAMES)
 
@@ -32,7 +39,7 @@ def test_every_point_composes(path):
     found = points(path)
     assert len(found) >= 18
     for point in found:
-        config = cell_config(*overrides(path, point))
+        config = composed(*overrides(path, point))
         check(CellSpec.of(config))
         for key, value in point.items():
             # The value that arrived is the one that was sent: no number became a text on the way.
@@ -59,8 +66,8 @@ def hydra_lines(path):
 def test_the_line_without_an_account_runs_the_same_cells(path):
     (line,) = hydra_lines(path)
     jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(line[1:]), None)[0]
-    asked = [cell_config(*job) for job in jobs]
-    sent = [cell_config(*overrides(path, point)) for point in points(path)]
+    asked = [composed(*job) for job in jobs]
+    sent = [composed(*overrides(path, point)) for point in points(path)]
     assert sorted(map(str, asked)) == sorted(map(str, sent))
 
 
