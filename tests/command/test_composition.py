@@ -21,6 +21,7 @@ import lightning_modules.hardware.devices  # noqa: F401 (with it torch: each for
 from hydra_plugins.convzoo._cli import warm_up
 from lightning_modules.config.identity import cell_id
 from lightning_modules.config.schema import CellSpec
+from lightning_modules.hardware.process import prepare
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.jobs import command as job_command
 
@@ -60,6 +61,7 @@ ASKED = {
 @pytest.fixture(scope="module", autouse=True)
 def warm():
     warm_up()
+    prepare("wandb")
 
 
 @pytest.fixture
