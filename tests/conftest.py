@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import gc
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,12 +26,16 @@ MEASURE = {"CONVZOO_MEASURE_S": "0.03"}
 """Runs measure their speed in moments instead of seconds, in this process and in those that it starts."""
 
 QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-MADE_ONCE = (".cache/convzoo/kernels", ".cache/matplotlib")
+USERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = pytest.StashKey[Path]()
+MADE_ONCE = ("convzoo/kernels", "matplotlib")
 """What the first run in any home compiles or collects in seconds, and what no result depends on."""
 
 
-def pytest_configure() -> None:
-    os.environ.update(MEASURE)
+def pytest_configure(config: pytest.Config) -> None:
+    """Rough measurements stay out of the user's cache."""
+    config.stash[CACHE] = cache = cache_with_kernels(Path(tempfile.mkdtemp(prefix="convzoo-tests-")))
+    os.environ.update(MEASURE, XDG_CACHE_HOME=str(cache))
 
 
 def pytest_collection_finish() -> None:
@@ -42,8 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("forks_training") is None)
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     gc.unfreeze()
+    shutil.rmtree(config.stash[CACHE])
 
 
 @pytest.fixture
@@ -55,20 +63,18 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
 def env_in(folder: Path) -> dict[str, str]:
     """What `clean_env` is, with its home in a folder."""
     home = folder / "home"
-    for name in MADE_ONCE:
-        (kept := Path.home() / name).mkdir(parents=True, exist_ok=True)
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).symlink_to(kept)
+    cache_with_kernels(home / ".cache")
     ours = ("WANDB_", "CONVZOO_", "HYDRA_", "XDG_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return kept | MEASURE | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 def cache_with_kernels(folder: Path) -> Path:
-    """An empty cache, for ``XDG_CACHE_HOME``, that needs to compile no kernels."""
-    (folder / "convzoo").mkdir(parents=True, exist_ok=True)
-    (kernels := Path.home() / MADE_ONCE[0]).mkdir(parents=True, exist_ok=True)
-    (folder / "convzoo" / "kernels").symlink_to(kernels)
+    """An empty cache, for ``XDG_CACHE_HOME``, but for what is made once."""
+    for name in MADE_ONCE:
+        (kept := USERS_CACHE / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(kept)
     return folder
 
 
@@ -182,6 +188,11 @@ def lives(pid: int) -> bool:
 
 def cell_config(*overrides: str) -> dict:
     """The plain configuration that train.py would hand to `run_cell`."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> dict:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 

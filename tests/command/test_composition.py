@@ -22,6 +22,7 @@ import lightning_modules.hardware.devices  # noqa: F401 (likewise, with torch)
 from hydra_plugins.convzoo._cli import load_configuration
 from lightning_modules.config.identity import cell_id
 from lightning_modules.config.schema import CellSpec
+from lightning_modules.hardware.process import prepare
 from lightning_modules.sweep.jobs import Job
 from lightning_modules.sweep.jobs import command as job_command
 
@@ -61,6 +62,7 @@ ASKED = {
 @pytest.fixture(scope="module", autouse=True)
 def warm():
     load_configuration()
+    prepare("wandb")
 
 
 @pytest.fixture
