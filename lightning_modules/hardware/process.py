@@ -77,5 +77,7 @@ def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment for a fork server, in which nothing may start a thread or initialize a GPU."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # scikit-learn imports pandas where there is one, and pandas pyarrow, whose jemalloc would start a thread.
+    one["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     # Checks for a GPU through NVML instead of initializing CUDA.
     return {**environment, **waiting_threads(environment), **one, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

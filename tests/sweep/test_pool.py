@@ -10,6 +10,7 @@ import time
 import pytest
 from conftest import ROOT, lives
 
+from lightning_modules.hardware.process import server_environment
 from lightning_modules.sweep.pool import Forked, Pool
 
 FACTS = """
@@ -149,3 +150,10 @@ def test_when_the_launcher_is_killed_its_jobs_go_on_and_the_server_ends(pool, tm
         assert not lives(server) and lives(job)
     finally:
         os.kill(job, signal.SIGKILL)
+
+
+def test_what_scikit_learn_finds_installed_does_not_keep_the_pool_from_forking():
+    pytest.importorskip("pyarrow")
+    count = "import os, pyarrow; print(len(os.listdir('/proc/self/task')))"
+    said = subprocess.check_output([sys.executable, "-c", count], env=server_environment(os.environ), text=True)
+    assert said.strip() == "1"
