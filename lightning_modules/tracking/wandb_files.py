@@ -1,4 +1,4 @@
-"""The file W&B writes for each start of a run (``run-ID.wandb``): what is in it, and whether it is uploaded.
+"""The file W&B writes for each start of a run (``run-ID.wandb``), and what is in it.
 
 W&B has no public reader. Its format is LevelDB's log format: a header of 7 bytes, then 32 KiB blocks of chunks
 (checksum, length, type, data).
@@ -11,12 +11,9 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from zoo.text import typed
 
 if TYPE_CHECKING:
     from wandb.proto.wandb_internal_pb2 import Record
@@ -30,30 +27,49 @@ BLOCK, HEADER, CHUNK = 32768, 7, 7
 FULL, LAST = 1, 4
 
 
-def records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file up to the first incomplete one, which a killed writer leaves."""
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+class RecordFile:
+    """A file's records, each read once: a later reading goes on where the one before ended."""
 
-    data = path.read_bytes() if path.exists() else b""
-    position, parts = HEADER, []
-    while position + CHUNK <= len(data):
-        left = BLOCK - position % BLOCK
-        if left < CHUNK:
-            position += left
-            continue
-        checksum, length, kind = struct.unpack("<IHB", data[position : position + CHUNK])
-        part = data[position + CHUNK : position + CHUNK + length]
-        if len(part) < length or zlib.crc32(bytes([kind]) + part) != checksum:
-            return
-        parts.append(part)
-        position += CHUNK + length
-        if kind in (FULL, LAST):
-            try:
-                yield Record.FromString(b"".join(parts))
-            except DecodeError:
+    def __init__(self, path: Path) -> None:
+        self.path, self._position = path, HEADER
+
+    def read(self) -> Iterator[Record]:
+        """Yield the records up to the first incomplete one, which a killed writer leaves."""
+        from google.protobuf.message import DecodeError
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        start, data, parts = self._position, self._bytes(), []
+        at = 0
+        while at + CHUNK <= len(data):
+            left = BLOCK - (start + at) % BLOCK
+            if left < CHUNK:
+                at += left
+                continue
+            checksum, length, kind = struct.unpack("<IHB", data[at : at + CHUNK])
+            part = data[at + CHUNK : at + CHUNK + length]
+            if len(part) < length or zlib.crc32(bytes([kind]) + part) != checksum:
                 return
-            parts = []
+            parts.append(part)
+            at += CHUNK + length
+            if kind in (FULL, LAST):
+                try:
+                    record = Record.FromString(b"".join(parts))
+                except DecodeError:
+                    return
+                self._position, parts = start + at, []
+                yield record
+
+    def _bytes(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            return file.read()
+
+
+def records(path: Path) -> Iterator[Record]:
+    """Yield the records of a file up to the first incomplete one."""
+    return RecordFile(path).read()
 
 
 def items(changed: Any) -> Row:
@@ -63,7 +79,11 @@ def items(changed: Any) -> Row:
 
 def rows(path: Path) -> list[Row]:
     """Return the rows of the history, numbered by ``_step``."""
-    return [items(r.history.item) for r in records(path) if r.WhichOneof("record_type") == "history"]
+    return list(_rows(records(path)))
+
+
+def _rows(found: Iterable[Record]) -> Iterator[Row]:
+    return (items(r.history.item) for r in found if r.WhichOneof("record_type") == "history")
 
 
 def has_end(path: Path) -> bool:
@@ -72,23 +92,43 @@ def has_end(path: Path) -> bool:
 
 
 class Written:
-    """The rows in the files of a run.
+    """The rows in the files of a run, as far as they have been read.
+
+    Attributes:
+        next: Number of the row that follows.
 
     Args:
         earlier: Files of earlier starts of the run.
         own: Files of this start, in which a row without a step is looked for.
     """
 
-    def __init__(self, earlier: Sequence[Path], own: Sequence[Path]) -> None:
-        ours = [row for path in own for row in rows(path)]
-        self.rows = [row for path in earlier for row in rows(path)] + ours
-        self.next = max((row["_step"] + 1 for row in self.rows), default=0)
-        self._stepless = [row for row in ours if STEP not in row]
+    def __init__(self, earlier: Sequence[Path] = (), own: Sequence[Path] = ()) -> None:
+        self.next = 0
+        self._own = [RecordFile(path) for path in own]
+        self._stepless: list[Row] = []
         self._last: dict[str, int] = {}
         """Of each column, the last step with a value: a file lacks the last rows, never one in between."""
-        for row in self.rows:
+        for path in earlier:
+            self._take(rows(path))
+        self._stepless.clear()
+        self.read()
+
+    def follow(self, path: Path) -> None:
+        """Look into another file of this start, too."""
+        self._own.append(RecordFile(path))
+
+    def read(self) -> None:
+        """Read what has been written since."""
+        for file in self._own:
+            self._take(_rows(file.read()))
+
+    def _take(self, new: Iterable[Row]) -> None:
+        for row in new:
+            self.next = max(self.next, row["_step"] + 1)
             if STEP in row:
                 self._last |= {key: max(self._last.get(key, -1), row[STEP]) for key in row}
+            else:
+                self._stepless.append(row)
 
     def __contains__(self, row: Row) -> bool:
         if STEP in row:
@@ -120,29 +160,3 @@ def this_run_id(first: str, folder: Path, resumed: bool) -> str:
     while run_files(folder, following := f"{first}-{number}"):
         last, number = following, number + 1
     return last if resumed or not any(map(rows, run_files(folder, last))) else following
-
-
-def is_offline(path: Path) -> bool:
-    """Whether the file belongs to an offline start."""
-    return path.parent.name.startswith("offline-")
-
-
-def mark_uploaded(*starts: Path) -> None:
-    """Leave the marks by which ``wandb sync`` skips what it has uploaded: a second upload would double the rows."""
-    with suppress(OSError):
-        for path in starts:
-            path.with_suffix(".wandb.synced").touch()
-
-
-def upload_command(starts: Sequence[Path]) -> str | None:
-    """Return the command that uploads the rest of a run; None if the server has everything.
-
-    Args:
-        starts: The files of all starts of the run, the first start first.
-    """
-    # An online start also sends what the server lacks of earlier starts, and contains it in its own file.
-    last_online = max((i for i, path in enumerate(starts) if not is_offline(path)), default=0)
-    rest = [path for path in starts[last_online:] if not path.with_suffix(".wandb.synced").exists()]
-    # Without the flag, W&B skips runs that started online.
-    flag = [] if all(map(is_offline, rest)) else ["--no-skip-online"]
-    return " ".join(["wandb", "sync", *flag, *(typed(path.parent) for path in rest)]) if rest else None

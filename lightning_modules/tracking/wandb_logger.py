@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from lightning_modules.tracking.base import Outcome, RunLogger
-from lightning_modules.tracking.wandb_files import STEP, upload_command
+from lightning_modules.tracking.wandb_files import STEP
 from lightning_modules.tracking.wandb_thread import WandbThread
+from lightning_modules.tracking.wandb_upload import missing, upload_command
 from zoo.log import log
 
 GRACE_S = 5.0
@@ -70,12 +71,9 @@ class WandbLogger(RunLogger):
             thread.join(GRACE_S)
         lost, logged = thread.lost()
         self.entry = {"wandb": self._describe(lost)}
-        if lost:
-            log.warning(f"W&B: {lost} of {logged} rows are not in its file: is the disk full?")
+        if lost > thread.refused:
+            why = "is the disk full?" if thread.own else "it did not start"
+            log.warning(f"W&B: {lost} of {logged} rows are not in its file: {why}")
         if command := self.entry["wandb"]["upload"]:
-            missing = {
-                "offline": f"{logged} rows, as the run is offline",
-                "online": f"some of {logged} rows, or the end",
-            }
-            what = missing.get(thread.mode, "earlier starts of this run")
-            log.warning(f"W&B: not uploaded: {what}. Upload it with: {command}")
+            why = ", as the run is offline" if thread.mode == "offline" else ""
+            log.warning(f"W&B: not uploaded: {missing([*thread.earlier, *thread.own])}{why}. Upload it with: {command}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.tracking.wandb_files import Row, Written, has_end, mark_uploaded, run_files
+from lightning_modules.tracking.wandb_files import Row, Written, has_end, rows, run_files
 from lightning_modules.tracking.wandb_service import kill_service, plain, start_service, stop_service
+from lightning_modules.tracking.wandb_upload import is_uploaded, mark_uploaded
 from zoo.log import log
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 FLUSH_S = 1
 """Interval, in seconds, at which W&B flushes its file. A killed run would lose the rows of W&B's default, 15 s."""
+
+MANY = 1000
+"""Number of rows in memory at which those that W&B has written are dropped."""
 
 STARTS = 4
 """Number of times W&B may fail in one run before the run continues without it."""
@@ -28,12 +32,15 @@ class WandbThread(threading.Thread):
     If the server does not take the run, the run is offline. If W&B fails later, it is started again and whatever is
     missing from its files is logged again; W&B's files are the only record of what has been logged.
 
+    A row stays in memory until it is found in a file.
+
     Attributes:
         mode: ``online`` or ``offline``; None if W&B does not work.
         online: Whether to contact the server.
         earlier: Files of earlier starts of this run.
         own: Files of this start; more than one if W&B was started again.
         opened: Set once the W&B run has started, or cannot.
+        refused: Number of rows that W&B refused, for example for a key that is no text.
 
     Args:
         arguments: Arguments of ``wandb.init``, including ``id`` and ``dir``.
@@ -48,7 +55,13 @@ class WandbThread(threading.Thread):
         self.online, self._why = online, "" if online else "as requested"
         self.earlier, self.own = run_files(Path(arguments["dir"]), arguments["id"]), list[Path]()
         self.opened = threading.Event()
-        self._rows: list[Row] = []
+        self.refused = 0
+        self._logged = 0
+        self._rows: deque[Row] = deque()
+        """Rows to be logged."""
+        self._sent: list[Row] = []
+        """Rows given to W&B and not yet found in a file."""
+        self._written = Written()
         self._outcome: Outcome | None = None
         self._changed = threading.Condition()
 
@@ -56,6 +69,7 @@ class WandbThread(threading.Thread):
         """Log a row later."""
         with self._changed:
             self._rows.append(row)
+            self._logged += 1
             self._changed.notify()
 
     def end(self, outcome: Outcome) -> None:
@@ -71,8 +85,8 @@ class WandbThread(threading.Thread):
 
     def lost(self) -> tuple[int, int]:
         """Return how many rows are in none of W&B's files, and the number of all rows."""
-        written = Written(self.earlier, self.own)
-        return sum(row not in written for row in self._rows), len(self._rows)
+        self._written.read()
+        return self.refused + sum(row not in self._written for row in [*self._sent, *self._rows]), self._logged
 
     def run(self) -> None:
         for _ in range(STARTS):
@@ -93,33 +107,53 @@ class WandbThread(threading.Thread):
         silencer = start_service()
         run = self._init()
         silencer.warned = False  # until here, W&B warns of settings
-        written = Written(self.earlier, self.own)
+        files = [*self.earlier, *self.own]
+        written = self._written = Written(self.earlier, self.own)
         self.own.append(Path(run.settings.sync_file))
+        written.follow(self.own[-1])
         self.opened.set()
-        for row in written.rows if self.mode == "online" else ():
-            if row["_step"] >= run.starting_step:
-                run.log({k: v for k, v in row.items() if not k.startswith("_")}, step=row["_step"], commit=True)
+        for path in files if self.mode == "online" else ():
+            for row in rows(path):
+                if row["_step"] >= run.starting_step:
+                    run.log({k: v for k, v in row.items() if not k.startswith("_")}, step=row["_step"], commit=True)
         number = max(run.starting_step, written.next)
         for row in self._waiting():
             if row not in written:
-                run.log(row, step=number, commit=True)
-                number += 1
+                number += self._log(run, row, number)
+            if len(self._sent) % MANY == MANY - 1:
+                written.read()
+                self._sent = [row for row in self._sent if row not in written]
         run.summary.update(self._outcome.metrics | {"status": self._outcome.status})
         if self._outcome.requeued:
             run.mark_preempting()
         run.finish(exit_code=self._outcome.code)
-        # If the server rejects the key in mid-run, finish returns as usual, and W&B only prints a warning.
-        if self.mode == "online" and not silencer.warned:
+        if self.mode == "online" and is_uploaded(self.own[-1], silencer.warned):
             mark_uploaded(*self.earlier, *self.own)
 
     def _waiting(self) -> Iterator[Row]:
-        """Yield every row from the first on, and wait for further ones until the run ends."""
-        for index in itertools.count():
+        """Yield every row that may be in no file, and wait for further ones until the run ends."""
+        with self._changed:
+            self._rows.extendleft(reversed(self._sent))
+            self._sent = []
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._outcome or index < len(self._rows))  # noqa: B023
-            if index == len(self._rows):
-                return
-            yield self._rows[index]
+                self._changed.wait_for(lambda: self._outcome or self._rows)
+                if not self._rows:
+                    return
+                self._sent.append(self._rows.popleft())
+            yield self._sent[-1]
+
+    def _log(self, run: Any, row: Row, number: int) -> bool:
+        """Log the row that was sent last; returns False if W&B refuses it."""
+        try:
+            run.log(row, step=number, commit=True)
+        except (TypeError, ValueError) as error:  # it is about the row: a dead service raises other errors
+            if not self.refused:
+                log.warning(f"W&B refuses a row ({plain(error)}): {[*row]}. The run continues without such rows there.")
+            self.refused += 1
+            self._sent.pop()
+            return False
+        return True
 
     def _init(self) -> Any:
         """Start the W&B run; offline if W&B cannot be used online, for example without an API key.

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb.sdk.launch  # noqa: F401  # its import is no part of what is timed
+import wandb
+import wandb.sdk.launch  # its import is no part of what is timed
 from conftest import ROOT, cell_config, cell_spec, lives
 from unmeasured import unmeasured  # noqa: F401
 from wandb_file import read_run
@@ -25,11 +26,12 @@ from lightning_modules import run_cell
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.config.secrets import check_secrets
 from lightning_modules.results.result import read_result
-from lightning_modules.tracking import wandb_service
+from lightning_modules.tracking import wandb_service, wandb_thread
 from lightning_modules.tracking.base import Outcome
 from lightning_modules.tracking.loggers import entries, finish_loggers, make_loggers
-from lightning_modules.tracking.wandb_files import STEP, has_end, rows, run_files, upload_command
+from lightning_modules.tracking.wandb_files import STEP, has_end, rows, run_files
 from lightning_modules.tracking.wandb_logger import GRACE_S, WandbLogger
+from lightning_modules.tracking.wandb_upload import upload_command
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -156,7 +158,46 @@ def test_a_server_that_fails_in_the_middle(peer, begin, capsys, fault):
     run = last_file(tracking)
     assert steps(run["history"]) == list(range(8)) and run["exit_code"] == 1
     (line,) = capsys.readouterr().out.splitlines()
-    assert f"Upload it with: wandb sync --no-skip-online {tracking.wandb['dir']}" in line and "not uploaded" in line
+    assert f"Upload it with: wandb sync --no-skip-online {tracking.wandb['dir']}" in line
+    taken = len(peer.runs[tracking.wandb["id"]].history)
+    exact = f"not uploaded: {9 - taken} of 9 rows" if taken < 9 else "not uploaded: the end of the run"
+    # What is answered too late was not taken, as far as W&B knows.
+    assert exact in line or fault == 1.5
+
+
+def test_a_warning_of_w_and_b_is_no_missing_upload(peer, begin, capsys):
+    """Advice to upload again what the server has would double each row."""
+    tracking = begin(timeout_s=TIMEOUT_S)
+    log(tracking, range(4))
+    tracking.logger._thread.opened.wait()
+    wandb.termwarn("something else")
+    finish(tracking)
+    assert tracking.wandb["upload"] is None and capsys.readouterr().out == ""
+    assert [len(run.history) for run in peer.runs.values()] == [5]
+
+
+def test_a_row_that_w_and_b_refuses_costs_only_that_row(begin, capsys):
+    tracking = begin(mode="offline")
+    for step in range(8):
+        tracking.logger.log_metrics({3: 0.5} if step in (2, 5) else {"train/loss": 0.5}, step)
+    finish(tracking)
+    assert tracking.wandb["mode"] == "offline" and tracking.wandb["lost_rows"] == 2
+    assert steps(last_file(tracking)["history"]) == [0, 1, 3, 4, 6, 7]
+    *_, refused, upload = capsys.readouterr().out.splitlines()
+    assert "refuses a row" in refused and "not uploaded: 7 of 7 rows" in upload
+
+
+def test_rows_that_are_in_the_file_leave_the_memory(begin, monkeypatch):
+    monkeypatch.setattr(wandb_thread, "MANY", 20)
+    tracking = begin(mode="offline")
+    thread, most = tracking.logger._thread, 0
+    for part in range(0, 200, 20):
+        log(tracking, range(part, part + 20))
+        time.sleep(0.15)
+        most = max(most, len(thread._rows) + len(thread._sent))
+    finish(tracking)
+    assert most < 150 and tracking.wandb["lost_rows"] == 0
+    assert steps(last_file(tracking)["history"]) == list(range(200))
 
 
 @pytest.fixture
@@ -203,6 +244,34 @@ def test_w_and_b_cannot_be_started(begin, capsys, monkeypatch):
     assert tracking.wandb["mode"] is None and tracking.wandb["dirs"] == []
     (line, lost) = capsys.readouterr().out.splitlines()
     assert "W&B" in line and tracking.wandb["lost_rows"] == 5 and "5 of 5" in lost
+
+
+CANNOT_START = """
+import atexit, sys, time
+import wandb
+from lightning_modules.tracking.base import Outcome
+from lightning_modules.tracking.wandb_logger import WandbLogger
+from wandb.sdk.lib.service import service_process
+service_process.get_core_path = lambda: "false"
+start = time.monotonic()
+logger = WandbLogger({"id": "abc", "dir": sys.argv[1], "project": "p"}, True, 2)
+opened = time.monotonic() - start
+logger.log_metrics({"train/loss": 1.0}, 1)
+start = time.monotonic()
+logger.finish(Outcome({}, "failed", 7))
+print(opened, time.monotonic() - start, time.monotonic(), flush=True)
+sys.exit(7)
+"""
+
+
+def test_a_service_that_ends_at_once_costs_only_the_time_allowed(tmp_path):
+    """W&B 0.31 locks itself up for good over it: neither the run nor the end of the process waits for that lock."""
+    run = subprocess.run([sys.executable, "-c", CANNOT_START, str(tmp_path)], capture_output=True, text=True)
+    *lines, times = run.stdout.splitlines()
+    opened, finished, end = map(float, times.split())
+    assert run.returncode == 7 and opened < 2 + 1 and finished < 2 * GRACE_S + 1
+    assert time.monotonic() - end < SLACK_S
+    assert len(lines) == 1 and "it did not start" in lines[0]
 
 
 def test_w_and_b_cannot_be_imported(begin, capsys, monkeypatch):
