@@ -2,58 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-import venv
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, env_in
-
-OWN = ("zoo", "lightning_modules", "hydra_plugins")
+from installed import install
 
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def fresh(request, tmp_path_factory):
-    """A new environment with convzoo installed; torch and the like are borrowed."""
-    folder = tmp_path_factory.mktemp(request.param)
-    env = folder / "env"
-    venv.create(env)
-    python = env / "bin" / "python"
-    # An isolated build would fetch hatchling: the network is not what is tested here.
-    source = folder / "source"
-    shutil.copytree(
-        ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "dist", "*cache*")
-    )
-    if request.param == "wheel":
-        build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(source)]
-        subprocess.run(build, check=True, capture_output=True)
-        (target,) = (folder / "dist").glob("*.whl")
-        shutil.rmtree(source)
-        arguments = [str(target)]
-    else:
-        arguments = ["--no-build-isolation", "-e", str(source)]
-    site = Path(
-        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
-    )
-    (site / "borrowed.pth").write_text(f"{Path(find_spec('torch').origin).parents[1]}\n")
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(python),
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--ignore-installed",
-        *arguments,
-    ]
-    subprocess.run(install, check=True, capture_output=True)
-    return python
+    """The Python of a new environment with convzoo installed; torch and the like are borrowed."""
+    return install(tmp_path_factory.mktemp(request.param), editable=request.param == "editable")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydra_plugins.convzoo._composition import Composition, as_typed
+from hydra_plugins.convzoo._composition import Composition, as_typed, program
 from hydra_plugins.convzoo._plugins import choices, plugin_keys, plugin_owners
 from lightning_modules.config.secrets import check_secrets
 from lightning_modules.hardware.signals import Stopped
@@ -87,7 +87,7 @@ def _unknown(key: str) -> str:
         )
     guess = closest(key, known_keys())
     hint = f" Did you mean {guess}?" if guess else ""
-    return f"there is no key {key}.{hint} python train.py --help lists all of them."
+    return f"there is no key {key}.{hint} {program()} --help lists all of them."
 
 
 def open_keys(arguments: list[str]) -> list[str]:
@@ -129,12 +129,12 @@ def check_arguments(arguments: list[str]) -> None:
         if argument.startswith("~"):
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
-            raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
+            raise ConvzooError(f"{key} must be chosen. {program()} --help lists what there is.")
         if key.lstrip("+").startswith(OBJECTS) and ("${" in value or "{" in value):
             # An interpolation could put a _target_ together that is not seen here.
             raise ConvzooError(f"{argument}: no code can be named on the command line. Type one value by its own key.")
         if key in groups and ("${" in value or (value.lstrip().startswith("[") and key not in LISTS)):
-            raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
+            raise ConvzooError(f"{argument}: {key} is one choice by its name. {program()} --help has them.")
         # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
         # adds folders with further ones.
         if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):

@@ -122,6 +122,13 @@ class Composition:
         return f"{FILE}{path.relative_to(self.cwd)}" if inside else place
 
 
+def program(verb: str = "train") -> str:
+    """Return how users of this program start a verb: ``convzoo VERB``, or in a clone what needs no installation."""
+    if Path(sys.argv[0]).name == INSTALLED:
+        return f"convzoo {verb}"
+    return "python train.py" if verb == "train" else f"python -m zoo {verb}"
+
+
 def as_typed(overrides: ListConfig) -> list[str]:
     """Return overrides with unresolved interpolations: their values may depend on the run or have another type."""
     return OmegaConf.to_container(overrides, resolve=False)

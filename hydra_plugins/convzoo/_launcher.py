@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins.convzoo._composition import Composition, as_typed
+from hydra_plugins.convzoo._composition import Composition, as_typed, program
 from zoo.errors import ConvzooError
 from zoo.text import typed
 
@@ -74,7 +74,7 @@ class SweepLauncher(Launcher):
         runs, failed = sum(job.runs for job in jobs), not_completed(jobs)
         print_table(load_results([folder]))
         path = typed(os.path.relpath(folder))
-        print(f"{runs - len(failed)} of {runs} jobs completed. To compare them, type: python -m zoo report {path}")
+        print(f"{runs - len(failed)} of {runs} jobs completed. To compare them, type: {program('report')} {path}")
         if failed and self.raise_on_failure:
             names = "\n  ".join(job.name for job in failed)
             raise ConvzooError(

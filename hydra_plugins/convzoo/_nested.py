@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hydra_plugins.convzoo._cli import known_keys
+from hydra_plugins.convzoo._composition import program
 from hydra_plugins.convzoo._plugins import choices
 from lightning_modules.config.values import quoted
 from zoo.errors import ConvzooError
@@ -85,7 +86,7 @@ def _overrides(prefix: str, key: str, values: dict[Any, Any]) -> Iterator[str]:
     for name, value in sorted(values.items(), key=lambda entry: entry[0] != "name"):
         full = f"{key}.{name}" if key else str(name)
         if not re.fullmatch(r"[\w.@/]+", full):
-            raise ConvzooError(f"there is no key {full}. python train.py --help lists all of them.")
+            raise ConvzooError(f"there is no key {full}. {program()} --help lists all of them.")
         if name == "name" and _is_choice(key, value):
             yield f"{key}={value}"
         elif isinstance(value, dict) and value:

@@ -111,9 +111,10 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
     if strange := sorted(map(str, set(network) - ARGUMENTS)):
         raise _foreign(path, f"it asks for {', '.join(strange)}")
     if needed := _missing_choices(network):
-        plugins = ", ".join(map(clean, content.get(PLUGINS, {})))
-        missing = f"the plugin {plugins}" if plugins else "a plugin"
-        raise ConvzooError(f"{path} needs {needed} of {missing}. Import that first, or type --plugins NAME.")
+        plugins = [clean(name, 80) for name in content.get(PLUGINS, {})]
+        missing = f"the plugin {', '.join(plugins)}" if plugins else "a plugin"
+        typed = ",".join(plugins) or "NAME"
+        raise ConvzooError(f"{path} needs {needed} of {missing}. Import that first, or type --plugins {typed}.")
     name = network.get("backbone")
     # timm downloads a network whose name has a colon, from any address in that name.
     if not isinstance(name, str) or ":" in name:

@@ -10,7 +10,7 @@ from lightning_modules.data import Images, Splits
 
 @lightning_modules.dataset("photos", needs_root=False, num_classes=2, image_size=32, epochs=2)
 def photos(options) -> Splits:
-    """Random crops of scikit-learn's two photographs; the left is for training, and no crop reaches into another's part."""
+    """Crops of scikit-learn's photographs: of the left for training, then validation; of the right for the test."""
     generator = np.random.default_rng(0)
     height, width = options.image_size
 
