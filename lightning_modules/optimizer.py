@@ -10,8 +10,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from torch import nn
 
 from lightning_modules.config.schema import OptimOptions
-from zoo.errors import ConvzooError, choose
-from zoo.inputs import one_line
+from zoo.errors import ConvzooError, choose, one_line
 from zoo.registry import Registry
 
 FUSED = ("adamw", "adam", "sgd")

@@ -38,7 +38,7 @@ def load_named(arguments: Sequence[str]) -> None:
     else:
         files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
         names = [name for file in files_read for name in _configured(folders, file)]
-    load_plugins(names, [os.getcwd(), *folders] if names else ())
+    load_plugins(names, [os.getcwd(), *folders] if names or folders else ())
     if loaded_plugins():
         publish()
 
@@ -72,11 +72,13 @@ def publish() -> None:
 
 
 def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    from lightning_modules.data.augmentations import AUGMENTATIONS
+    from lightning_modules.losses import LOSSES
     from zoo.acts.activations import ACTS
     from zoo.backbones.families import FAMILIES
     from zoo.convs import KINDS
 
-    for registry in (KINDS, ACTS):
+    for registry in (KINDS, ACTS, LOSSES, AUGMENTATIONS):
         for name, choice in registry.items():
             if name not in registry.built_in():
                 yield registry.axis, name, {"name": name, **choice.defaults}
