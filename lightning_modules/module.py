@@ -40,6 +40,8 @@ def make_module(spec: CellSpec, network: dict[str, Any], folder: Path) -> Lightn
         raise ConvzooError(
             f"module: {spec.module[TARGET]} keeps no network under net. Write self.net = zoo.build(**network)."
         )
+    if type(module).forward is LightningModule.forward:
+        raise ConvzooError(f"module: {spec.module[TARGET]} has no forward, which maps images to logits.")
     # zoo.load, export and quantize read these from the checkpoint.
     module.save_hyperparameters({"network": network}, logger=False, frame=inspect.currentframe())
     return module

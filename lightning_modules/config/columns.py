@@ -22,7 +22,7 @@ def _unless(value: Any, usual: Any) -> Any:
 def _option_columns(axis: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of a registered choice that differ from the usual; with their axis unless well known."""
     return {
-        key if key in BARE else f"{axis}_{key}": value if isinstance(value, (int, float)) else str(value)
+        key if key in BARE else f"{axis}_{key.strip('_')}": value if isinstance(value, (int, float)) else str(value)
         for key, value in options.items()
         if value is not None and (f"{axis}.{key}", value) not in USUAL
     }

@@ -74,7 +74,7 @@ def test_nonsense_is_refused_by_name(key):
     config = next(
         config
         for choice in [*GROUPS, "seed=0"]
-        if key in dict(leaves(config := copy.deepcopy(cell_config(choice, *GIVEN.get(choice, [])))))
+        if key in {**(config := copy.deepcopy(cell_config(choice, *GIVEN.get(choice, [])))), **dict(leaves(config))}
     )
     place = config
     *path, last = key.split(".")
