@@ -148,8 +148,10 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
         # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
         # adds folders with further ones.
-        if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
-            choose(key, value, choices(key))
+        words = value.strip("[]").split(",") if key in LISTS else [value]
+        for word in map(str.strip, words if key in groups and not elsewhere else ()):
+            if re.fullmatch(r"[\w.+-]+", word):
+                choose(key, word, choices(key))
 
 
 def check_sweep(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from zoo.errors import one_line
 from zoo.log import log
 
 MOST = 3
-"""Number of calls in a row that may fail before a logger is called no more: each may wait for a server."""
+"""How often in a row a method may fail before the logger is called no more: each call may wait for a server."""
 
 CURVES = ("val/acc",)
 """Final metrics that the logged rows have as a curve, with another value at its end."""
@@ -23,13 +24,24 @@ class _Guarded(Logger):
     """Mixin over a Lightning logger's class."""
 
     entry: dict[str, Any]
-    __failures = 0
+    __failures: Counter[str]
+    __warned = False
 
     def begin(self, key: str, choices: dict[str, Any]) -> None:
         """Log the hyper-parameters; ``key`` is the logger's name in the configuration."""
-        self.entry, self.__key, self.__choices = {}, key, choices
+        self.entry, self.__key, self.__choices, self.__failures = {}, key, choices, Counter()
         self.__step: int | None = None
         self.log_hyperparams(choices)
+
+    @property
+    def experiment(self) -> Any:
+        """The library's own object. Lightning asks for it at the start, before any call that could be guarded."""
+        if self.__given_up():
+            raise AttributeError(f"{type(self).__name__} is given up")
+        try:
+            return super().experiment
+        except Exception as error:  # as in `__call`, through which most come here
+            raise AttributeError(f"{type(self).__name__} failed") from error
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.__step = self.__step if step is None else step
@@ -63,15 +75,19 @@ class _Guarded(Logger):
         self.__call("finalize", "success" if outcome.status == "completed" else "failed")
 
     def __call(self, method: str, *arguments: Any, **more: Any) -> None:
-        if self.__failures >= MOST:
+        if self.__given_up():
             return
         try:
             getattr(super(), method)(*arguments, **more)
-            self.__failures = 0
+            self.__failures[method] = 0
         except Exception as error:  # a foreign library, for which no run is given up
-            if not self.__failures:
-                log.warning(f"logger.{self.__key}: {method} failed ({one_line(error)}); the run continues.")
-            self.__failures += 1
+            if not self.__warned:
+                self.__warned, why = True, one_line(error.__cause__ or error)
+                log.warning(f"logger.{self.__key}: {method} failed ({why}); the run continues.")
+            self.__failures[method] += 1
+
+    def __given_up(self) -> bool:
+        return max(self.__failures.values(), default=0) >= MOST
 
 
 def guarded(logger: Logger, key: str, choices: dict[str, Any]) -> RunLogger:
