@@ -197,8 +197,10 @@ class Cell:
     def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
         # Lightning's max_time ends a run as if it had completed; signals.py interrupts it instead.
         given = {k: v for k, v in self.spec.trainer.plain().items() if v is not None and k != "max_time"}
-        shows = given.get("enable_progress_bar", True) and sys.stderr.isatty()
-        callbacks = [c for c in callbacks if shows or not isinstance(c, ProgressBar)]
+        shows = given.get("enable_progress_bar", True)
+        bars = shows and sys.stderr.isatty()
+        callbacks = [c for c in callbacks if bars or not isinstance(c, ProgressBar)]
+        # Without a terminal, there are lines instead of a bar.
         if shows and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, progress()]
         arguments = {
@@ -214,7 +216,7 @@ class Cell:
             "use_distributed_sampler": False,
             "enable_model_summary": False,
             "profiler": given.get("profiler") and make_profiler(given["profiler"], self.folder),
-            "enable_progress_bar": shows,
+            "enable_progress_bar": bars,
         }
         try:
             return L.Trainer(**arguments)

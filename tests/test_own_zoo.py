@@ -66,6 +66,10 @@ def test_its_test_its_table_and_its_cells(run, home):
     assert (own["cell"]["conv"], own["cell"]["act"], own["cell"]["data"]) == ("ghost", "star_relu", "photos")
     assert wide["cell"]["conv_part"] == 2 and wide["status"] == own["status"] == "completed"
     assert list(own["environment"]["plugins"]) == ["my_zoo"]
+    assert "epoch 2/2" in said[2]
+    assert list((home[0] / "runs" / "one" / "wandb").glob("offline-run-*/*.wandb"))
+    (events,) = (home[0] / "runs" / "one" / "tensorboard").glob("events.*")
+    assert b"gradient/norm" in events.read_bytes()
 
 
 def test_a_killed_sweep_goes_on_where_it_was(run, home):

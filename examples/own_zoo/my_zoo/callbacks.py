@@ -5,10 +5,10 @@ import torch
 
 
 class GradientNorm(lightning.Callback):
-    """Logs the length of the gradient as ``gradient/norm``.
+    """Logs the length of the gradient, the mean over an epoch, as ``gradient/norm``.
 
     Args:
-        every: Steps from one to the next.
+        every: Steps from one that counts to the next.
     """
 
     def __init__(self, every: int = 4) -> None:
@@ -20,4 +20,4 @@ class GradientNorm(lightning.Callback):
         """Lightning calls it with the gradients of a step."""
         if trainer.global_step % self.every == 0:
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            module.log("gradient/norm", torch.nn.utils.get_total_norm(gradients))
+            module.log("gradient/norm", torch.nn.utils.get_total_norm(gradients), on_step=False, on_epoch=True)
