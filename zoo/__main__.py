@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from zoo import __version__, new
 from zoo.costs import table_command
 from zoo.errors import ConvzooError, choose, closest, plain_words
+from zoo.image_size import ImageSize
 from zoo.log import LEVELS, set_level
 from zoo.plugins import load_plugins
 from zoo.report import command as report_command
@@ -84,15 +85,14 @@ def make_parser(
     export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
     export.add_argument("--format", default="onnx", help="onnx (the default) or torch")
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
-    export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
+    export.add_argument("--image-size", metavar="N|HxW", help="default: the run's own")
     export.set_defaults(run=_export)
-    modules: dict[str, Callable[[], Any]] = {"new": lambda: new}
-    modules |= {entry.name: entry.load for entry in entry_points(group=COMMANDS)}
-    modules |= {name: lambda module=module: module for name, module in further.items()}
-    named = set(words[:1]) & {*verbs.choices, *modules}
-    for name, load in modules.items():
+    modules = {"new": new, **further}
+    entries = {entry.name: entry for entry in entry_points(group=COMMANDS)}
+    named = set(words[:1]) & {*verbs.choices, *modules, *entries}
+    for name in (*modules, *entries):
         if name in named or not named:
-            command = load()
+            command = modules[name] if name in modules else entries[name].load()
             other = verbs.add_parser(name, help=command.HELP)
             command.add_options(other)
             other.set_defaults(run=command.run)
@@ -122,7 +122,8 @@ def _golden(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> None:
     from zoo.deploy import export as exporter
 
-    path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
+    size = None if given.image_size is None else ImageSize.parse(given.image_size)
+    path = exporter.export(given.checkpoint, given.output, size, given.format)
     batches = " and ".join(map(str, exporter.CHECKED_BATCHES))
     print(f"{typed(path)}  ({path.stat().st_size / 1e6:.1f} MB)")
     print(

@@ -7,11 +7,11 @@ verbs, lists of choices, or plugins.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -19,11 +19,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from hydra_plugins.convzoo._cli import known_keys
-from hydra_plugins.convzoo._plugins import choices, load_named
+from hydra_plugins.convzoo._plugin_names import registered
+from hydra_plugins.convzoo._plugins import choices, named
 from lightning_modules.config.options import rules
 from lightning_modules.config.schema import CellSpec
 from zoo.__main__ import make_parser
-from zoo.errors import ConvzooError
 from zoo.rules import ANYTHING
 
 HELP = 'complete words in your shell: eval "$(convzoo completion bash)"'
@@ -85,9 +85,7 @@ def run(given: argparse.Namespace) -> None:
     if given.line is None:
         print(SCRIPTS[given.shell], end="")
         return
-    # A plugin may print as it is imported.
-    with redirect_stdout(sys.stderr):
-        found = candidates(given.line)
+    found = candidates(given.line)
     print(*found, sep="\n", end="\n" if found else "")
 
 
@@ -134,29 +132,29 @@ def _overrides(words: list[str], last: str) -> Iterable[str]:
     flags = get_args_parser()._option_string_actions
     if last.startswith("-") or _takes_value(flags, words):
         return _of_flags(flags, words)
+    names, folders = named(words)
+    plugins = list(registered(names, [os.getcwd(), *folders]))
     key, is_given, value = last.partition("=")
-    if is_given or "." in key:
-        with suppress(ConvzooError):
-            load_named(words)
     if is_given:
-        return [f"{key}={found}" for found in _listed(value, _values(key.lstrip("+"), words))]
-    keys = [f"{known}=" for known in known_keys() if "/" not in known and known != "experiment"]
+        found = _values(key.lstrip("+"), folders)
+        found += [name for group, name, _ in plugins if group == key]
+        return [f"{key}={word}" for word in _listed(value, found)]
+    keys = {known for known in known_keys() if "/" not in known} - {"experiment"}
+    keys |= {f"{group}.{option}" for group, _, options in plugins for option in options}
     if "." in key:
-        return keys
-    return [*ADDED, *(start + "." if rest else start for start, _, rest in (known.partition(".") for known in keys))]
+        return [f"{known}=" for known in keys]
+    return [*ADDED, *(start + (dot or "=") for start, dot, _ in (known.partition(".") for known in keys))]
 
 
-def _values(key: str, words: Sequence[str]) -> list[str]:
-    """Return the choices of a group, or the words that a key's rule lists."""
-    flags, _ = get_args_parser().parse_known_args(list(words))
-    folders = [Path(folder, key) for folder in (flags.config_dir, flags.config_path) if folder]
+def _values(key: str, folders: Sequence[str]) -> list[str]:
+    """Return the choices of a group, ours and those in some folders, or the words that a key's rule lists."""
     if key.startswith("hydra/"):
         Plugins.instance()  # stores their choices
         return [file.removesuffix(".yaml") for file in ConfigStore.instance().list(key)]
-    found = [*choices(key), *(path.stem for folder in folders for path in folder.glob("*.yaml"))]
     _, text = dict(rules(CellSpec)).get(key, ANYTHING)
     listed = re.split(", or |, | or ", text)
-    return found + (listed if len(listed) > 1 and all(map(str.isidentifier, listed)) else [])
+    words = listed if len(listed) > 1 and all(map(str.isidentifier, listed)) else []
+    return [*choices(key), *(path.stem for folder in folders for path in Path(folder, key).glob("*.yaml")), *words]
 
 
 def _listed(typed: str, allowed: Iterable[str]) -> list[str]:

@@ -8,13 +8,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from importlib.resources import files
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from hydra_plugins.convzoo._cli import known_keys
+from hydra_plugins.convzoo._plugins import choices
 from lightning_modules.config.values import quoted
 from zoo.errors import ConvzooError
 
@@ -95,8 +95,8 @@ def _overrides(prefix: str, key: str, values: dict[Any, Any]) -> Iterator[str]:
 
 
 def _is_choice(group: str, name: Any) -> bool:
-    """Whether the group has a configuration file of that name."""
-    return any(path.stem == name for path in (files("zoo.conf") / "convzoo" / group).glob("*.yaml"))
+    """Whether the group has a choice of that name."""
+    return name in choices(group)
 
 
 def written(value: Any) -> str:

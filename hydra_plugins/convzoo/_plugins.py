@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -30,17 +31,21 @@ def load_named(arguments: Sequence[str]) -> None:
     Raises:
         ConvzooError: A plugin cannot be imported.
     """
+    names, folders = named(arguments)
+    load_plugins(names, [os.getcwd(), *folders] if names else ())
+    if loaded_plugins():
+        publish(folders)
+
+
+def named(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the plugins that a command, or its own configuration file, names, and its folders of configurations."""
     flags, unknown = get_args_parser().parse_known_args(list(arguments))
     folders = [folder for folder in (flags.config_dir, flags.config_path) if folder]
     given = dict(word.lstrip("+").partition("=")[::2] for word in [*flags.overrides, *unknown])
     if "plugins" in given:
-        names = _typed(f"plugins={given['plugins']}")
-    else:
-        files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
-        names = [name for file in files_read for name in _configured(folders, file)]
-    load_plugins(names, [os.getcwd(), *folders] if names else ())
-    if loaded_plugins():
-        publish()
+        return _typed(f"plugins={given['plugins']}"), folders
+    files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
+    return [name for file in files_read for name in _configured(folders, file)], folders
 
 
 def _typed(override: str) -> list[str]:
@@ -63,10 +68,16 @@ def _configured(folders: Sequence[str], name: str) -> list[str]:
     return []
 
 
-def publish() -> None:
-    """Store a choice in Hydra's groups for everything that plugins have registered."""
+def publish(folders: Sequence[str] = ()) -> None:
+    """Store a choice in Hydra's groups for everything that plugins have registered.
+
+    Args:
+        folders: The user's configuration; a file there is the choice of its name. Hydra would mix the two.
+    """
     store = ConfigStore.instance()
     for group, name, node in _registered():
+        if any((Path(folder) / group / f"{name}.yaml").is_file() for folder in folders):
+            continue
         for folder in (group, f"convzoo/{group}"):
             store.store(name=name, node=node, group=folder, provider=PROVIDER)
 
@@ -80,10 +91,19 @@ def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for name, choice in registry.items():
             if name not in registry.built_in():
                 yield registry.axis, name, {"name": name, **choice.defaults}
-    usual = OmegaConf.to_container(OmegaConf.load(str(files("zoo.conf") / "convzoo" / "model" / "timm.yaml")))
     for name, family in FAMILIES.items():
         if not is_built_in(family.module):
-            yield "model", name, {**usual, "name": name}
+            yield "model", name, {**_own_file("model/timm"), "name": name}
+    # Whoever has registered a data set has imported this module, which takes seconds.
+    if data := sys.modules.get("lightning_modules.data.registry"):
+        for name, choice in data.DATASETS.items():
+            if name not in data.DATASETS.built_in():
+                usual = choice.traits["usual"]
+                yield "data", name, {**usual, "augment": {**_own_file("data/shared/augment"), **usual["augment"]}}
+
+
+def _own_file(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(str(files("zoo.conf") / "convzoo" / f"{name}.yaml")))
 
 
 def choices(group: str) -> list[str]:

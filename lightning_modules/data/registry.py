@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lightning_modules.config.schema import DataOptions
@@ -13,22 +13,59 @@ from zoo.registry import Registry
 
 DATASETS = Registry("data")
 
+MISSING = "???"
+"""Stands for a value that users must type; OmegaConf's, which this package does not import."""
+
 Source = TypeVar("Source", bound=type[Data] | Reader)
 
 
-def dataset(name: str, needs_root: bool = True) -> Callable[[Source], Source]:
+def dataset(
+    name: str,
+    needs_root: bool = True,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    batch_size: int = 32,
+    epochs: int = 10,
+    augment: Mapping[str, Any] | None = None,
+) -> Callable[[Source], Source]:
     """Register a data set as ``data=NAME``.
 
     It decorates a function that reads the data set into memory, from its options to `Splits`, or a subclass of `Data`.
+    The other arguments are what ``data=NAME`` starts from; users type others as usual, ``data.epochs=5``. A file
+    ``conf/data/NAME.yaml`` of the user's replaces them all.
 
     Args:
         name: The name.
         needs_root: Whether the data set is read from the folder ``data.root``.
+        num_classes: Number of classes; None: users type it.
+        in_chans: Number of channels.
+        image_size: Side in pixels; None: the resolution that the network was published at.
+        mean, std: Mean and standard deviation per channel, for images from 0 to 1; None: 0.5 each.
+        batch_size: Images per batch.
+        epochs: Number of epochs.
+        augment: What of the augmentation is on, such as ``{"hflip": True}``.
 
     Raises:
         ConvzooError: The name is invalid or taken.
     """
-    return DATASETS.register(name, options=(), needs_root=needs_root)
+    usual = {
+        "name": name,
+        "root": MISSING if needs_root else None,
+        "download": False,
+        "num_classes": MISSING if num_classes is None else num_classes,
+        "in_chans": in_chans,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "mean": [0.5] * in_chans if mean is None else list(mean),
+        "std": [0.5] * in_chans if std is None else list(std),
+        "augment": dict(augment or {}),
+    }
+    return DATASETS.register(name, options=(), needs_root=needs_root, usual=usual)
 
 
 def make_data(options: DataOptions | Mapping[str, Any], seed: int = 0) -> Data:
