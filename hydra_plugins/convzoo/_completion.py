@@ -159,8 +159,8 @@ def _values(key: str, folders: Sequence[str]) -> list[str]:
 
 def _listed(typed: str, allowed: Iterable[str]) -> list[str]:
     """Return what a list with commas may become: its entries so far, and one more."""
-    before = typed[: typed.rfind(",") + 1]
-    return [f"{before}{value}" for value in allowed if value not in before.split(",")]
+    before = typed[: max(typed.rfind(","), typed.rfind("[")) + 1]
+    return [f"{before}{value}" for value in allowed if value not in re.split(r"[\[,]", before)]
 
 
 def _takes_value(flags: Mapping[str, argparse.Action], words: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ def load_named(arguments: Sequence[str]) -> None:
         ConvzooError: A plugin cannot be imported.
     """
     names, folders = named(arguments)
-    load_plugins(names, [os.getcwd(), *folders] if names else ())
+    load_plugins(names, [os.getcwd(), *folders] if names or folders else ())
     if loaded_plugins():
         publish(folders)
 
@@ -83,11 +83,13 @@ def publish(folders: Sequence[str] = ()) -> None:
 
 
 def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    from lightning_modules.data.augmentations import AUGMENTATIONS
+    from lightning_modules.losses import LOSSES
     from zoo.acts.activations import ACTS
     from zoo.backbones.families import FAMILIES
     from zoo.convs import KINDS
 
-    for registry in (KINDS, ACTS):
+    for registry in (KINDS, ACTS, LOSSES, AUGMENTATIONS):
         for name, choice in registry.items():
             if name not in registry.built_in():
                 yield registry.axis, name, {"name": name, **choice.defaults}

@@ -1,7 +1,6 @@
 """``convzoo completion``: what TAB offers, in the shells that are installed."""
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -47,11 +46,12 @@ def folder(tmp_path, monkeypatch):
         ("completion z", ["zsh"]),
         ("report ", []),
         ("nonsense --", []),
-        ("train mod", ["model.", "model="]),
+        ("train mode", ["model.", "model="]),
         ("train --config-d", ["--config-dir"]),
         ("train -m conv=separable_", ["conv=separable_spatial"]),
         ("train conv=grouped,bl", ["conv=grouped,blueprint"]),
         ("train model.match", ["model.match=", "model.match_over="]),
+        ("train callbacks=[ema,early", ["callbacks=[ema,early_stopping"]),
         ("train task=", ["task=time", "task=train"]),
         ("train 'seed=1 model=resn", ["model=resnet"]),
         ("train optim=ada", ["optim=adamw", "optim=adan"]),
