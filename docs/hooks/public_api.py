@@ -9,7 +9,7 @@ TOPICS = {
     "zoo": {
         "Build and rewrite": ("build", "rewrite", "swap_activations", "ConvSpec", "Report", "Entry", "KINDS", "ACTS"),
         "Extend": ("conv_kind", "activation", "backbone", "Factored", "check_kind", "load_plugins"),
-        "Count": ("cost", "layer_costs", "Cost", "LayerCost", "tabulate", "show_layers", "CellCost", "Images"),
+        "Count": ("cost", "layer_costs", "Cost", "LayerCost", "tabulate", "show_layers", "CellCost", "Images", "ImageSize"),
         "Scale and match": ("resolve", "match", "Network", "Scale", "Match", "FAMILIES"),
         "Convert and compress": ("convert", "ConversionReport", "reestimate_batchnorm", "fold_batchnorm", "quantize"),
         "Load and export": ("load", "export", "lower"),
