@@ -5,7 +5,7 @@ checks it further.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from lightning_modules.config.objects import NODE, NODES
 from lightning_modules.config.options import Chosen, OpenOptions, Options
@@ -22,6 +22,7 @@ from zoo.rules import (
     SWITCH,
     TEXT,
     TIME,
+    check_value,
     image_size,
     is_time,
     number,
@@ -247,8 +248,8 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggerOptions(Options):
-    """Run tracking."""
+class LoggerOptions(OpenOptions):
+    """Run tracking: W&B by its own keys; further keys are loggers, each named by ``_target_``."""
 
     name: Annotated[str, one_of(LOGGERS)]
     project: Annotated[
@@ -268,6 +269,18 @@ class LoggerOptions(Options):
     ]
     mode: Annotated[str, one_of(("auto", "online", "offline", "disabled"))]
     timeout_s: Annotated[float, number(1, 86400)]
+
+    @classmethod
+    def of(cls, values: Any, name: str = "") -> Self:
+        """Checks the further keys, too.
+
+        Raises:
+            ConvzooError: A value is not allowed.
+        """
+        made = super().of(values, name)
+        for key, node in made.options.items():
+            check_value(f"{name}.{key}", node, NODE)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
