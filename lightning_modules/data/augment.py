@@ -114,8 +114,10 @@ class Prepare:
         self._rows: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Map uint8 (N, C, h, w) to ``dtype`` (N, C, image_size, image_size), channels last in memory."""
+        """Map uint8, or floating point from 0 to 1, (N, C, h, w) to ``dtype`` (N, C, image_size, image_size), channels last in memory."""
         x = images.to(torch.float32, copy=True)
+        if images.is_floating_point():
+            x *= 255
         if x.shape[-2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         if training:

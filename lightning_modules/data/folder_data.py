@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
@@ -17,14 +15,11 @@ from lightning_modules.data.base import Data
 from lightning_modules.data.layout import class_names, scan, split_names
 from lightning_modules.data.registry import dataset
 from lightning_modules.data.split import Split, overview
-from zoo import devices
 from zoo.errors import ConvzooError
 from zoo.log import log
 
 MAX_BAD = 0.001
 """Default of ``data.max_bad_images``, for checkpoints without it."""
-AHEAD = 8
-"""Number of batches that are prefetched, over all worker processes."""
 
 
 @dataset("imagefolder")
@@ -110,7 +105,7 @@ class FolderData(Data):
             )
 
     def _loader(self, split: str) -> DataLoader:
-        from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
+        from lightning_modules.data.folder import FolderImages, FolderLoader
 
         # Without a test split, val is tested, as usual for ImageNet.
         files = self._split(split).images if split != "test" else self._splits[-1].images
@@ -119,30 +114,4 @@ class FolderData(Data):
             images = FolderImages(files, size, augment.random_resized_crop, augment.hflip, self.seed)
         else:
             images = FolderImages(files, size, augment.crop_ratio)
-        workers = self._workers()
-        return FolderLoader(
-            images,
-            self.bad,
-            batch_sampler=self._batches(len(images), split == "train", FolderBatches),
-            num_workers=workers,
-            prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
-            persistent_workers=workers > 0 and split != "test",
-            pin_memory=self._device.type == "cuda",
-            # A separate generator: a DataLoader's draws must not affect the rest of the run.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
-    def _workers(self) -> int:
-        """Return this rank's number of worker processes: ``data.workers`` if set, or else by the number of cores.
-
-        With a GPU, the ranks share all cores but one. On a CPU they share a quarter of the cores: the network needs
-        the others, and decoding is a small part of the work.
-        """
-        if self.options.workers is not None:
-            return self.options.workers
-        cores = devices.cores()
-        if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
-            # The jobs of a sweep share the machine.
-            cores = min(cores, int(ours))
-        spare = cores // 4 if self._device.type == "cpu" else cores - 1
-        return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
+        return self.files_loader(images, split, FolderLoader, bad=self.bad)
