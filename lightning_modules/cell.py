@@ -65,7 +65,7 @@ class Cell:
         resolved = resolve(spec, hardware.name)
         check_memory(spec, resolved.network)
         self.data, self.choices = resolved.data, resolved.choices
-        self.image_shape = (resolved.in_chans, resolved.image_size, resolved.image_size)
+        self.image_shape = (resolved.in_chans, *resolved.image_size)
         if resolved.found:
             log.info(resolved.found)
         self.data.look()

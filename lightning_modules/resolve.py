@@ -12,6 +12,7 @@ from lightning_modules.data import Data, make_data
 from lightning_modules.optimizer import check_optimizer
 from zoo.backbones.stem import stem_for
 from zoo.costs.matching import Match, match_text
+from zoo.image_size import ImageSize
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Resolved:
         network: Arguments of `zoo.build`, as plain values.
         data: The data module.
         choices: The cell's choices as flat columns, for result.json and W&B.
-        image_size: Side length in pixels.
+        image_size: The size of the images that the network sees.
         found: Description of the result of ``model.match``; None without a budget.
     """
 
     network: dict[str, Any]
     data: Data
     choices: dict[str, Any]
-    image_size: int
+    image_size: ImageSize
     found: str | None = None
 
     @property
@@ -53,14 +54,14 @@ def resolve(spec: CellSpec, hardware: str) -> Resolved:
     data = _data(spec, image_size)
     network = network_of(scaled, data.options)
     # Columns hold the choices as typed, plus what was found: a run that fails before this point has the same ones.
-    choices = columns(spec, hardware) | {"image_size": image_size, "stem": network["stem"]}
+    choices = columns(spec, hardware) | {"image_size": image_size.column, "stem": network["stem"]}
     if found is None:
         return Resolved(network, data, choices, image_size)
     choices |= {found.over: found.value, "match_miss": round(found.miss, 5)}
     return Resolved(network, data, choices, image_size, f"model.match={spec.model.match}: {found}")
 
 
-def _data(spec: CellSpec, image_size: int) -> Data:
+def _data(spec: CellSpec, image_size: ImageSize) -> Data:
     return make_data(spec.data.having(image_size=image_size), spec.seed)
 
 

@@ -59,7 +59,7 @@ def time_cell(cell: Cell) -> dict[str, float]:
     cell.data.device = device
     image = torch.zeros(cell.image_shape, device=device, dtype=dtype)
     batch_size = cell.spec.data.batch_size
-    cost = zoo.cost(net, cell.image_shape[1], cell.image_shape[0])
+    cost = zoo.cost(net, cell.image_shape[1:], cell.image_shape[0])
     seconds = limited(SECONDS)
     with plain_memory_errors(cell.spec):
         training = zoo.training_speed(net, image, batch_size, seconds, optimizer=optimizer, autocast=autocast)

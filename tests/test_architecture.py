@@ -23,6 +23,7 @@ FLOORS = {
         ["convs", "meta"],
         ["registry", "plugins"],
         ["rules"],
+        ["image_size"],
         ["cache", "devices", "render", "errors"],
         ["log"],
         ["ranks", "text"],

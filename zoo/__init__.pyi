@@ -63,6 +63,9 @@ from .deploy.export import (
 from .errors import (
     ConvzooError as ConvzooError,
 )
+from .image_size import (
+    ImageSize as ImageSize,
+)
 from .meta import (
     meta_init as meta_init,
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from zoo import __version__, new
 from zoo.costs import table_command
 from zoo.errors import ConvzooError, choose, plain_words
+from zoo.image_size import ImageSize
 from zoo.log import LEVELS, set_level
 from zoo.plugins import load_plugins
 from zoo.report import command as report_command
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.ckpt of a run")
     export.add_argument("--format", default="onnx", help="onnx (the default) or torch")
     export.add_argument("--output", metavar="FILE", type=Path, help="default: beside the checkpoint")
-    export.add_argument("--image-size", metavar="N", type=int, help="default: the run's own")
+    export.add_argument("--image-size", metavar="N|HxW", help="default: the run's own")
     export.set_defaults(run=_export)
     other = verbs.add_parser("new", help=new.HELP)
     new.add_options(other)
@@ -85,7 +86,8 @@ def _golden(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> None:
     from zoo.deploy import export as exporter
 
-    path = exporter.export(given.checkpoint, given.output, given.image_size, given.format)
+    size = None if given.image_size is None else ImageSize.parse(given.image_size)
+    path = exporter.export(given.checkpoint, given.output, size, given.format)
     batches = " and ".join(map(str, exporter.CHECKED_BATCHES))
     print(f"{typed(path)}  ({path.stat().st_size / 1e6:.1f} MB)")
     print(

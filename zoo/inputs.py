@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from zoo.errors import ConvzooError, UnfitError
+from zoo.image_size import ImageSize, Size
 from zoo.meta import ShapesOnly, run_watched, structure
 
 T = TypeVar("T")
-Size = int | tuple[int, int]
 
 SIZES = (224, 32, 28, 64, 96, 299)
 """Common image sizes, tried in turn if the size is not known."""
@@ -164,7 +164,7 @@ def input_shapes(
     likely = dict.fromkeys([*([own] if isinstance(own, int) else []), *convs[:1], 3, 1, *sorted(set(convs))[:3]])
     for channels in likely if in_chans is None else [in_chans]:
         for size in sizes:
-            yield batch, channels, *((size, size) if isinstance(size, int) else size)
+            yield batch, channels, *ImageSize.of(size)
 
 
 def _explain(
@@ -184,8 +184,7 @@ def _explain(
     if (needed := _required(net)) > 1:
         given = "one image" if in_chans else "the same image for each"
         return f"{name} has {needed} inputs, and does not run with {given} ({said}). Give inputs=(…)."
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    asked = f"image_size={height if height == width else image_size}"
+    asked = f"image_size={ImageSize.of(image_size)}"
 
     def takes(size: Size, channels: int | None = in_chans) -> bool:
         return _takes(net, attempt, size, channels, batch)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo.errors import ConvzooError
+from zoo.image_size import ImageSize
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -31,6 +32,19 @@ def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
 
 def _range(what: str, low: float, high: float) -> str:
     return f"{what} {low:g}" + (f" to {high:,}" if high < math.inf else "")
+
+
+def image_size(low: int, high: int = MANY) -> Rule:
+    """Accepts sizes of images (`ImageSize.of`) with sides from ``low`` to ``high``, both included."""
+
+    def allowed(value: Any) -> bool:
+        try:
+            size = ImageSize.of(value)
+        except ConvzooError:
+            return False
+        return low <= size.shorter and size.longer <= high
+
+    return allowed, f"{_range('a whole number from', low, high)}, or [HEIGHT,WIDTH]"
 
 
 def or_null(rule: Rule) -> Rule:

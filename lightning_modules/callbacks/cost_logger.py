@@ -16,6 +16,7 @@ import zoo
 from lightning_modules.callbacks.batch import images_of
 from lightning_modules.callbacks.calls import Arguments, Call, one_image
 from lightning_modules.callbacks.inputs import Inputs
+from zoo.image_size import Size
 from zoo.inputs import call_of
 
 
@@ -35,7 +36,7 @@ class CostLogger(Callback):
             positional arguments, a dictionary keyword arguments.
     """
 
-    def __init__(self, image_size: int | tuple[int, int] | None = None, in_chans: int = 3, inputs: Any = None) -> None:
+    def __init__(self, image_size: Size | None = None, in_chans: int = 3, inputs: Any = None) -> None:
         self.image_size, self.in_chans, self.inputs = image_size, in_chans, inputs
         self.cost: zoo.Cost | None = None
         self._params: int | None = None

@@ -57,7 +57,7 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "init": init.name,
         "init_checkpoint": init.checkpoint,
         "init_rank": init.rank,
-        "image_size": data.image_size,
+        "image_size": data.image_size and data.image_size.column,
         "batch_size": data.batch_size,
         "epochs": spec.trainer.max_epochs,
         "optim": optim.name,

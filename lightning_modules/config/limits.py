@@ -29,14 +29,15 @@ def check_images(spec: CellSpec, memory: int = ANY_MACHINE) -> None:
         ConvzooError: An image is too large, or they do not fit.
     """
     data, size = spec.data, image_sizes(spec)[1]
-    if size > LARGEST_IMAGE:
+    if size.longer > LARGEST_IMAGE:
         raise ConvzooError(
-            f"images of {size} pixels a side are too large. Allowed: {LARGEST_IMAGE} and less. Type a smaller "
+            f"images of {size} pixels are too large. Allowed: {LARGEST_IMAGE} and less a side. Type a smaller "
             "data.image_size or scale."
         )
-    pixels = size**2 * data.in_chans
+    pixels = size.pixels * data.in_chans
     _check(data.batch_size * pixels * 4, memory, "one batch of images", "data.batch_size or data.image_size")
-    padded = (size + 2 * (data.augment.crop_padding or 0)) ** 2 * data.in_chans
+    margin = 2 * (data.augment.crop_padding or 0)
+    padded = (size.height + margin) * (size.width + margin) * data.in_chans
     # Only digits and synthetic images are stored at the requested size; other data sets keep their own.
     images = {"digits": 1797, "synthetic": data.images or 0}.get(data.name, 0)
     _check(images * padded, memory, "the data set", "data.images, data.image_size or data.augment.crop_padding")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self, get_args, get_type_hints
 
 from lightning_modules.config.values import read_nulls
 from zoo.errors import ConvzooError
+from zoo.image_size import ImageSize
 from zoo.rules import TEXT, Rule, check_value, shown
 
 
@@ -56,7 +57,13 @@ class Options:
         """Returns the defined keys with plain values."""
         further = getattr(self, "options", {})
         values = {key: further[key] if key in further else getattr(self, key) for key in self.given}
-        return {key: value.plain() if isinstance(value, Options) else value for key, value in values.items()}
+        return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Options):
+        return value.plain()
+    return value.plain if isinstance(value, ImageSize) else value
 
 
 @dataclass(frozen=True, kw_only=True)

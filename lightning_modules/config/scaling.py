@@ -8,6 +8,7 @@ from zoo.backbones.scaled_builders import check_factor, check_scalable
 from zoo.costs.budget import parse_budget
 from zoo.costs.matching import Match, check_matchable
 from zoo.errors import ConvzooError, choose
+from zoo.image_size import ImageSize
 
 AXES = ("depth", "width", "resolution")
 SCALES = ("none", "compound", *AXES, "factors")
@@ -81,17 +82,17 @@ def find_scale(spec: CellSpec) -> Scale:
     return Scale(**factors)
 
 
-def image_sizes(spec: CellSpec) -> tuple[int, int]:
-    """Returns the image size (pixels per side) before scaling (of the data set, else of the network) and after.
+def image_sizes(spec: CellSpec) -> tuple[ImageSize, ImageSize]:
+    """Returns the image size before scaling (of the data set, else of the network) and after.
 
     Raises:
         ConvzooError: The scaled image has fewer than 8 pixels per side.
     """
-    base = spec.data.image_size or find_network(spec).image_size or 224
-    scaled = find_scale(spec).image_size(base)
-    if scaled < 8:
+    base = ImageSize.of(spec.data.image_size or find_network(spec).image_size or 224)
+    scaled = base.scaled(find_scale(spec).resolution)
+    if scaled.shorter < 8:
         raise ConvzooError(
-            f"scale={spec.scale.name} makes {scaled} pixels a side of {base}. Allowed: 8 and more. "
+            f"scale={spec.scale.name} makes {scaled} pixels of {base}. Allowed: 8 and more a side. "
             "Type a larger factor, or a larger data.image_size."
         )
     return base, scaled

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from lightning_modules.config.options import Chosen, OpenOptions, Options
+from zoo.image_size import ImageSize
 from zoo.log import LEVELS
 from zoo.rules import (
     ANY_TEXT,
@@ -20,6 +21,7 @@ from zoo.rules import (
     SWITCH,
     TEXT,
     TIME,
+    image_size,
     is_time,
     number,
     one_of,
@@ -102,7 +104,7 @@ class DataOptions(Options):
     download: Annotated[bool, SWITCH]
     num_classes: Annotated[int | None, or_null(whole(2, 10**6))]
     in_chans: Annotated[int, whole(1, 1024)]
-    image_size: Annotated[int | None, or_null(whole(8))]  # lightning_modules.config.limits
+    image_size: Annotated[ImageSize | None, or_null(image_size(8))]  # lightning_modules.config.limits
     batch_size: Annotated[int, whole(1, 2**20)]
     epochs: Annotated[int, whole(1)]
     images: Annotated[int, whole(8)]  # lightning_modules.config.limits
@@ -120,6 +122,10 @@ class DataOptions(Options):
         list[float], (lambda v: SHARES[0](v) and all(x > 0 for x in v), "a list of numbers above 0, one a channel")
     ]
     augment: AugmentOptions
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", ImageSize.of(self.image_size))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_modules.config.schema import AugmentOptions
+from zoo.image_size import ImageSize, Size
 
 ERASED_AREA, ERASED_RATIO, TRIES = (0.02, 0.33), (0.3, 3.3), 10
 """Random erasing, as in the paper and in torchvision: share of the image's area, height / width, number of draws."""
@@ -48,21 +49,23 @@ class Augment:
         """Rotate about the centre, zoom, then shift; bilinear, black outside, like torchvision's ``RandomAffine``.
 
         Args:
-            x: Square images (N, C, S, S), black = 0.
+            x: Images (N, C, H, W), black = 0.
         """
         if not (self.rotate or self.zoom or self.shift):
             return x
         angle, zoom, right, down = (2 * torch.rand(4, len(x), device=x.device) - 1).unbind()
         angle, zoom = angle * math.radians(self.rotate), 1 + zoom * self.zoom
-        # grid_sample needs each pixel's source, so this is the inverse transform. The image spans -1 to 1.
+        # grid_sample needs each pixel's source, so this is the inverse transform. The image spans -1 to 1 on each axis.
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
-        size = x.shape[-1]
-        right, down = ((move * self.shift * size).round() * (2 / size) for move in (right, down))
-        matrix = torch.stack([cos, -sin, sin * down - cos * right, sin, cos, -sin * right - cos * down], dim=1)
+        height, width = x.shape[-2:]
+        right, down = (
+            (move * self.shift * side).round() * (2 / side) for move, side in ((right, width), (down, height))
+        )
+        of_y, of_x = sin * (height / width), sin * (width / height)
+        matrix = torch.stack([cos, -of_y, of_y * down - cos * right, of_x, cos, -of_x * right - cos * down], dim=1)
         to_x, to_y, to_1 = matrix.view(-1, 2, 3, 1, 1).unbind(2)
-        across = _centres(size, x.device)
         # Separate planes of x and y: faster than affine_grid's pairs, and never a matrix product in reduced precision.
-        grid = torch.addcmul(to_y * across[:, None] + to_1, to_x, across)
+        grid = torch.addcmul(to_y * _centres(height, x.device)[:, None] + to_1, to_x, _centres(width, x.device))
         return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=False)
 
     def erase(self, x: torch.Tensor) -> torch.Tensor:
@@ -102,24 +105,27 @@ class Prepare:
     """Resizes, augments (in training only) and normalises a batch.
 
     Args:
-        image_size: Side in pixels to which images of another size are resized (bilinear, antialiased).
+        image_size: Size to which images of another size are resized (bilinear, antialiased), whatever their shape.
         mean, std: Mean and standard deviation per channel, for images from 0 to 1.
         augment: Augmentation in training; None: none.
     """
 
-    def __init__(self, image_size: int, mean: list[float], std: list[float], augment: Augment | None = None) -> None:
-        self.image_size, self.augment = image_size, augment or Augment()
+    def __init__(self, image_size: Size, mean: list[float], std: list[float], augment: Augment | None = None) -> None:
+        self.image_size, self.augment = ImageSize.of(image_size), augment or Augment()
         self._scale = 1 / (255 * torch.tensor(std))
         self._bias = -torch.tensor(mean) / torch.tensor(std)
         self._rows: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Map uint8, or floating point from 0 to 1, (N, C, h, w) to ``dtype`` (N, C, image_size, image_size), channels last in memory."""
+        """Map bytes, or brightness 0 to 1 in floating point, (N, C, h, w) to ``dtype`` (N, C, H, W) of ``image_size``.
+
+        The result is channels last in memory.
+        """
         x = images.to(torch.float32, copy=True)
         if images.is_floating_point():
             x *= 255
-        if x.shape[-2:] != (self.image_size, self.image_size):
-            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        if tuple(x.shape[-2:]) != self.image_size:
+            x = F.interpolate(x, self.image_size, mode="bilinear", antialias=True)
         if training:
             x = self.augment.warp(x)
         x = self._normalise(x).to(dtype)
@@ -127,10 +133,12 @@ class Prepare:
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         if x.device not in self._rows:
-            self._rows[x.device] = tuple(v.repeat(self.image_size).to(x.device) for v in (self._scale, self._bias))
+            self._rows[x.device] = tuple(
+                v.repeat(self.image_size.width).to(x.device) for v in (self._scale, self._bias)
+            )
         scale, bias = self._rows[x.device]
         # Work on rows of pixels: an innermost dimension of three channels is slow.
-        rows = x.permute(0, 2, 3, 1).reshape(-1, self.image_size * x.shape[1])
+        rows = x.permute(0, 2, 3, 1).reshape(-1, self.image_size.width * x.shape[1])
         torch.addcmul(bias, rows, scale, out=rows)
         return rows.view(len(x), *x.shape[-2:], x.shape[1]).permute(0, 3, 1, 2)
 

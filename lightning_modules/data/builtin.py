@@ -38,7 +38,7 @@ def synthetic(options: DataOptions) -> Splits:
     """Generate noise with random labels, for measuring speed rather than accuracy."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     n, small = options.images, max(1, options.images // 8)
-    shape = (options.in_chans, options.image_size, options.image_size)
+    shape = (options.in_chans, *options.image_size)
 
     def noise(count: int) -> Images:
         images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)

@@ -18,6 +18,7 @@ from lightning_modules.data.crop import Box
 from lightning_modules.data.files import BadImage
 from lightning_modules.data.image_formats import formats
 from lightning_modules.data.levels import check_upper_bits, to_bytes
+from zoo.image_size import ImageSize
 
 # Pillow warns about files that it can read nevertheless, and every worker process would repeat it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -40,18 +41,18 @@ BOMB_PIXELS, BOMB_RATIO = 2**24, 2000
 """An image with more pixels than the first, and more per byte of its file than the second, is not a photograph."""
 
 
-def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: int | None = None) -> torch.Tensor:
+def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: ImageSize | None = None) -> torch.Tensor:
     """Decode an image as RGB, the way it is meant to be seen.
 
     The image is turned as its EXIF data say and has 256 levels (see `lightning_modules.data.levels`). Transparency is
-    dropped, and of an animation the first frame is used. With a ``box``, only that part is returned, at ``size`` ×
-    ``size`` pixels (bilinear, antialiased); a JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8)
+    dropped, and of an animation the first frame is used. With a ``box``, only that part is returned, resized to
+    ``size`` (bilinear, antialiased); a JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8)
     at which the part still has that many pixels.
 
     Args:
         content: The file's content.
         box: Called with the image's height and width; returns the part to use. None: the whole image.
-        size: Side of the result in pixels; used with ``box``.
+        size: Size of the result; used with ``box``.
 
     Returns:
         uint8 (H, W, 3).
@@ -74,14 +75,16 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: i
         raise BadImage("cut off" if "truncated" in text.lower() else "damaged", text) from None
 
 
-def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | None) -> torch.Tensor:
+def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: ImageSize | None) -> torch.Tensor:
     with open_image(content) as image:
         _check_header(image, len(content))
         raw_mode = _raw_mode(image)  # lost once the image is loaded, and reading a PNG's EXIF data loads it
         orientation = orientation_of(image)
         width, height = image.size[::-1] if orientation in TURNED else image.size
         part = box(height, width) if box else None
-        factor = next((f for f in (8, 4, 2) if part and min(part.height, part.width) >= f * size), 1)
+        factor = next(
+            (f for f in (8, 4, 2) if part and part.height >= f * size.height and part.width >= f * size.width), 1
+        )
         # Gives the same pixels as Pillow, 30 % faster.
         pixels = _whole_jpeg(image, content) if factor == 1 and orientation == 1 else None
         if pixels is None:
@@ -99,7 +102,7 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: int | N
     top, left = int(part.top * down), int(part.left * across)
     bottom, right = math.ceil((part.top + part.height) * down), math.ceil((part.left + part.width) * across)
     image = pixels[top:bottom, left:right].contiguous().permute(2, 0, 1)
-    return v2.functional.resize(image, [size, size]).permute(1, 2, 0)
+    return v2.functional.resize(image, list(size)).permute(1, 2, 0)
 
 
 def _raw_mode(image: Image.Image) -> str:

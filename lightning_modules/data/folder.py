@@ -16,6 +16,7 @@ from lightning_modules.data.decode import decode
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, captured_stderr, plain_worker_errors
 from zoo.errors import ConvzooError
+from zoo.image_size import ImageSize, Size
 
 OTHERS = 100
 """Maximum number of images that are tried in place of a bad one."""
@@ -33,9 +34,9 @@ class FolderImages(WatchedImages):
 
     Args:
         files: Paths and labels.
-        image_size: Side of the images in pixels.
+        image_size: Size of the images: H = W, or (H, W).
         crop: In training, minimum and maximum of the crop's share of the image's area. In evaluation, the side of the
-            central square as a fraction of the shorter side.
+            central part as a fraction of the largest part of that shape.
         hflip: Flip half of the training images horizontally.
         seed: Seed of the augmentation; None for evaluation.
     """
@@ -43,14 +44,14 @@ class FolderImages(WatchedImages):
     def __init__(
         self,
         files: list[tuple[str, int]],
-        image_size: int,
+        image_size: Size,
         crop: tuple[float, float] | float,
         hflip: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__([path for path, _ in files])
         self.labels = [label for _, label in files]
-        self.image_size, self.crop, self.hflip, self.seed = image_size, crop, hflip, seed
+        self.image_size, self.crop, self.hflip, self.seed = ImageSize.of(image_size), crop, hflip, seed
         self._gave_up: set[int] = set()  # files that failed before: read them without retries
 
     def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, BadList]:
@@ -60,11 +61,11 @@ class FolderImages(WatchedImages):
             batch: Epoch and indices.
 
         Returns:
-            Images, uint8 (N, 3, image_size, image_size), channels last in memory; labels, int64 (N,); bad images.
+            Images, uint8 (N, 3, H, W), channels last in memory; labels, int64 (N,); bad images.
         """
         epoch, indices = batch
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
-        pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
+        pixels = torch.empty(len(indices), *size, 3, dtype=torch.uint8)
         taken: list[int] = []
         with captured_stderr():
             for index in indices:
@@ -94,8 +95,8 @@ class FolderImages(WatchedImages):
         if self.seed is None:
             return central(decode(content), self.image_size, self.crop)
         draws = random.Random(f"{self.seed},{epoch},{index}")
-
-        image = decode(content, partial(random_box, scale=self.crop, draws=draws), self.image_size)
+        box = partial(random_box, scale=self.crop, draws=draws, size=self.image_size)
+        image = decode(content, box, self.image_size)
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
 
 

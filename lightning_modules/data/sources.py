@@ -30,7 +30,7 @@ class Items:
     collate: Callable[[list[Any]], Any] = default_collate
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
 
 def splits_of(name: str, read: Any) -> Splits:

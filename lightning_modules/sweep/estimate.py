@@ -66,7 +66,7 @@ class Stopwatch:
             step = TrainingStep(net)
 
             def batch_of(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-                images = torch.randn(n, resolved.in_chans, resolved.image_size, resolved.image_size, device=device)
+                images = torch.randn(n, resolved.in_chans, *resolved.image_size, device=device)
                 images = images.contiguous(memory_format=torch.channels_last)
                 return images, torch.zeros(n, dtype=torch.long, device=device)
 

@@ -153,7 +153,7 @@ def test_every_row_of_a_sweep_is_tested_and_the_header_says_it(experiment):
 def test_without_a_row_an_experiment_is_its_first_network(experiment):
     spec = cell_spec(f"+experiment={experiment}", "data.root=nowhere")
     check(spec)
-    assert (find_scale(spec).depth, find_scale(spec).width, image_sizes(spec)) == (1, 1, (224, 224))
+    assert (find_scale(spec).depth, find_scale(spec).width, image_sizes(spec)) == (1, 1, ((224, 224), (224, 224)))
 
 
 def test_a_choice_on_the_command_line_wins():

@@ -17,8 +17,8 @@ from zoo.backbones.families import FAMILIES
 from zoo.costs import table, table_time
 from zoo.costs.budget import parse_amount, select
 from zoo.costs.matching import match_text
-from zoo.costs.table_command import parse_size
 from zoo.costs.table_views import FORMATS
+from zoo.image_size import ImageSize
 from zoo.speeds import roofline
 
 
@@ -47,14 +47,14 @@ ROUNDS = [*table.all_acts(), *reversed(table.all_acts())]
     ],
 )
 def test_every_cell_costs_what_building_it_costs(model, convs, acts):
-    images = zoo.Images(size=(64, 96), in_chans=1, num_classes=10)
+    images = zoo.Images(size=(72, 96), in_chans=1, num_classes=10)
     cells = zoo.tabulate([model], convs, acts, images)
     assert [(c.conv, c.act) for c in cells] == [(conv, act) for conv in convs for act in acts]
 
     @functools.cache
     def alone(conv, act):
         with zoo.meta_init():
-            return zoo.cost(zoo.build(model, conv, act, num_classes=10, in_chans=1), (64, 96), 1)
+            return zoo.cost(zoo.build(model, conv, act, num_classes=10, in_chans=1), (72, 96), 1)
 
     for cell in cells:
         assert cell.cost == alone(cell.conv, cell.act), cell
@@ -149,10 +149,10 @@ def test_what_is_no_amount(text):
 
 
 def test_image_sizes():
-    assert parse_size("224") == 224 and parse_size("192x256") == (192, 256)
+    assert ImageSize.parse("224") == (224, 224) and ImageSize.parse("192x256") == (192, 256)
     for text in ("0", "224x", "a", "-3"):
         with pytest.raises(zoo.ConvzooError, match="--image-size"):
-            parse_size(text)
+            ImageSize.parse(text)
 
 
 CELLS = ("table", "--models", "resnet18,vit_tiny_patch16_224", "--convs", "native,spatial")

@@ -17,6 +17,7 @@ from lightning_modules.data.augment import Augment, Prepare, make_mix
 from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.crop import random_box
 from lightning_modules.data.store import Store, TensorLoader, Views
+from zoo.image_size import ImageSize
 
 
 def assert_alike(ours, theirs):
@@ -90,11 +91,18 @@ def test_an_images_view_follows_seed_epoch_and_index_only():
 def test_random_box_is_distributed_like_random_resized_crops():
     torch.manual_seed(0)
     draws = random.Random(0)
-    for height, width, scale in ((375, 500, (0.35, 1.0)), (40, 160, (0.08, 1.0)), (9, 7, (0.5, 0.9))):
-        theirs = v2.RandomResizedCrop(8, scale=scale)
+    square, flat = ImageSize(64, 64), ImageSize(32, 96)
+    for height, width, scale, size in (
+        (375, 500, (0.35, 1.0), square),
+        (40, 160, (0.08, 1.0), square),
+        (9, 7, (0.5, 0.9), square),
+        (375, 500, (0.1, 1.0), flat),
+    ):
+        # For a rectangle, relative to its shape: crops are distorted no more than those of a square.
+        theirs = v2.RandomResizedCrop(8, scale=scale, ratio=[r * size.width / size.height for r in (3 / 4, 4 / 3)])
         image = torch.empty(3, height, width)
         expected = [theirs.make_params([image]) for _ in range(1500)]
-        ours = [random_box(height, width, scale, draws)._asdict() for _ in range(1500)]
+        ours = [random_box(height, width, scale, draws, size)._asdict() for _ in range(1500)]
         for box in ours:
             assert 0 <= box["top"] <= height - box["height"] and 0 <= box["left"] <= width - box["width"]
         for key in ("top", "left", "height", "width"):
@@ -104,6 +112,23 @@ def test_random_box_is_distributed_like_random_resized_crops():
 
 
 # Whole batches: rotate, zoom, shift
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (40, 24)])
+def test_a_rectangle_turns_like_the_middle_of_a_square(height, width):
+    images = torch.rand(8, 3, height, width)
+    down, right = (40 - height) // 2, (40 - width) // 2
+    square = torch.nn.functional.pad(images, (right, right, down, down))
+    augment = Augment(rotate=40, zoom=0.3)
+    torch.manual_seed(0)
+    turned = augment.warp(images)
+    torch.manual_seed(0)
+    expected = augment.warp(square)[:, :, down : down + height, right : right + width]
+    assert torch.allclose(turned, expected, atol=1e-4) and not torch.allclose(turned, images, atol=0.1)
+    torch.manual_seed(0)
+    moved = Augment(shift=0.25).warp(torch.ones(64, 1, height, width))
+    black = (moved < 0.001)[:, 0]
+    assert black.all(2).sum(1).max() == height // 4 and black.all(1).sum(1).max() == width // 4
 
 
 def blob(n, size=33):

@@ -32,6 +32,7 @@ from lightning_modules.data.split import DANGLING, HIDDEN, NO_BYTES, NO_FILE, ov
 from lightning_modules.data.workers import WatchedImages, WatchedLoader, WorkerDied
 from zoo import ConvzooError
 from zoo.__main__ import main as zoo_command
+from zoo.image_size import ImageSize
 
 SOUND, BROKEN = formats(), broken()
 LATER = float("inf")
@@ -44,7 +45,7 @@ LATER = float("inf")
 def test_every_kind_of_image_is_read(name):
     pixels = decode(SOUND[name])
     assert pixels.dtype == torch.uint8 and pixels.shape[2] == 3
-    assert central(pixels, 24, 0.95).shape == (24, 24, 3)
+    assert central(pixels, ImageSize(24, 24), 0.95).shape == (24, 24, 3)
     if min(pixels.shape[:2]) < 8 or name in ("one_bit.png", "palette.png"):
         return
     image = scene().transpose(Image.Transpose.ROTATE_270) if name.startswith("turned") else scene()
@@ -93,7 +94,7 @@ def test_a_very_long_image_does_not_become_a_gigantic_one(monkeypatch):
 
     monkeypatch.setattr("torchvision.transforms.v2.functional._geometry.interpolate", interpolate)
     rows = torch.arange(5000, dtype=torch.uint8)[:, None, None].expand(5000, 1, 3).contiguous()
-    middle = central(rows, 64, 1.0)
+    middle = central(rows, ImageSize(64, 64), 1.0)
     assert middle.shape == (64, 64, 3) and max(sizes) <= 8 * 64 * 64
     assert (middle.float().mean(1)[:, 0] - rows[2499:2501].float().mean()).abs().max() < 2
 

@@ -19,6 +19,7 @@ from lightning_modules.data.crop import Box, central, random_box
 from lightning_modules.data.decode import decode
 from lightning_modules.data.folder import FolderImages
 from lightning_modules.data.layout import scan
+from zoo.image_size import ImageSize
 
 
 def scene(width=80, height=48):
@@ -85,23 +86,25 @@ def test_images_are_turned_as_their_exif_data_say(tmp_path, orientation, factor)
         seen.append((height, width))
         return Box(16, 64, 64, 64)
 
-    near(decode(content, box, 64 // factor), np.asarray(_cut(upright, Box(16, 64, 64, 64), 64 // factor)), 6)
+    size = ImageSize.of(64 // factor)
+    near(decode(content, box, size), np.asarray(_cut(upright, Box(16, 64, 64, 64), size)), 6)
     assert seen == [(96, 160)]
 
 
 def _cut(pixels, box, size):
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    return v2.functional.resized_crop(image, *box, [size, size], antialias=True).permute(1, 2, 0)
+    return v2.functional.resized_crop(image, *box, list(size), antialias=True).permute(1, 2, 0)
 
 
+@pytest.mark.parametrize("size", [ImageSize(112, 112), ImageSize(48, 112)], ids=str)
 @pytest.mark.parametrize("extension", ["png", "jpg"])
-def test_a_cut_out_is_exactly_torchvisions(tmp_path, extension):
+def test_a_cut_out_is_exactly_torchvisions(tmp_path, extension, size):
     content = saved(tmp_path / f"x.{extension}", Image.fromarray(scene(200, 150)))
     pixels = np.array(Image.open(tmp_path / f"x.{extension}"))
     draws = random.Random(0)
     for _ in range(20):
-        box = random_box(150, 200, (0.35, 1.0), draws)
-        assert torch.equal(decode(content, lambda *_, b=box: b, 112), _cut(pixels, box, 112))
+        box = random_box(150, 200, (0.35, 1.0), draws, size)
+        assert torch.equal(decode(content, lambda *_, b=box: b, size), _cut(pixels, box, size))
 
 
 def test_a_jpeg_is_decoded_no_smaller_than_needed(tmp_path, monkeypatch):
@@ -116,14 +119,14 @@ def test_a_jpeg_is_decoded_no_smaller_than_needed(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.transforms.v2.functional._geometry.interpolate", interpolate)
     draws = random.Random(1)
-    for size in (40, 64, 100, 200):
+    for size in map(ImageSize.of, (40, 64, 100, 200, (40, 160), (300, 60))):
         for _ in range(10):
-            box = random_box(480, 640, (0.1, 1.0), draws)
+            box = random_box(480, 640, (0.1, 1.0), draws, size)
             image, (*_, decoded) = decode(content, lambda *_, b=box: b, size), sizes
             near(image, np.asarray(_cut(pixels, box, size)), 8)
-            short = min(box.height, box.width)
-            assert min(decoded) >= min(short, size)
-            assert min(decoded) < 2 * size + 2 or short // min(decoded) >= 7, "it could have been smaller"
+            larger, had = (min(a / b for a, b in zip(shape, size, strict=True)) for shape in (decoded, box[2:]))
+            assert larger >= min(had, 1)
+            assert larger < 2 + 2 / size.shorter or had // larger >= 7, "it could have been smaller"
 
 
 @pytest.mark.parametrize("shape", [(150, 200), (200, 150), (64, 64), (40, 300)])
@@ -132,7 +135,24 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(shape):
     pixels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8)
     for size, share in ((32, 0.95), (64, 0.875), (48, 1.0)):
         theirs = v2.Compose([v2.Resize(round(size / share), antialias=True), v2.CenterCrop(size)])
-        assert torch.equal(central(pixels, size, share), theirs(pixels.permute(2, 0, 1)).permute(1, 2, 0))
+        ours = central(pixels, ImageSize.of(size), share)
+        assert torch.equal(ours, theirs(pixels.permute(2, 0, 1)).permute(1, 2, 0))
+
+
+def test_a_rectangle_is_cut_from_the_middle_of_an_image_of_another_shape():
+    torch.manual_seed(0)
+    size = ImageSize(96, 128)
+    wide, high, alike = (
+        torch.randint(0, 256, (*shape, 3), dtype=torch.uint8) for shape in ((96, 300), (300, 128), (192, 256))
+    )
+    assert torch.equal(central(wide, size, 1.0), wide[:, 86:214])
+    assert torch.equal(central(high, size, 1.0), high[102:198])
+    smaller = v2.functional.resize(alike.permute(2, 0, 1), list(size)).permute(1, 2, 0)
+    assert torch.equal(central(alike, size, 1.0), smaller)
+    assert central(alike, size, 0.875).shape == (96, 128, 3)
+    # An image as long as the result is not cut to LONGEST times its shorter side.
+    strip = torch.randint(0, 256, (16, 256, 3), dtype=torch.uint8)
+    assert torch.equal(central(strip, ImageSize(16, 256), 1.0), strip)
 
 
 # The same whatever the processes and stops

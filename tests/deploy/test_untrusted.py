@@ -125,7 +125,7 @@ def test_a_checkpoint_takes_no_more_memory_than_its_size(tmp_path, weights):
         zoo.load(bomb)
 
 
-@pytest.mark.parametrize("size", [10**6, -1, "32", [32, 32]])
+@pytest.mark.parametrize("size", [10**6, -1, "32", [32], [32, -1], [32, 10**6], [[32, 32]] * 2])
 def test_images_of_a_checkpoint_have_a_size(tmp_path, weights, size):
     with pytest.raises(zoo.ConvzooError, match="pixels"):
         zoo.load(save(tmp_path / "a.ckpt", NETWORK, weights, data={"image_size": size}))

@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.acts.functional import check_complete
 from zoo.errors import ConvzooError, UnfitError
+from zoo.image_size import Size
 from zoo.places import carry_hooks, check_alone, put
 from zoo.registry import Registry
 
@@ -110,7 +111,7 @@ def _type_of(name: str) -> type[nn.Module]:
 def swap_activations(
     net: nn.Module,
     act: str,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Size | None = None,
     inputs: Any = None,
     **options: Any,
 ) -> int:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.errors import UnfitError
+from zoo.image_size import Size
 from zoo.inputs import Run, try_inputs
 from zoo.meta import shapes_only, watching
 
@@ -55,7 +56,7 @@ MERGED = (
 def check_complete(
     net: nn.Module,
     swapped: Sequence[type[nn.Module]],
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Size | None = None,
     inputs: Any = None,
 ) -> None:
     """Checks that a network computes no activation outside of the modules that can be swapped.

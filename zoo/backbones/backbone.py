@@ -13,6 +13,7 @@ from torch import nn
 from zoo.backbones.families import FAMILIES, Family, register_family
 from zoo.backbones.scaled_builders import OWN_SCALING
 from zoo.errors import ConvzooError, UnfitError
+from zoo.image_size import ImageSize, Size
 
 Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
@@ -20,7 +21,7 @@ TIMM_ONLY = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments that timm passes to every network function."""
 
 
-def backbone(name: str | None = None, *, image_size: int = 224) -> Callable[[Make], Make]:
+def backbone(name: str | None = None, *, image_size: Size = 224) -> Callable[[Make], Make]:
     """Registers a function that makes a network: ``model=NAME``, and NAME for timm.
 
     The function takes ``num_classes`` and ``in_chans``. If it takes ``width`` and ``depth`` too (factors; 1 as it is),
@@ -29,7 +30,7 @@ def backbone(name: str | None = None, *, image_size: int = 224) -> Callable[[Mak
 
     Args:
         name: What users type; by default the function's name.
-        image_size: The size in pixels per side that the network was designed for, for tables of its cost.
+        image_size: The size that the network was designed for, for tables of its cost: H = W, or (H, W).
 
     Raises:
         ConvzooError: The name is taken, or the function does not take these arguments.
@@ -49,7 +50,9 @@ def backbone(name: str | None = None, *, image_size: int = 224) -> Callable[[Mak
             raise ConvzooError(f"the backbone {called} must take {' and '.join(missing)}.")
         if called not in FAMILIES and timm.is_model(called):
             raise ConvzooError(f"timm has a network {called} already. Choose another name for this backbone.")
-        register_family(called, Family({called: called}, {called: image_size}, module=make.__module__))
+        register_family(
+            called, Family({called: called}, {called: ImageSize.of(image_size).plain}, module=make.__module__)
+        )
         timm.models.register_model(_for_timm(called, make))
         if {"width", "depth"} <= set(parameters):
             OWN_SCALING.add(called)

@@ -5,10 +5,11 @@ Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zoo.errors import ConvzooError, choose
+from zoo.image_size import Size
 from zoo.registry import check_name
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
@@ -27,7 +28,7 @@ class Family:
     """
 
     variants: dict[str, str]
-    resolutions: dict[str, int]
+    resolutions: Mapping[str, Size]
     scalable: bool = False
     module: str = __name__
 
@@ -88,7 +89,7 @@ class Network:
 
     backbone: str
     phi: float | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
 
 
 def resolve(name: str, variant: str | int | None = None, phi: float | None = None) -> Network:
@@ -144,10 +145,6 @@ class Scale:
         """
         phi = check_phi(phi, key)
         return cls(ALPHA**phi, BETA**phi, GAMMA**phi)
-
-    def image_size(self, base: int) -> int:
-        """Scales an image size of ``base`` pixels per side, rounded to the nearest integer."""
-        return round(base * self.resolution)
 
 
 def check_phi(phi: object, key: str = "model.phi") -> float:

@@ -8,6 +8,7 @@ import timm
 
 from zoo.backbones.families import FAMILIES, Network, resolve
 from zoo.errors import ConvzooError, closest
+from zoo.image_size import ImageSize
 
 
 def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
@@ -38,13 +39,13 @@ def find_networks(names: Iterable[str] = FAMILIES) -> list[Network]:
     return list(found.values())
 
 
-def published_size(network: Network) -> int | tuple[int, int]:
-    """Returns the image size that a network was published with: H = W, or (H, W)."""
+def published_size(network: Network) -> ImageSize:
+    """Returns the image size that a network was published with."""
     if network.image_size:
-        return network.image_size
+        return ImageSize.of(network.image_size)
     for family in FAMILIES.values():
         for variant, backbone in family.variants.items():
             if backbone == network.backbone:
-                return family.resolutions.get(variant, 224)
+                return ImageSize.of(family.resolutions.get(variant, 224))
     published = timm.get_pretrained_cfg(network.backbone)
-    return published.input_size[1:] if published else 224
+    return ImageSize.of(published.input_size[1:] if published else 224)

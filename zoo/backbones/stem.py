@@ -7,11 +7,12 @@ from torch import nn
 
 from zoo.convs import ConvSpec
 from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.image_size import ImageSize, Size
 from zoo.inputs import Run, try_inputs
 from zoo.meta import watching
 
 SMALL_IMAGE = 64
-"""Images up to this many pixels per side get the small stem under ``stem="auto"``."""
+"""Images whose shorter side has up to this many pixels get the small stem under ``stem="auto"``."""
 
 DEEP_STEMS = ("conv1", "stem", "patch_embed")
 """Names of modules that are a stem of several convolutions if the network's first convolution is inside."""
@@ -19,7 +20,7 @@ DEEP_STEMS = ("conv1", "stem", "patch_embed")
 STEMS = ("auto", "small", "imagenet")
 
 
-def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
+def stem_for(choice: str, image_size: Size) -> str:
     """Returns the stem, ``small`` or ``imagenet``, that a choice means for this image size (H = W, or (H, W)).
 
     Raises:
@@ -27,7 +28,7 @@ def stem_for(choice: str, image_size: int | tuple[int, int]) -> str:
     """
     if choose("stem", choice, STEMS) != "auto":
         return choice
-    return "small" if (image_size if isinstance(image_size, int) else max(image_size)) <= SMALL_IMAGE else "imagenet"
+    return "small" if ImageSize.of(image_size).shorter <= SMALL_IMAGE else "imagenet"
 
 
 def first_conv(net: nn.Module) -> str:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from zoo.costs.mac_counter import Count, ProductCounter
 from zoo.costs.repeats import Repeats
 from zoo.errors import choose
+from zoo.image_size import ImageSize, Size
 from zoo.inputs import Run, call_of, try_inputs
 from zoo.meta import watching
 
@@ -43,7 +44,7 @@ class Cost:
     macs: int
     train_macs: int
     activations: int
-    image_size: tuple[int, int] | None
+    image_size: ImageSize | None
     uncounted: tuple[str, ...] = ()
 
     @property
@@ -97,7 +98,7 @@ class LayerCost:
 
 def cost(
     net: nn.Module,
-    image_size: int | tuple[int, int] = 224,
+    image_size: Size = 224,
     in_chans: int = 3,
     inputs: Any = None,
     *,
@@ -127,7 +128,7 @@ def cost(
         macs=sum(layer.macs for layer in layers),
         train_macs=sum(layer.train_macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
-        image_size=_pair(image_size) if inputs is None else _size_of(inputs),
+        image_size=ImageSize.of(image_size) if inputs is None else _size_of(inputs),
         uncounted=_texts(unknown),
     )
     if counted.uncounted:
@@ -139,9 +140,7 @@ def cost(
     return counted
 
 
-def layer_costs(
-    net: nn.Module, image_size: int | tuple[int, int] = 224, in_chans: int = 3, inputs: Any = None
-) -> list[LayerCost]:
+def layer_costs(net: nn.Module, image_size: Size = 224, in_chans: int = 3, inputs: Any = None) -> list[LayerCost]:
     """Counts a network's cost per module. The sums over the list equal the result of `cost` exactly.
 
     Args:
@@ -158,13 +157,13 @@ def layer_costs(
 
 def _count_layers(
     net: nn.Module,
-    image_size: int | tuple[int, int],
+    image_size: Size,
     in_chans: int,
     inputs: Any,
     repeats: Repeats | None = None,
 ) -> tuple[list[LayerCost], list[str]]:
     """Returns the modules with a cost of their own, and the name of each unknown operation that ran."""
-    size = _pair(image_size)
+    size = ImageSize.of(image_size)
     # `requires_grad` of the operands decides about train_macs, so autograd must be on, whatever the caller's mode.
     with torch.inference_mode(False), torch.enable_grad():
         counted = None if repeats is None else _count_repeats(net, size, in_chans, repeats)
@@ -173,7 +172,7 @@ def _count_layers(
 
 
 def _count_repeats(
-    net: nn.Module, size: tuple[int, int], in_chans: int, repeats: Repeats
+    net: nn.Module, size: ImageSize, in_chans: int, repeats: Repeats
 ) -> tuple[list[LayerCost], list[str]] | None:
     """Counts the network itself instead of a copy; returns None if that fails for any reason."""
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
@@ -233,9 +232,9 @@ def _texts(ops: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name} ×{n}" for name, n in sorted(Counter(ops).items()))
 
 
-def _size_of(inputs: Any) -> tuple[int, int] | None:
+def _size_of(inputs: Any) -> ImageSize | None:
     tensors = [t for t in tree_leaves(call_of(inputs)) if isinstance(t, torch.Tensor) and t.ndim >= 3]
-    return tuple(tensors[0].shape[-2:]) if tensors else None
+    return ImageSize(*tensors[0].shape[-2:]) if tensors else None
 
 
 def _kind(module: nn.Module) -> str:
@@ -249,8 +248,3 @@ def _kind(module: nn.Module) -> str:
         if values != [1]:
             kind += f" {letter}=" + "×".join(map(str, value if len(values) > 1 else values))
     return kind
-
-
-def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return height, width

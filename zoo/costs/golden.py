@@ -41,7 +41,7 @@ def compute(progress: bool = False) -> Costs:
     costs: Costs = {}
     for model, of_model in groupby(cells, lambda cell: cell.model):
         by_conv = {conv: _entry(list(group)) for conv, group in groupby(of_model, lambda cell: cell.conv)}
-        size = next(cell.cost.image_size[0] for cell in cells if cell.model == model and cell.cost)
+        size = next(cell.cost.image_size.column for cell in cells if cell.model == model and cell.cost)
         costs[model] = {"image_size": size, "costs": by_conv}
     return costs
 
@@ -68,7 +68,9 @@ def write(costs: Costs) -> None:
     for model, network in costs.items():
         lines = ",\n".join(f"   {json.dumps(conv)}: {json.dumps(e)}" for conv, e in network["costs"].items())
         size = network["image_size"]
-        networks.append(f' {json.dumps(model)}: {{\n  "image_size": {size},\n  "costs": {{\n{lines}\n  }}\n }}')
+        networks.append(
+            f' {json.dumps(model)}: {{\n  "image_size": {json.dumps(size)},\n  "costs": {{\n{lines}\n  }}\n }}'
+        )
     GOLDEN.write_text("{\n" + ",\n".join(networks) + "\n}\n")
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(costs))

@@ -19,6 +19,7 @@ from zoo.costs.budget import parse_budget
 from zoo.costs.counting import Cost, cost, layer_costs
 from zoo.costs.nearest import nearest
 from zoo.errors import ConvzooError, UnfitError, choose
+from zoo.image_size import ImageSize, Size
 from zoo.meta import meta_init
 from zoo.surgery.rewrite import params_of
 
@@ -60,8 +61,7 @@ class Match:
         return getattr(self.cost, self.what) / self.budget - 1
 
     def __str__(self) -> str:
-        pixels = "×".join(map(str, self.cost.image_size))
-        image = f", images of {pixels}" if self.over == "phi" else ""
+        image = f", images of {self.cost.image_size}" if self.over == "phi" else ""
         got = getattr(self.cost, self.what)
         return f"{self.over}={self.value:g}{image}: {got:,} {self.what}, {self.miss:+.2%} of {self.budget:,}"
 
@@ -73,7 +73,7 @@ def match(
     params: float | None = None,
     macs: float | None = None,
     over: str = "width",
-    image_size: int | tuple[int, int] = 224,
+    image_size: Size = 224,
     in_chans: int = 3,
     **build_arguments: Any,
 ) -> Match:
@@ -104,21 +104,20 @@ def match(
     if len(given) != 1 or not all(amount >= 1 for amount in given.values()):
         raise ConvzooError("match needs exactly one budget above 0: params=5e6 or macs=600e6.")
     ((what, budget),) = given.items()
-    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = ImageSize.of(image_size)
     candidates = CANDIDATES[over]
     if over == "phi":
         # Training, too, needs images of at least 8 pixels.
-        smallest = math.ceil(STEP * math.log(8 / min(sides), GAMMA))
+        smallest = math.ceil(STEP * math.log(8 / size.shorter, GAMMA))
         candidates = range(min(0, max(candidates.start, smallest)), candidates.stop)
 
-    def image(at: int) -> tuple[int, int]:
-        height, width = map(Scale.compound(at / STEP).image_size, sides) if over == "phi" else sides
-        return height, width
+    def image(at: int) -> ImageSize:
+        return size.scaled(Scale.compound(at / STEP).resolution) if over == "phi" else size
 
     def network(at: int) -> nn.Module:
         return _build(backbone, conv, in_chans=in_chans, **{over: at / STEP}, **build_arguments)
 
-    macs_of = _MacsByWidth(sides, in_chans) if over == "width" else None
+    macs_of = _MacsByWidth(size, in_chans) if over == "width" else None
 
     def count(at: int) -> int:
         if what == "params":
@@ -163,7 +162,7 @@ class _MacsByWidth:
     the strides, but not on the width.
     """
 
-    def __init__(self, image_size: tuple[int, int], in_chans: int) -> None:
+    def __init__(self, image_size: ImageSize, in_chans: int) -> None:
         self._image = (image_size, in_chans)
         self._positions: dict[str, int] = {}
 
@@ -177,7 +176,7 @@ class _MacsByWidth:
 
 def match_text(
     text: str,
-    image_size: int | tuple[int, int],
+    image_size: Size,
     backbone: str,
     conv: str,
     act: str,

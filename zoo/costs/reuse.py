@@ -13,6 +13,7 @@ from torch import nn
 from zoo.builder import apply_choices, build_native
 from zoo.costs.counting import Cost, cost
 from zoo.costs.repeats import Repeats
+from zoo.image_size import Size
 from zoo.meta import meta_init
 
 KEPT = 8
@@ -56,7 +57,7 @@ class Reuse:
         finally:
             native.restore()
 
-    def cost(self, net: nn.Module, image_size: int | tuple[int, int], in_chans: int = 3) -> Cost:
+    def cost(self, net: nn.Module, image_size: Size, in_chans: int = 3) -> Cost:
         """Returns `zoo.cost` of a network from `network`."""
         return cost(net, image_size, in_chans, repeats=self._repeats)
 

@@ -23,6 +23,7 @@ from zoo.costs.forks import mapped
 from zoo.costs.matching import OVERS, Match, match_text
 from zoo.costs.reuse import Reuse
 from zoo.errors import ConvzooError, choose
+from zoo.image_size import Size
 from zoo.meta import meta_init
 from zoo.surgery.rewrite import params_of
 
@@ -75,12 +76,12 @@ class Images:
         stem: ``imagenet`` as published, ``small``, or ``auto``: small for images of up to 64 pixels.
     """
 
-    size: int | tuple[int, int] | None = None
+    size: Size | None = None
     in_chans: int = 3
     num_classes: int = 1000
     stem: str = "auto"
 
-    def arguments(self, size: int | tuple[int, int]) -> dict[str, Any]:
+    def arguments(self, size: Size) -> dict[str, Any]:
         """Returns the arguments of `zoo.build` for images of this size."""
         return {"num_classes": self.num_classes, "in_chans": self.in_chans, "stem": stem_for(self.stem, size)}
 

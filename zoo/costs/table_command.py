@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 
 from zoo.costs import budget, table_views
 from zoo.errors import ConvzooError
+from zoo.image_size import ImageSize
 
 SIZES = ("params", "macs", "activations")
 TIMING = ("batch_size", "device", "seconds")
@@ -46,7 +46,7 @@ def run(given: argparse.Namespace) -> None:
         ConvzooError: An unknown choice, an invalid amount, or options that do not fit together.
     """
     limits = {size: budget.parse_amount(text) for size in SIZES if (text := getattr(given, f"max_{size}")) is not None}
-    size = None if given.image_size is None else parse_size(given.image_size)
+    size = None if given.image_size is None else ImageSize.parse(given.image_size)
     if given.match is not None:
         budget.parse_budget(given.match, "--match")
     elif given.match_over:
@@ -109,15 +109,3 @@ def _above_zero(kind: type) -> Callable[[str], float]:
 
 def _all_of(chosen: Sequence[str], everything: Sequence[str]) -> Sequence[str]:
     return everything if list(chosen) == ["all"] else chosen
-
-
-def parse_size(text: str) -> int | tuple[int, int]:
-    """Parses an image size: ``224``, or ``192x256`` for height × width.
-
-    Raises:
-        ConvzooError: Any other text.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", text.strip(), re.ASCII)
-    if not match:
-        raise ConvzooError(f"--image-size {text} is not a size. Type 224, or 192x256 for height × width.")
-    return int(match[1]) if not match[2] else (int(match[1]), int(match[2]))

@@ -106,7 +106,7 @@ def _cell_timm(cell: CellCost) -> dict[str, Any]:
     cost = cell.cost
     return {
         **_choices(cell),
-        "img_size": cost and _size(cost.image_size),
+        "img_size": cost and str(cost.image_size),
         "gmacs": cost and cost.macs / 1e9,
         "macts": cost and cost.activations / 1e6,
         "param_count": cost and cost.params / 1e6,
@@ -119,7 +119,7 @@ def _cell_text(cell: CellCost) -> dict[str, str]:
     cost = cell.cost
     return {
         **_choices(cell),
-        "image": _size(cost.image_size) if cost else "–",
+        "image": str(cost.image_size) if cost else "–",
         "params": render.short(cost.params) if cost else "refused",
         "MACs": _macs(cost.macs, cost.uncounted) if cost else "–",
         "activations": render.short(cost.activations) if cost else "–",
@@ -195,8 +195,3 @@ def _layer_text(layer: LayerCost) -> dict[str, str]:
         "activations": count(layer.activations),
         "train MACs": count(layer.train_macs),
     }
-
-
-def _size(image_size: tuple[int, int]) -> str:
-    height, width = image_size
-    return str(height) if height == width else f"{height}x{width}"

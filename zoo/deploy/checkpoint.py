@@ -19,7 +19,9 @@ from zoo.convs import KINDS
 from zoo.convs.kinds import ALIASES
 from zoo.deploy.verify_checkpoint import DamagedError, read_checked
 from zoo.errors import ConvzooError
+from zoo.image_size import ImageSize
 from zoo.meta import meta_init
+from zoo.rules import image_size, or_null
 from zoo.text import clean
 
 ARGUMENTS = {*inspect.signature(build).parameters} - {"timm_kwargs"}
@@ -30,6 +32,8 @@ PLUGINS = "plugins"
 
 LARGEST_IMAGE = 8192
 """Largest accepted image size, in pixels per side. More is a mistake or an attack."""
+
+IMAGES = or_null(image_size(1, LARGEST_IMAGE))
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class Checkpoint:
         return self.network.get("in_chans", 3)
 
     @property
-    def image_size(self) -> int | None:
+    def image_size(self) -> ImageSize | None:
         """Height and width of the images; None if the checkpoint does not say."""
-        return self.data["image_size"] if self.data else None
+        return ImageSize.of(self.data["image_size"]) if self.data and self.data["image_size"] else None
 
 
 def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
@@ -97,7 +101,7 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
         weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
         settings = content.get("datamodule_hyper_parameters", {})
         read = Checkpoint(path, network, weights, settings.get("data"), settings.get("seed", 0))
-        size = read.image_size
+        size = read.data["image_size"] if read.data else None
     except DamagedError:
         raise
     except OSError as error:
@@ -114,7 +118,7 @@ def read_checkpoint(checkpoint: str | os.PathLike[str]) -> Checkpoint:
     # timm downloads a network whose name has a colon, from any address in that name.
     if not isinstance(name, str) or ":" in name:
         raise _foreign(path, f"timm {timm.__version__} has no network {clean(name, 80)}")
-    if size is not None and not (type(size) is int and 1 <= size <= LARGEST_IMAGE):
+    if not IMAGES[0](size):
         raise _foreign(path, f"it is for images of {clean(size, 80)} pixels")
     return read
 

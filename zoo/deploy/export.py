@@ -13,6 +13,7 @@ from torch import nn
 
 from zoo.deploy.checkpoint import read_checkpoint
 from zoo.errors import ConvzooError, choose, need_packages
+from zoo.image_size import Size
 from zoo.inputs import Run, try_inputs
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -29,7 +30,7 @@ TRACED_BATCH = 2
 def export(
     net: nn.Module | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Size | None = None,
     format: str = "onnx",
     in_chans: int | None = None,
 ) -> Path:
@@ -69,7 +70,7 @@ def export(
     return _checked(net, images, Path(path), format, lambda file: write(capture(net, images), file))
 
 
-def _image_shape(net: nn.Module, image_size: int | tuple[int, int], in_chans: int | None) -> tuple[int, ...]:
+def _image_shape(net: nn.Module, image_size: Size, in_chans: int | None) -> tuple[int, ...]:
     """Returns (C, H, W) of an image that the network accepts.
 
     Raises:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo import kernels
 from zoo.errors import ConvzooError
+from zoo.image_size import Size
 from zoo.inputs import Run, one_line, try_inputs
 from zoo.meta import in_mode, shapes_only, structure, watching
 from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
@@ -34,7 +35,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Allowed deviation of an output, relative to its largest value. Lower precisions are checked in float32."""
 
 
-def fold_batchnorm(net: nn.Module, image_size: int | tuple[int, int] | None = None, inputs: Any = None) -> int:
+def fold_batchnorm(net: nn.Module, image_size: Size | None = None, inputs: Any = None) -> int:
     """Folds every BatchNorm that is the only reader of a convolution's output into that convolution, in place.
 
     In eval mode the network computes the same, up to rounding, which is verified on a random image. It is put into eval
