@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import zoo
@@ -23,16 +24,18 @@ from lightning_modules.checkpoint.best import BestCheckpoint
 from lightning_modules.checkpoint.io import Checkpoints
 from lightning_modules.checkpoint.last import LastCheckpoint
 from lightning_modules.checkpoint.resume import Saved
-from lightning_modules.classifier import Classifier
 from lightning_modules.config.limits import check_memory
+from lightning_modules.config.objects import make_all
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.data.workers import plain_worker_errors
 from lightning_modules.hardware.devices import Hardware, check_world_size
+from lightning_modules.hardware.micro_batch import MicroBatch
 from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, first_line, is_out_of_memory, plain_memory_errors
 from lightning_modules.hardware.plan import PlanChoice, PlanRequest, choose_plan
 from lightning_modules.hardware.signals import StopSignals
 from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from lightning_modules.init_weights import InitWeights
+from lightning_modules.module import make_module
 from lightning_modules.resolve import count_steps, resolve
 from lightning_modules.tracking.profile import make_profiler, profiled
 from lightning_modules.unfit import check_network
@@ -70,7 +73,8 @@ class Cell:
             log.info(resolved.found)
         self.data.look()
         self._init = InitWeights(spec.init, resolved.network)
-        self.module = Classifier(self._init.network, spec.optim.plain(), spec.hardware.micro_batch)
+        self.module = make_module(spec, self._init.network, folder)
+        self.micro_batch = getattr(self.module, "micro_batch", None) or MicroBatch()
         self.module.to(memory_format=torch.channels_last)
         self._init.fill(self.module.net)
         check_network(self.module.net, resolved, spec.data.batch_size)
@@ -103,7 +107,7 @@ class Cell:
             spec.trainer.precision,
             self.module.net,
             PlanRequest(
-                (min(batch, self.module.micro_batch.size or batch), *self.image_shape),
+                (min(batch, self.micro_batch.size or batch), *self.image_shape),
                 self._init.network["num_classes"],
                 steps,
                 spec.trainer.accumulate_grad_batches > 1,
@@ -130,7 +134,9 @@ class Cell:
             SpeedLogger(images=_images),
             self._bad_steps(),
         )
-        callbacks = [bad_steps, self._init, costs, speeds, *self.data.callbacks, best, epochs, last]
+        # Lightning calls checkpoint callbacks last; what a user's does is to be in last.ckpt.
+        theirs = make_all("callbacks", self.spec.callbacks, self.folder, L.Callback)
+        callbacks = [bad_steps, self._init, costs, speeds, *self.data.callbacks, best, epochs, *theirs, last]
         trainer = self._trainer(logger, checkpoints, callbacks)
         check_world_size(self.hardware, trainer.world_size)
         with self._reporting(trainer), peak_memory(trainer.strategy.root_device) as memory:
@@ -146,8 +152,8 @@ class Cell:
         checkpoints.finish()
         epochs.finish()
         self.checkpoint = str(best.path)
-        if self.module.micro_batch.size:
-            self.conditions["micro_batch"] = self.module.micro_batch.size
+        if self.micro_batch.size:
+            self.conditions["micro_batch"] = self.micro_batch.size
         with self._reporting(trainer):
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
@@ -191,7 +197,9 @@ class Cell:
     def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
         # Lightning's max_time ends a run as if it had completed; signals.py interrupts it instead.
         given = {k: v for k, v in self.spec.trainer.plain().items() if v is not None and k != "max_time"}
-        if given.get("enable_progress_bar", True):
+        shows = given.get("enable_progress_bar", True) and sys.stderr.isatty()
+        callbacks = [c for c in callbacks if shows or not isinstance(c, ProgressBar)]
+        if shows and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks = [*callbacks, progress()]
         arguments = {
             **given,
@@ -206,7 +214,7 @@ class Cell:
             "use_distributed_sampler": False,
             "enable_model_summary": False,
             "profiler": given.get("profiler") and make_profiler(given["profiler"], self.folder),
-            "enable_progress_bar": given.get("enable_progress_bar", True) and sys.stderr.isatty(),
+            "enable_progress_bar": shows,
         }
         try:
             return L.Trainer(**arguments)
@@ -217,7 +225,7 @@ class Cell:
         # Lightning moves the network off the GPU after testing.
         device = self.module.to(trainer.strategy.root_device).device
         image = torch.zeros(self.image_shape, device=device, dtype=self.module.dtype)
-        micro = self.module.micro_batch
+        micro = self.micro_batch
         images = min(INFER_BATCH, micro.size or INFER_BATCH, micro.evaluated or INFER_BATCH)
         try:
             autocast = trainer.precision_plugin.forward_context

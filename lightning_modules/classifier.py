@@ -13,12 +13,11 @@ from torchmetrics import SumMetric
 
 import zoo
 from lightning_modules.hardware.micro_batch import MicroBatch
+from lightning_modules.losses import Loss, make_loss
 from lightning_modules.metrics import Mean
 from lightning_modules.optimizer import make_optimizer
-from zoo.deploy.checkpoint import PLUGINS
 from zoo.errors import ConvzooError
 from zoo.log import log
-from zoo.plugins import loaded_plugins
 
 ABSURD = 5
 """Warn when the training loss exceeds this multiple of the loss of uniform guessing."""
@@ -35,13 +34,22 @@ class Classifier(LightningModule):
         optim: ``name`` (any timm optimizer), ``lr`` (peak of the one-cycle schedule), ``weight_decay``, ``warmup``
             (fraction of the steps), ``label_smoothing``, ``bad_step``.
         micro_batch: Images per forward and backward pass on one device: see `MicroBatch`.
+        loss: The training loss: see `lightning_modules.losses`; None: cross-entropy. The losses of validation and test
+            are always cross-entropy.
     """
 
-    def __init__(self, network: dict[str, Any], optim: dict[str, Any], micro_batch: int | str | None = None) -> None:
+    def __init__(
+        self,
+        network: dict[str, Any],
+        optim: dict[str, Any],
+        micro_batch: int | str | None = None,
+        loss: Loss | None = None,
+    ) -> None:
         super().__init__()
         # logger=False: the loggers get the choices as flat columns, one of which is called "optim" too.
         self.save_hyperparameters("network", "optim", logger=False)
         self.micro_batch = MicroBatch(micro_batch)
+        self.loss = loss or make_loss("cross_entropy", {}, optim["label_smoothing"])
         self._warned = False
         self.net = zoo.build(**network)
         if not network.get("pretrained"):
@@ -63,7 +71,7 @@ class Classifier(LightningModule):
         return loss
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(self(images), labels, label_smoothing=self.hparams.optim["label_smoothing"])
+        return self.loss(self(images), labels)
 
     def on_train_epoch_end(self) -> None:
         loss, guessing = self.train_loss.compute().item(), math.log(self.hparams.network.get("num_classes", 1000))
@@ -105,8 +113,6 @@ class Classifier(LightningModule):
         acc.add((logits.argmax(1) == labels).sum(), len(labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if plugins := loaded_plugins():
-            checkpoint[PLUGINS] = plugins
         checkpoint["micro_batch"] = self.micro_batch.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

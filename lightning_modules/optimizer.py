@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, param_groups_weight_decay
 from torch import nn
 
+from lightning_modules.config.objects import TARGET, make
 from lightning_modules.config.schema import OptimOptions
-from zoo.errors import ConvzooError, choose
-from zoo.inputs import one_line
+from zoo.errors import ConvzooError, choose, one_line
 from zoo.registry import Registry
 
 FUSED = ("adamw", "adam", "sgd")
@@ -19,6 +20,9 @@ FUSED = ("adamw", "adam", "sgd")
 
 OURS = ("params", "lr", "weight_decay", "fused", "maximize", "differentiable", "capturable")
 """Arguments of optimizers that are not options: they have a key of their own, or no use in training."""
+
+OURS_ALONE = ("name", "warmup", "label_smoothing", "bad_step", "max_skipped")
+"""Keys of the optim group that are no argument of an optimizer."""
 
 
 @cache
@@ -40,8 +44,9 @@ def check_optimizer(optim: OptimOptions) -> None:
     Raises:
         ConvzooError: The name or an option does not exist, or a value is not allowed.
     """
-    own_keys = tuple(key for key in optim.given if key not in optim.options)
-    _registry(optim.name).check(optim.name, optim.options, own_keys)
+    if TARGET not in optim.options:
+        own_keys = tuple(key for key in optim.given if key not in optim.options)
+        _registry(optim.name).check(optim.name, optim.options, own_keys)
     try:
         make_optimizer(nn.Linear(1, 1), optim.plain())
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -49,7 +54,9 @@ def check_optimizer(optim: OptimOptions) -> None:
 
 
 def make_optimizer(net: nn.Module, optim: dict[str, Any]) -> torch.optim.Optimizer:
-    """Creates the optimizer of the optim group, any of timm's by name; no weight decay on biases and BatchNorm.
+    """Creates the optimizer of the optim group: any of timm's by name, or what ``_target_`` names in a file.
+
+    Biases and BatchNorm get no weight decay.
 
     Args:
         net: The network.
@@ -59,6 +66,10 @@ def make_optimizer(net: nn.Module, optim: dict[str, Any]) -> torch.optim.Optimiz
         ConvzooError: There is no optimizer of that name.
     """
     name = optim["name"]
+    if TARGET in optim:
+        own = {key: value for key, value in optim.items() if key not in OURS_ALONE}
+        weights = param_groups_weight_decay(net, optim["weight_decay"])
+        return make("optim", own, Path(), torch.optim.Optimizer, params=weights)
     known = _registry(name)[name].options
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in optim.items() if key in known}
     fused = {"fused": True} if name in FUSED else {}

@@ -9,6 +9,8 @@ from lightning_modules.config.columns import columns
 from lightning_modules.config.scaling import find_network, find_scale, image_sizes, scale_to
 from lightning_modules.config.schema import CellSpec, DataOptions, TrainerOptions
 from lightning_modules.data import Data, make_data
+from lightning_modules.data.augmentations import check_augmentation, make_augmentation
+from lightning_modules.losses import check_loss
 from lightning_modules.optimizer import check_optimizer
 from zoo.backbones.stem import stem_for
 from zoo.costs.matching import Match, match_text
@@ -49,6 +51,8 @@ def resolve(spec: CellSpec, hardware: str) -> Resolved:
         ConvzooError: The budget cannot be met, or the data set is missing.
     """
     check_optimizer(spec.optim)
+    check_loss(spec.loss.name, spec.loss.options, spec.optim.label_smoothing or 0.0)
+    check_augmentation(spec.augment.name, spec.augment.options)
     scaled, found = meet_budget(spec)
     image_size = image_sizes(scaled)[1]
     data = _data(spec, image_size)
@@ -62,7 +66,9 @@ def resolve(spec: CellSpec, hardware: str) -> Resolved:
 
 
 def _data(spec: CellSpec, image_size: ImageSize) -> Data:
-    return make_data(spec.data.having(image_size=image_size), spec.seed)
+    data = make_data(spec.data.having(image_size=image_size), spec.seed)
+    data.augmentation = make_augmentation(spec.augment.name, spec.augment.options)
+    return data
 
 
 def network_of(spec: CellSpec, data: DataOptions) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from zoo.acts.activations import swap_activations
 from zoo.backbones.families import Scale
 from zoo.backbones.scaled_builders import Depth, build_scaled
 from zoo.backbones.stem import shrink_stem
-from zoo.errors import ConvzooError, UnfitError, choose, closest
-from zoo.inputs import is_ours, one_line
+from zoo.errors import ConvzooError, UnfitError, choose, closest, one_line
+from zoo.inputs import is_ours
 from zoo.surgery.rewrite import give_ranks, rewrite
 
 

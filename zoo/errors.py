@@ -27,6 +27,12 @@ class UnfitError(ConvzooError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """Returns the type of an exception and the first line of its message."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def closest(value: object, allowed: Iterable[object]) -> str | None:
     """Returns the allowed value that is spelled most like ``value``, or None."""
     matches = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=1, cutoff=0.5)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from zoo.errors import ConvzooError, UnfitError
+from zoo.errors import ConvzooError, UnfitError, one_line
 from zoo.image_size import ImageSize, Size
 from zoo.meta import ShapesOnly, run_watched, structure
 
@@ -109,12 +109,6 @@ def name_of(net: nn.Module) -> str:
     """Returns timm's name of a network, or the name of its class."""
     known = (getattr(net, "pretrained_cfg", None) or {}).get("architecture")
     return str(known or type(net).__name__)
-
-
-def one_line(error: BaseException) -> str:
-    """Returns the type of an exception and the first line of its message."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _candidates(

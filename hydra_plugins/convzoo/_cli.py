@@ -35,6 +35,12 @@ PLAIN_KEYS = {"seed", "task", "plugins", "log"}
 OPEN = ("optim.",)
 """Groups that take further keys: arguments of what their name chooses, which are checked once that is imported."""
 
+LISTS = ("callbacks",)
+"""Groups that take several choices: ``callbacks=[ema,early_stopping]``."""
+
+OBJECTS = ("callbacks.", "module.")
+"""Keys of objects that a file names by ``_target_``; the file says which there are."""
+
 MOST_JOBS = 100_000
 """Maximum number of jobs in a sweep; beyond it, listing them alone takes minutes."""
 
@@ -64,7 +70,7 @@ def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> Non
     known = {*known_keys(), *(group.partition("@")[0] for group in groups)}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key not in known and not key.startswith(OPEN):
+        if key not in known and not key.startswith((*OPEN, *OBJECTS)):
             raise ConvzooError(_unknown(key))
 
 
@@ -124,7 +130,10 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
-        if key in groups and (value.lstrip().startswith("[") or "${" in value):
+        if key.lstrip("+").startswith(OBJECTS) and ("${" in value or "{" in value):
+            # An interpolation could put a _target_ together that is not seen here.
+            raise ConvzooError(f"{argument}: no code can be named on the command line. Type one value by its own key.")
+        if key in groups and ("${" in value or (value.lstrip().startswith("[") and key not in LISTS)):
             raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
         # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
         # adds folders with further ones.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 NAME = "best.ckpt"
 
@@ -48,6 +48,15 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _should_skip_saving_checkpoint(self, trainer: Any) -> bool:
         return self.monitor not in trainer.callback_metrics or super()._should_skip_saving_checkpoint(trainer)
+
+    def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+        # Averaged weights were validated, but are swapped out again by now.
+        averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging) and c._average_model is not None]
+        for average in averages:
+            average._swap_models(trainer.lightning_module)
+        super()._save_checkpoint(trainer, filepath)
+        for average in averages:
+            average._swap_models(trainer.lightning_module)
 
     def check_monitor_top_k(self, trainer: Any, current: torch.Tensor | None = None) -> bool:
         equal = current is not None and bool(self.best_k_models) and bool(current == self.best_model_score)

@@ -11,7 +11,9 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lightning_modules.checkpoint.resume import Saved
 from lightning_modules.results.files import RetryWriter, write_whole
+from zoo.deploy.checkpoint import PLUGINS
 from zoo.deploy.verify_checkpoint import read_checked
+from zoo.plugins import loaded_plugins
 
 
 class Checkpoints(TorchCheckpointIO):
@@ -35,7 +37,9 @@ class Checkpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Path] | None = None
     ) -> None:
-        """Writes a checkpoint, or reports that it could not."""
+        """Writes a checkpoint with the plugins that it needs, or reports that it could not."""
+        if plugins := loaded_plugins():
+            checkpoint[PLUGINS] = plugins
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         path, content = Path(path), buffer.getbuffer()
@@ -53,7 +57,11 @@ class Checkpoints(TorchCheckpointIO):
         return True
 
     def _write(self, path: Path, content: memoryview, previous: Path | None = None) -> bool:
-        return self._writer.attempt(lambda: write_whole(path, content, previous), path, len(content))
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content, previous)
+
+        return self._writer.attempt(write, path, len(content))
 
     def finish(self) -> None:
         """Makes a last attempt to write the checkpoints that are still in memory.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_modules.config.limits import check_images
+from lightning_modules.config.objects import TARGET, maker, takes
 from lightning_modules.config.scaling import check_scaling
-from lightning_modules.config.schema import CellSpec
+from lightning_modules.config.schema import MODULE, CellSpec
 from zoo.acts.activations import check_act
 from zoo.compression.convert import choose_form
 from zoo.compression.low_rank import check_rank
@@ -27,6 +28,9 @@ def check(spec: CellSpec) -> None:
     load_plugins(spec.plugins)
     check_options(find_kind(spec.conv.name, "native"), spec.conv.options)
     check_act(spec.act.name, spec.act.options)
+    for name, node in spec.callbacks.items():
+        maker(f"callbacks.{name}", node)
+    check_module(spec)
     if spec.data.num_classes is None and spec.data.name != "imagefolder":
         raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
     channels = spec.data.in_chans
@@ -59,6 +63,24 @@ def check(spec: CellSpec) -> None:
     check_scaling(spec)
     check_images(spec)
     check_init(spec)
+
+
+def check_module(spec: CellSpec) -> None:
+    """Checks the module group.
+
+    Raises:
+        ConvzooError: The module cannot be imported, has no such arguments, or cannot do what other keys ask for.
+    """
+    if spec.module[TARGET] == MODULE:
+        return
+    known, further = takes(maker("module", spec.module))
+    asked = {
+        "micro_batch": spec.hardware.micro_batch and "hardware.micro_batch",
+        "loss": spec.loss.name != "cross_entropy" and "loss",
+    }
+    for argument, key in asked.items():
+        if key and argument not in known and not further:
+            raise ConvzooError(f"{key}: {spec.module[TARGET]} takes no argument {argument}. Leave {key} out.")
 
 
 def check_init(spec: CellSpec) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.config.identity import USUAL
+from lightning_modules.config.objects import TARGET
 from lightning_modules.config.scaling import scale_columns
-from lightning_modules.config.schema import CellSpec
+from lightning_modules.config.schema import MODULE, CellSpec
 from zoo.backbones.families import FAMILIES
 
 BARE = ("between", "groups", "group_size")
@@ -21,7 +22,7 @@ def _unless(value: Any, usual: Any) -> Any:
 def _option_columns(axis: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the options of a registered choice that differ from the usual; with their axis unless well known."""
     return {
-        key if key in BARE else f"{axis}_{key}": value if isinstance(value, (int, float)) else str(value)
+        key if key in BARE else f"{axis}_{key.strip('_')}": value if isinstance(value, (int, float)) else str(value)
         for key, value in options.items()
         if value is not None and (f"{axis}.{key}", value) not in USUAL
     }
@@ -51,6 +52,8 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "plan": _unless(spec.hardware.plan, "auto"),
         "micro_batch": spec.hardware.micro_batch,
         "data": data.name,
+        "augment": _unless(spec.augment.name, "none"),
+        **_option_columns("augment", spec.augment.options),
         "seed": spec.seed,
         "stem": model.stem,
         "pretrained": str(model.pretrained).lower(),
@@ -64,6 +67,10 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "lr": optim.lr,
         "weight_decay": optim.weight_decay,
         **_option_columns("optim", optim.options),
+        "loss": _unless(spec.loss.name, "cross_entropy"),
+        **_option_columns("loss", spec.loss.options),
+        "module": _unless(spec.module[TARGET], MODULE),
+        "callbacks": "+".join(spec.callbacks) or None,
     }
     if model.name in FAMILIES and model.phi is None and cell["variant"] is None:
         cell["variant"] = next(iter(FAMILIES[model.name].variants))

@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightning_modules.config.schema import CellSpec
+from lightning_modules.config.schema import MODULE, CellSpec
 from zoo.cache import digest
 
-USUAL = (
+USUAL: tuple[tuple[str, Any], ...] = (
     ("task", "train"),
     ("hardware.micro_batch", None),
     ("conv.between", "none"),
     ("conv.rank", 1),
     ("conv.rank", None),
+    ("augment.name", "none"),
+    ("loss.name", "cross_entropy"),
+    ("module._target_", MODULE),
+    ("callbacks", {}),
 )
 """Keys at the value that changes nothing; a key that was added later is left out of the identity at that value."""
 

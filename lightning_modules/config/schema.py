@@ -7,6 +7,7 @@ checks it further.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from lightning_modules.config.objects import NODE, NODES
 from lightning_modules.config.options import Chosen, OpenOptions, Options
 from zoo.image_size import ImageSize
 from zoo.log import LEVELS
@@ -29,6 +30,7 @@ from zoo.rules import (
     whole,
 )
 
+MODULE = "lightning_modules.Classifier"
 TASKS = ("train", "time")
 LOGGERS = ("wandb", "csv", "none")
 STEMS = ("auto", "small", "imagenet")
@@ -282,9 +284,13 @@ class CellSpec(Options):
     act: Chosen  # zoo.acts
     init: InitOptions
     data: DataOptions
+    augment: Chosen  # lightning_modules.data.augmentations
     hardware: HardwareOptions
+    loss: Chosen  # lightning_modules.losses
     optim: OptimOptions
+    module: Annotated[dict[str, Any], NODE]  # lightning_modules.config.objects
     trainer: TrainerOptions
+    callbacks: Annotated[dict[str, Any], NODES]
     checkpoint: CheckpointOptions
     sweep: SweepOptions
     logger: LoggerOptions

@@ -8,7 +8,7 @@ from typing import Any
 WORDS = ("None", "~", "null", "NULL", "Null")
 """Spellings of null that arrive as text: Python's, and YAML's in quotation marks. No value has such a name."""
 
-HAVE_NONE = ("conv.between", "logger.name", "scale.name")
+HAVE_NONE = ("augment.name", "conv.between", "logger.name", "scale.name")
 """Keys for which ``none`` is a value of its own, not null."""
 
 

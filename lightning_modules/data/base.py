@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule
 
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.augment import Augment, Prepare, make_mix
+from lightning_modules.data.augmentations import Augmentation
 from lightning_modules.data.batches import EpochBatches, ShardedBatches
 from lightning_modules.data.workers import WatchedImages, WatchedLoader
 from zoo import devices
@@ -29,6 +30,7 @@ class Data(LightningDataModule):
         options: The data group of the configuration, with ``image_size`` and ``num_classes`` resolved.
         device: Device for batches while no Trainer is attached.
         prepare: Turns a batch's bytes into the network's input.
+        augmentation: The user's own augmentation of training images, after ours.
     """
 
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
@@ -42,6 +44,7 @@ class Data(LightningDataModule):
         self._done = (0, 0)
         augment = options.augment
         self.prepare = Prepare(options.image_size, options.mean, options.std, Augment.of(augment))
+        self.augmentation: Augmentation | None = None
         self._mix = make_mix(options.num_classes, augment.mixup, augment.cutmix)
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,4 +159,6 @@ class Data(LightningDataModule):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Turn bytes (N, C, H, W) into the network's input, on the device; augments and mixes in training."""
         images = self.prepare(images, training, dtype)
+        if training and self.augmentation:
+            images = self.augmentation(images)
         return self._mix(images, labels) if training and self._mix else (images, labels)

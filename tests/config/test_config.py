@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, cell_config, cell_spec
 from omegaconf import OmegaConf
 
-from hydra_plugins.convzoo._cli import known_keys
+from hydra_plugins.convzoo._cli import OBJECTS, known_keys
 from lightning_modules.config.check import check
 from lightning_modules.config.columns import columns
 from lightning_modules.config.identity import leaves
@@ -39,7 +39,7 @@ GIVEN = {
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_key_has_a_rule_and_every_default_keeps_it(choice):
     config = cell_config(choice, *GIVEN.get(choice, []))
-    assert {key for key, _ in leaves(config)} <= set(RULES)
+    assert {key.partition(".")[0] if key.startswith(OBJECTS) else key for key, _ in leaves(config)} <= set(RULES)
     check(spec := CellSpec.of(config))
     assert spec.plain() == config
     assert all(isinstance(v, (str, int, float)) for v in columns(spec, "cpu").values())
@@ -69,7 +69,7 @@ def test_nonsense_is_refused_by_name(key):
     config = next(
         config
         for choice in [*GROUPS, "seed=0"]
-        if key in dict(leaves(config := copy.deepcopy(cell_config(choice, *GIVEN.get(choice, [])))))
+        if key in {**(config := copy.deepcopy(cell_config(choice, *GIVEN.get(choice, [])))), **dict(leaves(config))}
     )
     place = config
     *path, last = key.split(".")

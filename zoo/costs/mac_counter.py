@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.costs.free_ops import is_free
-from zoo.errors import ConvzooError
-from zoo.inputs import one_line
+from zoo.errors import ConvzooError, one_line
 from zoo.meta import shapes_only
 
 aten = torch.ops.aten

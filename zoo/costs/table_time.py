@@ -11,8 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from zoo.builder import build
-from zoo.errors import ConvzooError
-from zoo.inputs import one_line
+from zoo.errors import ConvzooError, one_line
 from zoo.speeds.network import speed, training_speed
 from zoo.speeds.plan import use_fast_float32
 from zoo.speeds.roofline import Peaks, bound, measure_peaks

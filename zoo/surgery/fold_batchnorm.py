@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo import kernels
-from zoo.errors import ConvzooError
+from zoo.errors import ConvzooError, one_line
 from zoo.image_size import Size
-from zoo.inputs import Run, one_line, try_inputs
+from zoo.inputs import Run, try_inputs
 from zoo.meta import in_mode, shapes_only, structure, watching
 from zoo.places import RUN_HOOKS, copy_of, hidden_places, places_of, put
 from zoo.surgery.computed_weights import why_computed
