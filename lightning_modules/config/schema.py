@@ -5,7 +5,7 @@ checks it further.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from lightning_modules.config.objects import NODE, NODES
 from lightning_modules.config.options import Chosen, OpenOptions, Options
@@ -23,6 +23,7 @@ from zoo.rules import (
     TEXT,
     TIME,
     Rule,
+    check_value,
     image_size,
     is_time,
     number,
@@ -261,8 +262,8 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggerOptions(Options):
-    """Run tracking."""
+class LoggerOptions(OpenOptions):
+    """Run tracking: W&B by its own keys; further keys are loggers, each named by ``_target_``."""
 
     name: Annotated[str, one_of(LOGGERS)]
     project: Annotated[
@@ -282,6 +283,18 @@ class LoggerOptions(Options):
     ]
     mode: Annotated[str, one_of(("auto", "online", "offline", "disabled"))]
     timeout_s: Annotated[float, number(1, 86400)]
+
+    @classmethod
+    def of(cls, values: Any, name: str = "") -> Self:
+        """Checks the further keys, too.
+
+        Raises:
+            ConvzooError: A value is not allowed.
+        """
+        made = super().of(values, name)
+        for key, node in made.options.items():
+            check_value(f"{name}.{key}", node, NODE)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
