@@ -31,8 +31,10 @@ def check(spec: CellSpec) -> None:
     for name, node in spec.callbacks.items():
         maker(f"callbacks.{name}", node)
     check_module(spec)
-    if spec.data.num_classes is None and spec.data.name != "imagefolder":
-        raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
+    if spec.data.num_classes is None and spec.data.name not in ("imagefolder", "timm"):
+        raise ConvzooError(
+            "data.num_classes=null is for data=imagefolder and data=timm, whose classes are counted. Leave it out."
+        )
     channels = spec.data.in_chans
     for key in ("mean", "std"):
         if len(getattr(spec.data, key)) != channels:

@@ -104,8 +104,10 @@ def _shown(value: Any) -> str:
 
 def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(tree):
-        # data.root is only a location, except for imagefolder, where it identifies the data set.
-        elsewhere = key == "data.root" and tree["data"]["name"] != "imagefolder"
+        # data.root is only a location, except where it identifies the data set.
+        data = tree["data"]
+        rooted = data["name"] == "imagefolder" or data.get("source", "").partition("/")[0] in ("wds", "folder")
+        elsewhere = key == "data.root" and not rooted
         usual = (key, value) in USUAL
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

@@ -110,6 +110,13 @@ class DataOptions(Options):
     batch_size: Annotated[int, whole(1, 2**20)]
     epochs: Annotated[int, whole(1)]
     images: Annotated[int, whole(8)]  # lightning_modules.config.limits
+    source: Annotated[str, TEXT]  # lightning_modules.data.timm_sources
+    train_split: Annotated[str, TEXT]
+    val_split: Annotated[str, TEXT]
+    test_split: Annotated[str | None, or_null(TEXT)]
+    input_key: Annotated[str | None, or_null(TEXT)]
+    target_key: Annotated[str | None, or_null(TEXT)]
+    shuffle_buffer: Annotated[int, whole(1, 10**7)]
     workers: Annotated[int | None, or_null(whole(0, 1024))]
     check: Annotated[bool, SWITCH]
     max_bad_images: Annotated[

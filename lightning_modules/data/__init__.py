@@ -5,5 +5,17 @@ from lightning_modules.data.base import Data
 from lightning_modules.data.folder_data import FolderData
 from lightning_modules.data.memory import ImageData, Images, Splits
 from lightning_modules.data.registry import DATASETS, dataset, make_data
+from lightning_modules.data.timm_data import TimmData
 
-__all__ = ["DATASETS", "Data", "FolderData", "ImageData", "Images", "Splits", "builtin", "dataset", "make_data"]
+__all__ = [
+    "DATASETS",
+    "Data",
+    "FolderData",
+    "ImageData",
+    "Images",
+    "Splits",
+    "TimmData",
+    "builtin",
+    "dataset",
+    "make_data",
+]

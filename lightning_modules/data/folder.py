@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,15 @@ OTHERS = 100
 
 BadList = list[tuple[int, str]]
 """Index and reason of each bad image."""
+
+
+class View(NamedTuple):
+    """What of an image the network sees; the arguments of `FolderImages` after its files."""
+
+    image_size: Size
+    crop: tuple[float, float] | float
+    hflip: bool = False
+    seed: int | None = None
 
 
 class FolderImages(WatchedImages):
@@ -91,13 +100,19 @@ class FolderImages(WatchedImages):
                 yield draws.randrange(len(self))
 
     def _image(self, epoch: int, index: int, source: int, until: float) -> torch.Tensor:
-        content = read(self.paths[source], 0 if source in self._gave_up else until)
         if self.seed is None:
-            return central(decode(content), self.image_size, self.crop)
+            return central(self._pixels(source, until), self.image_size, self.crop)
         draws = random.Random(f"{self.seed},{epoch},{index}")
         box = partial(random_box, scale=self.crop, draws=draws, size=self.image_size)
-        image = decode(content, box, self.image_size)
+        image = self._pixels(source, until, box, self.image_size)
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
+
+    def _pixels(self, source: int, until: float, *part: Any) -> torch.Tensor:
+        """Return an image, or the ``part`` of it that `decode` takes, as uint8 (H, W, 3)."""
+        return decode(self._content(source, until), *part)
+
+    def _content(self, source: int, until: float) -> bytes:
+        return read(self.paths[source], 0 if source in self._gave_up else until)
 
 
 class FolderLoader(WatchedLoader):

@@ -31,6 +31,12 @@ class FolderData(Data):
     """
 
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
+        self._scanned: dict[str, Any] = {}
+        self._resumed = False
+        super().__init__(self._with_classes(options), seed)
+
+    def _with_classes(self, options: DataOptions) -> DataOptions:
+        """Return the options with ``num_classes`` filled in."""
         classes = len(class_names(options.root))
         if classes < 2:
             raise ConvzooError(f"{options.root}/train has only one class folder; a classifier needs two or more.")
@@ -40,9 +46,7 @@ class FolderData(Data):
             raise ConvzooError(
                 f"data.num_classes={options.num_classes}, but {options.root}/train has {classes} class folders."
             )
-        super().__init__(options.having(num_classes=classes), seed)
-        self._scanned: dict[str, Split] = {}
-        self._resumed = False
+        return options.having(num_classes=classes)
 
     def size(self, split: str) -> int:
         return len(self._split(split))
@@ -56,6 +60,10 @@ class FolderData(Data):
     @property
     def _splits(self) -> list[Split]:
         return [self._split(name) for name in split_names(self.options.root)]
+
+    @property
+    def _where(self) -> str:
+        return f"{self.options.root}/train"
 
     @cached_property
     def bad(self) -> BadImages:
@@ -99,19 +107,24 @@ class FolderData(Data):
         before, now = state.get("files"), self._split("train").fingerprint
         if before not in (None, now):
             raise ConvzooError(
-                f"{self.options.root}/train has changed since this run was stopped ({now}; before: {before}), so it "
+                f"{self._where} has changed since this run was stopped ({now}; before: {before}), so it "
                 "cannot resume exactly. Type another hydra.run.dir, or remove last.ckpt to start again. Bad images "
                 "need not be removed: data.max_bad_images says how many may be left out."
             )
 
     def _loader(self, split: str) -> DataLoader:
-        from lightning_modules.data.folder import FolderImages, FolderLoader
+        from lightning_modules.data.folder import FolderLoader, View
 
         # Without a test split, val is tested, as usual for ImageNet.
-        files = self._split(split).images if split != "test" else self._splits[-1].images
+        part = self._split(split) if split != "test" else self._splits[-1]
         size, augment = self.options.image_size, self.options.augment
         if split == "train":
-            images = FolderImages(files, size, augment.random_resized_crop, augment.hflip, self.seed)
+            view = View(size, augment.random_resized_crop, augment.hflip, self.seed)
         else:
-            images = FolderImages(files, size, augment.crop_ratio)
-        return self.files_loader(images, split, FolderLoader, bad=self.bad)
+            view = View(size, augment.crop_ratio)
+        return self.files_loader(self._images(part, view), split, FolderLoader, bad=self.bad)
+
+    def _images(self, part: Any, view: Any) -> Any:
+        from lightning_modules.data.folder import FolderImages
+
+        return FolderImages(part.images, *view)
