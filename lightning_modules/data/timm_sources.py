@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,6 @@ def _faults_of(package: str) -> tuple[type[Exception], ...]:
     return (DatasetsError,)
 
 
-def _check_columns(features: Mapping[str, Any] | None, *keys: str) -> None:
-    """Raise ValueError if a data set that says its columns lacks one."""
-    for key in keys:
-        if features is not None and key not in features:
-            raise ValueError(f"it has no column {key}, but {', '.join(features)}")
-
-
 def _create(options: DataOptions, split: str, **more: Any) -> Any:
     from timm.data import create_dataset
 
@@ -95,7 +88,8 @@ def _keys(options: DataOptions) -> dict[str, str | None]:
 
 def _hfds(options: DataOptions, split: str) -> Listed:
     reader = _create(options, split, **_keys(options)).reader
-    _check_columns(reader.dataset.info.features, reader.image_key, reader.label_key)
+    if reader.dataset[0][reader.image_key] is None:  # timm adds a column that is not there, as an empty one
+        raise ValueError(f"{reader.image_key} is empty; the columns are {', '.join(reader.dataset.column_names)}")
     labels = [whole(label) for label in reader.iter_targets()]
     return Listed(labels, tuple(reader.class_to_idx), lambda view: Contents(reader, labels, split, view))
 
@@ -117,10 +111,9 @@ def _folder(options: DataOptions, split: str) -> Listed:
 def _hfids(options: DataOptions, split: str) -> Streamed:
     # Without a number timm refuses; where the files do not tell it, the images are counted.
     reader = _create(options, split, num_samples=1, **_keys(options)).reader
-    _check_columns(reader.builder.info.features, reader.input_key, reader.target_key)
     stream = HuggingFaceStream(f"{options.source} {split}", reader)
     infos = reader.builder.info.splits or {}
-    return Streamed(stream, infos[split].num_examples or 0 if split in infos else 0, tuple(reader.class_to_idx))
+    return Streamed(stream, infos[split].num_examples or 0 if split in infos else 0, stream.names)
 
 
 def _wds(options: DataOptions, split: str) -> Streamed:

@@ -29,6 +29,11 @@ class HuggingFaceStream:
 
         self.source, self.image, self.label = source, reader.input_key, reader.target_key
         self._rows = reader.builder.as_streaming_dataset(split=reader.split)
+        columns = self._rows.features or {self.image: None, self.label: None}
+        for key in (self.image, self.label):
+            if key not in columns:
+                raise ValueError(f"it has no column {key}, but {', '.join(columns)}")
+        self.names = tuple(getattr(columns[self.label], "names", ()))
         self._images = self._rows.cast_column(self.image, datasets.Image(decode=False))
         self.shards = self._rows.num_shards
 

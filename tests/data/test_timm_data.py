@@ -105,18 +105,21 @@ def test_a_stream_goes_on_at_the_batch_where_it_stopped(kind, workers, rank, wri
         resumed.load_state_dict({"epoch": 1, "batches": 2, "files": "other files"})
 
 
-@pytest.mark.parametrize("kind", STREAMS)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_ends_like_an_undisturbed_one(kind, workers, written, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "workers", "then"), [("hfids", 0, 0), ("wds", 2, 2), ("wds", 2, 0)])
+def test_a_stopped_run_ends_like_an_undisturbed_one(kind, workers, then, written, tmp_path, monkeypatch):
+    """Also when it goes on with another number of worker processes."""
     monkeypatch.setattr(Cell, "_inference_speed", lambda *_: {})
-    config = cell_config(*SMALL, "data=timm", *written[kind], "data.batch_size=8", f"data.workers={workers}")
+    config, other = (
+        cell_config(*SMALL, "data=timm", *written[kind], "data.batch_size=8", f"data.workers={n}")
+        for n in (workers, then)
+    )
     with monkeypatch.context() as patch:
         stop_at_batch(patch, 7)
         with pytest.raises(SystemExit) as stopped:
             run_cell(config, tmp_path / "stopped", "a command")
     assert stopped.value.code == 143
-    run_cell(config, tmp_path / "stopped", "a command")
-    run_cell(config, tmp_path / "undisturbed", "a command")
+    run_cell(other, tmp_path / "stopped", "a command")
+    run_cell(other, tmp_path / "undisturbed", "a command")
     same(outcome(tmp_path / "stopped"), outcome(tmp_path / "undisturbed"))
 
 
