@@ -35,8 +35,10 @@ def one_line(error: BaseException) -> str:
 
 def closest(value: object, allowed: Iterable[object]) -> str | None:
     """Returns the allowed value that is spelled most like ``value``, or None."""
-    matches = difflib.get_close_matches(str(value).lower(), [str(a) for a in allowed], n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    typed = str(value).lower()
+    matches = difflib.get_close_matches(typed, [str(a) for a in allowed], n=3, cutoff=0.5)
+    swapped = [match for match in matches if sorted(match) == sorted(typed)]  # the most common typing error
+    return next(iter(swapped + matches), None)
 
 
 def choose(what: str, value: object, allowed: Iterable[object]) -> str:

@@ -24,6 +24,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hydra_plugins.convzoo._composition import Composition, as_typed
 from hydra_plugins.convzoo._plugins import choices, plugin_keys, plugin_owners
+from lightning_modules.config.options import rules
+from lightning_modules.config.schema import LoggerOptions
 from lightning_modules.config.secrets import check_secrets
 from lightning_modules.hardware.signals import Stopped
 from zoo.errors import ConvzooError, choose, closest, plain_words
@@ -35,11 +37,14 @@ PLAIN_KEYS = {"seed", "task", "plugins", "log"}
 OPEN = ("optim.",)
 """Groups that take further keys: arguments of what their name chooses, which are checked once that is imported."""
 
-LISTS = ("callbacks",)
+LISTS = ("callbacks", "logger")
 """Groups that take several choices: ``callbacks=[ema,early_stopping]``."""
 
 OBJECTS = ("callbacks.", "module.")
 """Keys of objects that a file names by ``_target_``; the file says which there are."""
+
+WANDB = frozenset(dict(rules(LoggerOptions, "logger")))
+"""W&B's own keys, which stand beside the loggers that a file names."""
 
 MOST_JOBS = 100_000
 """Maximum number of jobs in a sweep; beyond it, listing them alone takes minutes."""
@@ -70,8 +75,14 @@ def check_overrides(overrides: Iterable[str], groups: Iterable[str] = ()) -> Non
     known = {*known_keys(), *(group.partition("@")[0] for group in groups)}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key not in known and not key.startswith((*OPEN, *OBJECTS)):
+        inside = key.startswith((*OPEN, *OBJECTS)) or (is_object(key) and key.count(".") > 1)
+        if key not in known and not inside:
             raise ConvzooError(_unknown(key))
+
+
+def is_object(key: str) -> bool:
+    """Whether a key is an object that a file names by ``_target_``, or inside one."""
+    return f"{key}.".startswith((*OBJECTS, "logger.")) and key not in WANDB
 
 
 def _unknown(key: str) -> str:
@@ -130,15 +141,17 @@ def check_arguments(arguments: list[str]) -> None:
             raise ConvzooError(f"{argument}: a run needs all of its keys. Type {key.lstrip('~')}=VALUE to change one.")
         if key in groups and "=" in argument and value in ("", "null"):
             raise ConvzooError(f"{key} must be chosen. python train.py --help lists what there is.")
-        if key.lstrip("+").startswith(OBJECTS) and ("${" in value or "{" in value):
+        if is_object(key.lstrip("+")) and "{" in value:
             # An interpolation could put a _target_ together that is not seen here.
             raise ConvzooError(f"{argument}: no code can be named on the command line. Type one value by its own key.")
         if key in groups and ("${" in value or (value.lstrip().startswith("[") and key not in LISTS)):
             raise ConvzooError(f"{argument}: {key} is one choice by its name. python train.py --help has them.")
         # Check single words only, numbers and booleans included. Hydra checks sweeps, and all choices if the command
         # adds folders with further ones.
-        if key in groups and not elsewhere and re.fullmatch(r"[\w.+-]+", value):
-            choose(key, value, choices(key))
+        words = value.strip("[]").split(",") if key in LISTS else [value]
+        for word in map(str.strip, words if key in groups and not elsewhere else ()):
+            if re.fullmatch(r"[\w.+-]+", word):
+                choose(key, word, choices(key))
 
 
 def check_sweep(arguments: list[str]) -> None:

@@ -30,17 +30,21 @@ def load_named(arguments: Sequence[str]) -> None:
     Raises:
         ConvzooError: A plugin cannot be imported.
     """
+    names, folders = named(arguments)
+    load_plugins(names, [os.getcwd(), *folders] if names or folders else ())
+    if loaded_plugins():
+        publish(folders)
+
+
+def named(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the plugins that a command, or its own configuration file, names, and its folders of configurations."""
     flags, unknown = get_args_parser().parse_known_args(list(arguments))
     folders = [folder for folder in (flags.config_dir, flags.config_path) if folder]
     given = dict(word.lstrip("+").partition("=")[::2] for word in [*flags.overrides, *unknown])
     if "plugins" in given:
-        names = _typed(f"plugins={given['plugins']}")
-    else:
-        files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
-        names = [name for file in files_read for name in _configured(folders, file)]
-    load_plugins(names, [os.getcwd(), *folders] if names or folders else ())
-    if loaded_plugins():
-        publish(folders)
+        return _typed(f"plugins={given['plugins']}"), folders
+    files_read = [flags.config_name or "config", *(f"experiment/{e}" for e in [given.get("experiment")] if e)]
+    return [name for file in files_read for name in _configured(folders, file)], folders
 
 
 def _typed(override: str) -> list[str]:

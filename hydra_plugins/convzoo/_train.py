@@ -71,20 +71,21 @@ def convzoo() -> None:
     """Run ``convzoo VERB …``: ``train`` here, everything else as ``python -m zoo``."""
     if sys.argv[1:2] == ["train"]:
         # Jobs of a sweep start this file again.
-        sys.argv[:] = [__file__, *sys.argv[2:]]
-        if Path("conf").is_dir() and not is_ours("conf") and not _has_folder(sys.argv[1:]):
-            sys.argv[1:1] = ["--config-dir", "conf"]
+        sys.argv[:] = [__file__, *with_conf(sys.argv[2:])]
         main()
     else:
+        from hydra_plugins.convzoo._completion import VERBS
         from zoo.__main__ import main as verbs
 
-        sys.exit(verbs())
+        sys.exit(verbs(further=VERBS))
 
 
-def _has_folder(arguments: list[str]) -> bool:
-    """Whether the user has named a folder of configurations."""
+def with_conf(arguments: list[str]) -> list[str]:
+    """Return the arguments of ``convzoo train``, with the folder ``conf`` beside it unless they name another."""
     flags, _ = get_args_parser().parse_known_args(arguments)
-    return bool(flags.config_dir or flags.config_path)
+    if flags.config_dir or flags.config_path or not Path("conf").is_dir() or is_ours("conf"):
+        return arguments
+    return ["--config-dir", "conf", *arguments]
 
 
 if __name__ == "__main__":

@@ -7,16 +7,21 @@ from pathlib import Path
 from lightning_modules.config.limits import check_images
 from lightning_modules.config.objects import TARGET, maker, takes
 from lightning_modules.config.scaling import check_scaling
-from lightning_modules.config.schema import MODULE, CellSpec
+from lightning_modules.config.schema import FROM_FILES, MODULE, CellSpec
 from zoo.acts.activations import check_act
 from zoo.compression.convert import choose_form
 from zoo.compression.low_rank import check_rank
 from zoo.convs import find_kind
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, choose, need_packages
 from zoo.plugins import load_plugins
 from zoo.surgery.rewrite import check_options
 
 INITS = ("random", "svd")
+EXTRAS = {
+    "lightning.pytorch.loggers.TensorBoardLogger": "tensorboard",
+    "lightning_modules.tracking.mlflow_run.MlflowRun": "mlflow",
+}
+"""Loggers that need an optional package, with the extra that has it."""
 
 
 def check(spec: CellSpec) -> None:
@@ -30,10 +35,14 @@ def check(spec: CellSpec) -> None:
     check_act(spec.act.name, spec.act.options)
     for name, node in spec.callbacks.items():
         maker(f"callbacks.{name}", node)
+    for name, node in spec.logger.options.items():
+        if extra := EXTRAS.get(node[TARGET]):
+            need_packages(extra, extra)
+        maker(f"logger.{name}", node)
     check_module(spec)
-    if spec.data.num_classes is None and spec.data.name not in ("imagefolder", "timm"):
+    if spec.data.num_classes is None and spec.data.name not in (*FROM_FILES, "timm"):
         raise ConvzooError(
-            "data.num_classes=null is for data=imagefolder and data=timm, whose classes are counted. Leave it out."
+            "data.num_classes=null is for data=imagefolder, csv and timm, whose classes are counted. Leave it out."
         )
     channels = spec.data.in_chans
     for key in ("mean", "std"):

@@ -5,7 +5,7 @@ checks it further.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from lightning_modules.config.objects import NODE, NODES
 from lightning_modules.config.options import Chosen, OpenOptions, Options
@@ -22,6 +22,8 @@ from zoo.rules import (
     SWITCH,
     TEXT,
     TIME,
+    Rule,
+    check_value,
     image_size,
     is_time,
     number,
@@ -37,6 +39,14 @@ STEMS = ("auto", "small", "imagenet")
 """Copied from `zoo.backbones.stem`, which needs torch."""
 PLANS = ("auto", "fp32", "fp32_fast", "bf16", "bf16_fast", "fp32_compiled", "bf16_compiled")
 """``auto``, and the plan names of `zoo.speeds.plan`, which needs torch."""
+
+A_SHARE: Rule = (lambda v: type(v) is float and 0 < v <= 0.9, "a share of the images above 0.0, to 0.9")
+NAMES: Rule = (
+    lambda v: (type(v) is str and bool(v.strip())) or (type(v) is list and all(type(n) in (str, int) for n in v)),
+    "[NAME,NAME], or the path of a text file with a name on each line",
+)
+FROM_FILES = ("imagefolder", "csv")
+"""Data sets whose classes are counted, and that their place identifies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,11 @@ class DataOptions(Options):
     image_size: Annotated[ImageSize | None, or_null(image_size(8))]  # lightning_modules.config.limits
     batch_size: Annotated[int, whole(1, 2**20)]
     epochs: Annotated[int, whole(1)]
+    file: Annotated[str, TEXT]
+    classes: Annotated[list[str] | str | None, or_null(NAMES)]  # lightning_modules.data.classes
+    train_images: Annotated[int | None, or_null(whole(2))]  # lightning_modules.data.subset
+    val_share: Annotated[float | None, or_null(A_SHARE)]
+    test_share: Annotated[float | None, or_null(A_SHARE)]
     images: Annotated[int, whole(8)]  # lightning_modules.config.limits
     source: Annotated[str, TEXT]  # lightning_modules.data.timm_sources
     train_split: Annotated[str, TEXT]
@@ -254,8 +269,8 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggerOptions(Options):
-    """Run tracking."""
+class LoggerOptions(OpenOptions):
+    """Run tracking: W&B by its own keys; further keys are loggers, each named by ``_target_``."""
 
     name: Annotated[str, one_of(LOGGERS)]
     project: Annotated[
@@ -275,6 +290,18 @@ class LoggerOptions(Options):
     ]
     mode: Annotated[str, one_of(("auto", "online", "offline", "disabled"))]
     timeout_s: Annotated[float, number(1, 86400)]
+
+    @classmethod
+    def of(cls, values: Any, name: str = "") -> Self:
+        """Checks the further keys, too.
+
+        Raises:
+            ConvzooError: A value is not allowed.
+        """
+        made = super().of(values, name)
+        for key, node in made.options.items():
+            check_value(f"{name}.{key}", node, NODE)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)

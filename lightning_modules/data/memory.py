@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.base import Data
 from lightning_modules.data.store import GPU_SHARE, Store, TensorLoader
+from lightning_modules.data.subset import chosen
 from zoo.errors import ConvzooError
 
 
@@ -19,6 +20,10 @@ class Images(NamedTuple):
 
     images: torch.Tensor
     labels: torch.Tensor
+
+    def at(self, indices: Sequence[int]) -> Images:
+        """Return the images at some indices."""
+        return Images(self.images[list(indices)], self.labels[list(indices)])
 
 
 class Splits(NamedTuple):
@@ -71,7 +76,14 @@ class ImageData(Data):
             splits = splits_of(self.options.name, read)
             for split, part in zip(Splits._fields, splits, strict=True):
                 self._check(split, part)
-            self._splits = splits
+            self._splits = splits._replace(train=self._chosen(splits.train))
+
+    def _chosen(self, train: Any) -> Any:
+        """Return ``data.train_images`` of the training images."""
+        if self.options.train_images is None:
+            return train
+        labels = train.labels.tolist() if isinstance(train, Images) else train.labels()
+        return train.at(chosen(labels, self.options.train_images))
 
     def _check(self, split: str, part: Any) -> None:
         name = self.options.name

@@ -65,6 +65,7 @@ def dataset(
         "mean": [0.5] * in_chans if mean is None else list(mean),
         "std": [0.5] * in_chans if std is None else list(std),
         "workers": None,
+        "train_images": None,
         "augment": dict(augment or {}),
     }
     return DATASETS.register(name, options=(), needs_root=needs_root, usual=usual)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
 
 from lightning_modules.data.memory import Images, Splits
 from zoo.errors import ConvzooError
@@ -31,6 +39,23 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def labels(self) -> list[int]:
+        """Return all labels without making the images.
+
+        Raises:
+            ConvzooError: The dataset does not list them.
+        """
+        found = getattr(self.dataset, "targets", None)
+        if found is None or len(found) != len(self):
+            raise ConvzooError(
+                "data.train_images chooses images by their labels: your Dataset needs a list `targets` of all of them."
+            )
+        return [int(label) for label in found]
+
+    def at(self, indices: Sequence[int]) -> Items:
+        """Return the images at some indices."""
+        return Items(Subset(self.dataset, indices), self.collate)
 
 
 def splits_of(name: str, read: Any) -> Splits:

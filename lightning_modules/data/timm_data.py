@@ -8,7 +8,7 @@ import torch
 
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.batches import EpochBatches, ShardedBatches
-from lightning_modules.data.folder_data import FolderData
+from lightning_modules.data.file_data import FileData
 from lightning_modules.data.registry import dataset
 from zoo.errors import ConvzooError
 from zoo.log import log
@@ -18,52 +18,38 @@ GREY = (19595, 38470, 7471)
 
 
 @dataset("timm", needs_root=False)
-class TimmData(FolderData):
+class TimmData(FileData):
     """Data module of a data set that timm opens: images decoded by worker processes, like those of folders.
 
     Raises:
         ConvzooError: The data set cannot be read, or does not match the configuration.
     """
 
-    def _with_classes(self, options: DataOptions) -> DataOptions:
-        if options.in_chans not in (1, 3):
-            raise ConvzooError(f"data.in_chans={options.in_chans} is not allowed with data=timm. Allowed: 1, 3.")
-        classes, given = self._opened(options, "train").classes, options.num_classes
-        if (given or classes) < max(2, classes):
-            raise ConvzooError(
-                f"{options.source} has {classes} classes{f', not data.num_classes={given}' if given else ''}. "
-                + (f"Type data.num_classes={classes}." if classes > 1 else "A classifier needs two or more.")
-            )
-        return options.having(num_classes=given or classes)
+    channels = (3, 1)
 
-    def _opened(self, options: DataOptions, name: str) -> Any:
+    def __init__(self, options: DataOptions, seed: int = 0) -> None:
         from lightning_modules.data.timm_sources import open_split
 
-        if name not in self._scanned:
-            part = open_split(options, name)
-            if name != "train" and part.names != self._opened(options, "train").names:
-                raise ConvzooError(f"{name} and train of {options.source} have different classes.")
-            self._scanned[name] = part
-        return self._scanned[name]
+        self._train = open_split(options, "train")
+        names = self._train.names or tuple(map(str, range(options.num_classes or self._train.classes)))
+        super().__init__(options, seed, names, f"data.source={options.source}")
 
-    def _split(self, name: str) -> Any:
-        return self._opened(self.options, name)
+    def _read(self) -> list[Any]:
+        from lightning_modules.data.timm_sources import open_split
 
-    @property
-    def _splits(self) -> list[Any]:
-        return [self._split(name) for name in ("train", "val", *(["test"] if self.options.test_split else []))]
-
-    @property
-    def _where(self) -> str:
-        return f"data.source={self.options.source}"
+        others = [open_split(self.options, name) for name in ("val", *(["test"] if self.options.test_split else []))]
+        for part in others:
+            if part.names != self._train.names:
+                raise ConvzooError(f"the splits of {self.where} have different classes.")
+        return [self._train, *others]
 
     def look(self) -> None:
-        sizes = [f"{name} {len(part):,}" for name, part in zip(("train", "val", "test"), self._splits, strict=False)]
+        sizes = [f"{name} {len(part):,}" for name, part in zip(("train", "val", "test"), self.splits, strict=False)]
         test = "" if self.options.test_split else "; test: val"
-        log.info(f"{self.options.source}: {self.options.num_classes:,} classes; {', '.join(sizes)}{test}")
+        log.info(f"{self.where}: {len(self.classes):,} classes; {', '.join(sizes)}{test}")
 
-    def _images(self, part: Any, view: Any) -> Any:
-        return part.images(view, self.options.num_classes, self.options.shuffle_buffer)
+    def _images(self, split: Any, view: Any) -> Any:
+        return split.images(view, len(self.classes), self.options.shuffle_buffer)
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = EpochBatches) -> ShardedBatches:
         from lightning_modules.data.stream import StreamBatches

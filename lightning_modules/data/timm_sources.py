@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.folder import FolderImages
 from lightning_modules.data.timm_splits import Contents, Listed, Pictures, Streamed
 from lightning_modules.data.timm_streams import IMAGES, HuggingFaceStream, WebDatasetStream, whole
-from zoo.errors import ConvzooError, choose
+from zoo.errors import ConvzooError, choose, need_packages
 
 NEEDS = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "torch": "torchvision", "folder": "timm"}
 """The kinds of ``data.source``, and the package that each needs."""
@@ -42,8 +41,7 @@ def open_split(options: DataOptions, name: str) -> Listed | Streamed:
             "data.source=hfds/NAME."
         )
     package = NEEDS[choose("data.source", kind, NEEDS)]
-    if not importlib.util.find_spec(package):
-        raise ConvzooError(f"{what} needs {package}: pip install 'convzoo[streams]'.")
+    need_packages("streams", package)
     if kind in ("wds", "torch", "folder") and options.root is None:
         raise ConvzooError(f"{what} is read from a folder. Type data.root=FOLDER.")
     if kind == "torch" and dataset in TRAIN_AND_TEST and (name, split) == ("val", "validation"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,9 +28,9 @@ class CsvRows(RunLogger):
         resumed: True if training continues an earlier start, whose rows are then kept.
     """
 
-    def __init__(self, folder: Path, resumed: bool) -> None:
+    def __init__(self, folder: str | os.PathLike[str], resumed: bool = False) -> None:
         super().__init__()
-        self.path = folder / NAME
+        self.path = Path(folder, NAME)
         self._patience = RetryWriter()
         self._rows: dict[tuple[str, ...], Row] = {}
         for row in _read(self.path) if resumed else ():

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
+from lightning_modules.config.objects import Node, make, maker, takes
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.results.result import UNTRACKED
 from lightning_modules.tracking.base import Outcome, RunLogger
 from lightning_modules.tracking.csv import CsvRows
+from lightning_modules.tracking.foreign import guarded
 from lightning_modules.tracking.naming import cell_name, run_id, run_name
 from lightning_modules.tracking.wandb_environment import find_folder, find_id, find_mode, find_places
 from lightning_modules.tracking.wandb_files import this_run_id
@@ -20,19 +24,36 @@ from zoo.log import log
 def make_loggers(
     spec: CellSpec, folder: Path, choices: dict[str, Any], plan: str, resumed: bool = False
 ) -> list[RunLogger]:
-    """Create the loggers that the configuration names.
+    """Create the loggers that the configuration names, W&B first.
 
     Args:
         spec: The cell; all of it is stored under one key of W&B's config.
         folder: The run's folder.
-        choices: The cell's choices, flat; they become columns in W&B.
+        choices: The cell's choices, flat; they become columns in W&B and hyper-parameters in others.
         plan: The execution plan; becomes a column, too.
         resumed: True if the run continues from the checkpoint of an earlier start.
+
+    Raises:
+        ConvzooError: A logger cannot be made.
     """
-    if spec.logger.name == "csv":
-        return [CsvRows(folder, resumed)]
-    if spec.logger.name != "wandb":
-        return []
+    others = [
+        _other(key, node, folder, {**choices, "plan": plan}, resumed) for key, node in spec.logger.options.items()
+    ]
+    if spec.logger.name == "csv":  # typed as a key
+        others.append(CsvRows(folder, resumed))
+    return [*_wandb(spec, folder, choices, plan, resumed), *others] if spec.logger.name == "wandb" else others
+
+
+def _other(key: str, node: Node, folder: Path, choices: dict[str, Any], resumed: bool) -> RunLogger:
+    """Create a logger named by ``_target_``, with ``resumed`` and ``run_name`` if it takes them."""
+    name = f"logger.{key}"
+    known, _ = takes(maker(name, node, folder))
+    offered = {"resumed": resumed, "run_name": run_name(choices)}
+    logger = make(name, node, folder, Logger, **{k: v for k, v in offered.items() if k in known and k not in node})
+    return logger if isinstance(logger, RunLogger) else guarded(logger, key, choices)
+
+
+def _wandb(spec: CellSpec, folder: Path, choices: dict[str, Any], plan: str, resumed: bool) -> list[RunLogger]:
     mode = find_mode(spec.logger.mode)
     if mode == "disabled":
         return [RunLogger({"wandb": UNTRACKED["wandb"] | {"mode": mode}})]

@@ -22,7 +22,7 @@ WRONG = [
     ("report", "RUNS", "--sort", "x"),
     *(("export", path) for path in ("/nonexistent-", "/etc/passwd", "\0", "/")),
     ("nothing",),
-    (),
+    ("train", "model=resnet"),
 ]
 
 
@@ -38,3 +38,13 @@ def test_a_wrong_argument_is_one_message(tmp_path, capsys, monkeypatch, argument
         code = refused.code
     says = capsys.readouterr().err
     assert code == 2 and "error: " in says and "\x1b" not in says, says
+
+
+def test_a_misspelt_verb_gets_a_suggestion(capsys):
+    assert main(["tabel"]) == 2
+    assert "Did you mean table?" in capsys.readouterr().err
+
+
+def test_no_verb_lists_them(capsys):
+    assert main([]) == 0
+    assert {"report", "table", "new", "quantize", "train"} <= set(capsys.readouterr().out.split())
