@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import zoo
 from lightning_modules.callbacks import CostLogger, SpeedLogger
 from lightning_modules.callbacks.bad_steps import BadSteps
 from lightning_modules.callbacks.epochs import EpochLines
-from lightning_modules.callbacks.progress import progress
 from lightning_modules.checkpoint.best import BestCheckpoint
 from lightning_modules.checkpoint.io import Checkpoints
 from lightning_modules.checkpoint.last import LastCheckpoint
@@ -27,17 +21,16 @@ from lightning_modules.checkpoint.resume import Saved
 from lightning_modules.config.limits import check_memory
 from lightning_modules.config.objects import make_all
 from lightning_modules.config.schema import CellSpec
-from lightning_modules.data.workers import plain_worker_errors
-from lightning_modules.hardware.devices import Hardware, check_world_size
+from lightning_modules.hardware.devices import Hardware, check_world_size, set_process_options
 from lightning_modules.hardware.micro_batch import MicroBatch
-from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, first_line, is_out_of_memory, plain_memory_errors
+from lightning_modules.hardware.out_of_memory import MEMORY_ERRORS, first_line, is_out_of_memory
 from lightning_modules.hardware.plan import PlanChoice, PlanRequest, choose_plan
 from lightning_modules.hardware.signals import StopSignals
-from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from lightning_modules.init_weights import InitWeights
 from lightning_modules.module import make_module
 from lightning_modules.resolve import count_steps, resolve
-from lightning_modules.tracking.profile import make_profiler, profiled
+from lightning_modules.tracking.profile import profiled
+from lightning_modules.trainer import make_trainer, plain_trainer_errors
 from lightning_modules.unfit import check_network
 from zoo.devices import device_name
 from zoo.errors import ConvzooError
@@ -63,7 +56,7 @@ class Cell:
         self.spec, self.folder, self.hardware = spec, folder, hardware
         self._last = last
         self.checkpoint: str | None = None
-        _set_process_options(spec)
+        set_process_options(spec.hardware, spec.trainer)
         L.seed_everything(spec.seed, workers=True, verbose=False)
         resolved = resolve(spec, hardware.name)
         check_memory(spec, resolved.network)
@@ -137,9 +130,12 @@ class Cell:
         # Lightning calls checkpoint callbacks last; what a user's does is to be in last.ckpt.
         theirs = make_all("callbacks", self.spec.callbacks, self.folder, L.Callback)
         callbacks = [bad_steps, self._init, costs, speeds, *self.data.callbacks, best, epochs, *theirs, last]
-        trainer = self._trainer(logger, checkpoints, callbacks)
+        trainer = make_trainer(
+            self.spec, self.hardware, self.plan.precision, self.folder, logger, checkpoints, callbacks
+        )
+        messages = partial(plain_trainer_errors, self.spec, self.hardware, trainer)
         check_world_size(self.hardware, trainer.world_size)
-        with self._reporting(trainer), peak_memory(trainer.strategy.root_device) as memory:
+        with messages(), profiled(trainer, self.folder), peak_memory(trainer.strategy.root_device) as memory:
             trainer.fit(self.module, datamodule=self.data, ckpt_path=self._last and self._last.path, weights_only=True)
         metrics = {
             "time/fit_s": last.seconds,
@@ -154,7 +150,7 @@ class Cell:
         self.checkpoint = str(best.path)
         if self.micro_batch.size:
             self.conditions["micro_batch"] = self.micro_batch.size
-        with self._reporting(trainer):
+        with messages(), profiled(trainer, self.folder):
             tested = trainer.test(
                 self.module, datamodule=self.data, ckpt_path=self.checkpoint, verbose=False, weights_only=True
             )
@@ -166,26 +162,6 @@ class Cell:
         metrics |= self.data.metrics | bad_steps.metrics | self._init.metrics | costs.metrics | speeds.metrics
         return metrics | (self._inference_speed(trainer) if trainer.is_global_zero else {})
 
-    @contextmanager
-    def _reporting(self, trainer: L.Trainer) -> Iterator[None]:
-        """Reports a user's mistake as one message, and where the profile is, around a fit or a test."""
-        given = self.spec.trainer
-        try:
-            memory_errors = plain_memory_errors(self.spec, self.hardware.world_size)
-            with memory_errors, profiled(trainer, self.folder), plain_worker_errors():
-                yield
-        except MisconfigurationException as error:
-            raise ConvzooError(f"trainer: {error}") from None
-        except ValueError:
-            # Lightning has no class of its own for this error.
-            interval, batches = given.val_check_interval, trainer.num_training_batches
-            if given.check_val_every_n_epoch is None or type(interval) is not int or interval <= batches:
-                raise
-            raise ConvzooError(
-                f"trainer.val_check_interval={interval} exceeds the {batches} batches of an epoch. Type a smaller one, "
-                "or add trainer.check_val_every_n_epoch=null, which counts batches over all epochs."
-            ) from None
-
     def _bad_steps(self) -> BadSteps:
         optim, given = self.spec.optim, self.spec.trainer
         ways = [f"a smaller optim.lr (it was {optim.lr})"]
@@ -193,33 +169,6 @@ class Cell:
         ways += ["hardware.plan=fp32"] if self.plan.precision.startswith(("bf16", "16")) else []
         advice = f"Type {' or '.join([', '.join(ways[:-1]), ways[-1]]) if ways[1:] else ways[0]}."
         return BadSteps(self.folder, optim.bad_step, optim.max_skipped, advice)
-
-    def _trainer(self, logger: Any, checkpoints: Checkpoints, callbacks: list[L.Callback]) -> L.Trainer:
-        # Lightning's max_time ends a run as if it had completed; signals.py interrupts it instead.
-        given = {k: v for k, v in self.spec.trainer.plain().items() if v is not None and k != "max_time"}
-        shows = given.get("enable_progress_bar", True) and sys.stderr.isatty()
-        callbacks = [c for c in callbacks if shows or not isinstance(c, ProgressBar)]
-        if shows and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks = [*callbacks, progress()]
-        arguments = {
-            **given,
-            # None is meaningful here: it counts batches across epochs.
-            "check_val_every_n_epoch": self.spec.trainer.check_val_every_n_epoch,
-            "precision": self.plan.precision,
-            **self.hardware.trainer_arguments,
-            "logger": logger,
-            "callbacks": callbacks,
-            "plugins": [checkpoints, SyncNorms()] if self.spec.trainer.sync_batchnorm else [checkpoints],
-            "default_root_dir": self.folder,
-            "use_distributed_sampler": False,
-            "enable_model_summary": False,
-            "profiler": given.get("profiler") and make_profiler(given["profiler"], self.folder),
-            "enable_progress_bar": shows,
-        }
-        try:
-            return L.Trainer(**arguments)
-        except (MisconfigurationException, TypeError, ValueError, ImportError) as error:
-            raise ConvzooError(f"trainer: {error}") from None
 
     def _inference_speed(self, trainer: L.Trainer) -> dict[str, float]:
         # Lightning moves the network off the GPU after testing.
@@ -246,14 +195,3 @@ class Cell:
 
 def _images(batch: tuple[torch.Tensor, torch.Tensor]) -> int:
     return len(batch[1])
-
-
-def _set_process_options(spec: CellSpec) -> None:
-    if spec.hardware.threads:
-        torch.set_num_threads(spec.hardware.threads)
-    if spec.trainer.deterministic:
-        # cuBLAS reads this on first use of the GPU, which is before Lightning's Trainer would set it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if not torch.cuda.is_available():
-        # Adam checks for a GPU at every step; without a GPU the NVML-based check costs 0.2 ms each time.
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -33,7 +33,7 @@ FLOORS = {
         ["run", "int8", "sweep"],
         ["time_cell", "plugin", "outcome"],
         ["cell"],
-        ["unfit", "init_weights", "module"],
+        ["unfit", "init_weights", "module", "trainer"],
         ["resolve", "classifier"],
         ["callbacks"],
         ["optimizer", "losses", "metrics", "tracking", "checkpoint"],

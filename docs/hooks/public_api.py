@@ -10,7 +10,7 @@ TOPICS = {
         "Build and rewrite": ("build", "rewrite", "swap_activations", "ConvSpec", "Report", "Entry", "KINDS", "ACTS"),
         "Extend": ("conv_kind", "activation", "backbone", "Factored", "check_kind", "load_plugins"),
         "Count": ("cost", "layer_costs", "Cost", "LayerCost", "tabulate", "show_layers", "CellCost", "Images"),
-        "Scale and match": ("resolve", "match", "Network", "Scale", "Match", "FAMILIES"),
+        "Scale and match": ("resolve", "match", "Network", "Scale", "Match", "ImageSize", "FAMILIES"),
         "Convert and compress": ("convert", "ConversionReport", "reestimate_batchnorm", "fold_batchnorm", "quantize"),
         "Load and export": ("load", "export", "lower"),
         "Measure": ("speed", "training_speed", "Speed", "TrainingSpeed", "bound", "measure_peaks", "Bound", "Peaks"),
