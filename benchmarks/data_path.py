@@ -27,7 +27,8 @@ from turns import in_turn, options, show, text, write
 
 from lightning_modules.data import make_data
 from lightning_modules.data.bad_images import BadImages
-from lightning_modules.data.folder import FolderBatches, FolderImages, FolderLoader
+from lightning_modules.data.batches import EpochBatches
+from lightning_modules.data.folder import FolderImages, FolderLoader
 from lightning_modules.data.layout import scan
 
 BATCH = 128
@@ -162,7 +163,7 @@ def jpegs(root: Path, size: int, n: int) -> dict[str, Variant]:
         loader = FolderLoader(
             images,
             BadImages(0, len(images)),
-            batch_sampler=FolderBatches(len(images), 32, shuffle=True),
+            batch_sampler=EpochBatches(len(images), 32, shuffle=True),
             num_workers=workers,
             persistent_workers=workers > 0,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -84,6 +83,7 @@ def publish(folders: Sequence[str] = ()) -> None:
 
 def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
     from lightning_modules.data.augmentations import AUGMENTATIONS
+    from lightning_modules.data.registry import DATASETS
     from lightning_modules.losses import LOSSES
     from zoo.acts.activations import ACTS
     from zoo.backbones.families import FAMILIES
@@ -96,12 +96,10 @@ def _registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name, family in FAMILIES.items():
         if not is_built_in(family.module):
             yield "model", name, {**_own_file("model/timm"), "name": name}
-    # Whoever has registered a data set has imported this module, which takes seconds.
-    if data := sys.modules.get("lightning_modules.data.registry"):
-        for name, choice in data.DATASETS.items():
-            if name not in data.DATASETS.built_in():
-                usual = choice.traits["usual"]
-                yield "data", name, {**usual, "augment": {**_own_file("data/shared/augment"), **usual["augment"]}}
+    for name, choice in DATASETS.items():
+        if name not in DATASETS.built_in():
+            usual = choice.traits["usual"]
+            yield "data", name, {**usual, "augment": {**_own_file("data/shared/augment"), **usual["augment"]}}
 
 
 def _own_file(name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning_modules.config.limits import check_images
 from lightning_modules.config.objects import TARGET, maker, takes
 from lightning_modules.config.scaling import check_scaling
-from lightning_modules.config.schema import MODULE, CellSpec
+from lightning_modules.config.schema import FROM_FILES, MODULE, CellSpec
 from zoo.acts.activations import check_act
 from zoo.compression.convert import choose_form
 from zoo.convs import KINDS, find_kind
@@ -40,8 +40,10 @@ def check(spec: CellSpec) -> None:
             need_packages(extra, extra)
         maker(f"logger.{name}", node)
     check_module(spec)
-    if spec.data.num_classes is None and spec.data.name != "imagefolder":
-        raise ConvzooError("data.num_classes=null is for data=imagefolder, whose folders are counted. Leave it out.")
+    if spec.data.num_classes is None and spec.data.name not in FROM_FILES:
+        raise ConvzooError(
+            "data.num_classes=null is for data=imagefolder and data=csv, whose classes are counted. Leave it out."
+        )
     channels = spec.data.in_chans
     for key in ("mean", "std"):
         if len(getattr(spec.data, key)) != channels:

@@ -52,6 +52,8 @@ def columns(spec: CellSpec, hardware: str) -> dict[str, str | int | float]:
         "plan": _unless(spec.hardware.plan, "auto"),
         "micro_batch": spec.hardware.micro_batch,
         "data": data.name,
+        "train_images": data.train_images,
+        "val_share": data.val_share,
         "augment": _unless(spec.augment.name, "none"),
         **_option_columns("augment", spec.augment.options),
         "seed": spec.seed,

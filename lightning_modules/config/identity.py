@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightning_modules.config.schema import MODULE, CellSpec
+from lightning_modules.config.schema import FROM_FILES, MODULE, CellSpec
 from zoo.cache import digest
 
 USUAL: tuple[tuple[str, Any], ...] = (
@@ -15,6 +15,10 @@ USUAL: tuple[tuple[str, Any], ...] = (
     ("conv.between", "none"),
     ("conv.rank", 1),
     ("conv.rank", None),
+    ("data.train_images", None),
+    ("data.val_share", None),
+    ("data.test_share", None),
+    ("data.classes", None),
     ("augment.name", "none"),
     ("loss.name", "cross_entropy"),
     ("module._target_", MODULE),
@@ -104,8 +108,8 @@ def _shown(value: Any) -> str:
 
 def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(tree):
-        # data.root is only a location, except for imagefolder, where it identifies the data set.
-        elsewhere = key == "data.root" and tree["data"]["name"] != "imagefolder"
+        # data.root is only a location, except for a user's own files, where it identifies the data set.
+        elsewhere = key == "data.root" and tree["data"]["name"] not in FROM_FILES
         usual = (key, value) in USUAL
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

@@ -22,6 +22,7 @@ from zoo.rules import (
     SWITCH,
     TEXT,
     TIME,
+    Rule,
     check_value,
     image_size,
     is_time,
@@ -38,6 +39,14 @@ STEMS = ("auto", "small", "imagenet")
 """Copied from `zoo.backbones.stem`, which needs torch."""
 PLANS = ("auto", "fp32", "fp32_fast", "bf16", "bf16_fast", "fp32_compiled", "bf16_compiled")
 """``auto``, and the plan names of `zoo.speeds.plan`, which needs torch."""
+
+A_SHARE: Rule = (lambda v: type(v) is float and 0 < v <= 0.9, "a share of the images above 0.0, to 0.9")
+NAMES: Rule = (
+    lambda v: (type(v) is str and bool(v.strip())) or (type(v) is list and all(type(n) in (str, int) for n in v)),
+    "[NAME,NAME], or the path of a text file with a name on each line",
+)
+FROM_FILES = ("imagefolder", "csv")
+"""Data sets whose classes are counted, and that their place identifies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +119,11 @@ class DataOptions(Options):
     image_size: Annotated[ImageSize | None, or_null(image_size(8))]  # lightning_modules.config.limits
     batch_size: Annotated[int, whole(1, 2**20)]
     epochs: Annotated[int, whole(1)]
+    file: Annotated[str, TEXT]
+    classes: Annotated[list[str] | str | None, or_null(NAMES)]  # lightning_modules.data.classes
+    train_images: Annotated[int | None, or_null(whole(2))]  # lightning_modules.data.subset
+    val_share: Annotated[float | None, or_null(A_SHARE)]
+    test_share: Annotated[float | None, or_null(A_SHARE)]
     images: Annotated[int, whole(8)]  # lightning_modules.config.limits
     workers: Annotated[int | None, or_null(whole(0, 1024))]
     check: Annotated[bool, SWITCH]

@@ -1,9 +1,21 @@
-"""Data sets as Lightning data modules: `ImageData` for those that fit in memory, `FolderData` for image folders."""
+"""Data sets as Lightning data modules: `ImageData` for those that fit in memory, `FileData` for image files."""
 
 from lightning_modules.data import builtin  # registers the built-in data sets
 from lightning_modules.data.base import Data
+from lightning_modules.data.csv_data import CsvData
 from lightning_modules.data.folder_data import FolderData
 from lightning_modules.data.memory import ImageData, Images, Splits
 from lightning_modules.data.registry import DATASETS, dataset, make_data
 
-__all__ = ["DATASETS", "Data", "FolderData", "ImageData", "Images", "Splits", "builtin", "dataset", "make_data"]
+__all__ = [
+    "DATASETS",
+    "CsvData",
+    "Data",
+    "FolderData",
+    "ImageData",
+    "Images",
+    "Splits",
+    "builtin",
+    "dataset",
+    "make_data",
+]

@@ -117,8 +117,13 @@ class Prepare:
         self._rows: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, images: torch.Tensor, training: bool, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Map uint8 (N, C, h, w) to ``dtype`` (N, C, H, W) of ``image_size``, channels last in memory."""
+        """Map bytes, or brightness 0 to 1 in floating point, (N, C, h, w) to ``dtype`` (N, C, H, W) of ``image_size``.
+
+        The result is channels last in memory.
+        """
         x = images.to(torch.float32, copy=True)
+        if images.is_floating_point():
+            x *= 255
         if tuple(x.shape[-2:]) != self.image_size:
             x = F.interpolate(x, self.image_size, mode="bilinear", antialias=True)
         if training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import torch
@@ -11,8 +12,13 @@ from lightning.pytorch import Callback, LightningDataModule
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.augment import Augment, Prepare, make_mix
 from lightning_modules.data.augmentations import Augmentation
-from lightning_modules.data.batches import ShardedBatches
+from lightning_modules.data.batches import EpochBatches, ShardedBatches
+from lightning_modules.data.workers import WatchedImages, WatchedLoader
+from zoo import devices
 from zoo.errors import ConvzooError
+
+AHEAD = 8
+"""Number of batches that are prefetched, over all worker processes."""
 
 
 class Data(LightningDataModule):
@@ -104,6 +110,45 @@ class Data(LightningDataModule):
         # Without gradients larger batches fit, and the result is the same.
         size = batch_size if training else max(batch_size, 128 * world)
         return kind(n, size, training, self.seed, rank, world, self._done if training else (0, 0))
+
+    def files_loader(
+        self, images: WatchedImages, split: str, kind: type[WatchedLoader] = WatchedLoader, **options: Any
+    ) -> WatchedLoader:
+        """Return a loader whose worker processes make the batches of a split.
+
+        Args:
+            images: Makes a batch of (epoch, indices).
+            split: ``train``, ``val`` or ``test``.
+            kind: The loader.
+            options: Its further arguments.
+        """
+        workers = self._workers()
+        return kind(
+            images,
+            batch_sampler=self._batches(len(images), split == "train", EpochBatches),
+            num_workers=workers,
+            prefetch_factor=max(2, -(-AHEAD // workers)) if workers else None,
+            persistent_workers=workers > 0 and split != "test",
+            pin_memory=self._device.type == "cuda",
+            # A separate generator: a DataLoader's draws must not affect the rest of the run.
+            generator=torch.Generator().manual_seed(self.seed),
+            **options,
+        )
+
+    def _workers(self) -> int:
+        """Return this rank's number of worker processes: ``data.workers`` if set, or else by the number of cores.
+
+        With a GPU, the ranks share all cores but one. On a CPU they share a quarter of the cores: the network needs
+        the others, and decoding is a small part of the work.
+        """
+        if self.options.workers is not None:
+            return self.options.workers
+        cores = devices.cores()
+        if (ours := os.environ.get("CONVZOO_CORES", "")).isdigit():
+            # The jobs of a sweep share the machine.
+            cores = min(cores, int(ours))
+        spare = cores // 4 if self._device.type == "cpu" else cores - 1
+        return max(1, spare // (self.trainer.num_devices if self.trainer else 1))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # In true half precision the network's weights, and so its input, are half precision too.

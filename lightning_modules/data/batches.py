@@ -76,3 +76,12 @@ class ShardedBatches:
         first = self.done[1] if self.epoch == self.done[0] else 0
         batches = order[: len(self) * self.batch_size].view(-1, self.batch_size)[first:, self.rank :: self.world]
         yield from batches.contiguous().to(device)
+
+
+class EpochBatches(ShardedBatches):
+    """Yields batches as (epoch, indices), which is all that a worker process needs."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        epoch = self.epoch
+        for indices in super().__iter__():
+            yield epoch, indices.tolist()

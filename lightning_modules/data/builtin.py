@@ -13,9 +13,7 @@ from lightning_modules.data.formats import read_cifar, read_mnist
 from lightning_modules.data.memory import Images, Splits
 from lightning_modules.data.published import Files, read_published
 from lightning_modules.data.registry import dataset
-
-SPLIT_SEED = 0
-"""Seed of all splits: a split is part of the data set and does not depend on a run's seed."""
+from lightning_modules.data.subset import SPLIT_SEED, hold_out
 
 FASHION_FOLDERS = ("FashionMNIST/raw", "raw", "FashionMNIST", "fashion-mnist", "fashion_mnist", "data/fashion")
 """Folders used by torchvision (first), distributions and Zalando's repository."""
@@ -30,7 +28,10 @@ def digits(options: DataOptions) -> Splits:
     scans = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16  # 17 grey levels: 0 to 16
     images = (F.interpolate(scans, options.image_size, mode="bilinear") * 255).round().to(torch.uint8)
     train, rest = _hold_out(Images(images, torch.tensor(bunch.target)), 540)
-    return Splits(train, *_hold_out(rest, 270))
+    val, test = _hold_out(rest, 270)
+    if options.val_share is None:
+        return Splits(train, val, test)
+    return _with_validation(options, (Images(*map(torch.cat, zip(train, val, strict=True))), test))
 
 
 @dataset("synthetic", needs_root=False)
@@ -73,7 +74,9 @@ def fashion_mnist(options: DataOptions) -> Splits:
         return read_mnist(*(files.read(f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")), 10)
 
     archives = {f"FashionMNIST/raw/{file}": md5 for file, md5 in FashionMNIST.resources}
-    return _with_validation(read_published(options, FashionMNIST, read, FASHION_FOLDERS, "FashionMNIST", archives))
+    return _with_validation(
+        options, read_published(options, FashionMNIST, read, FASHION_FOLDERS, "FashionMNIST", archives)
+    )
 
 
 def _cifar(options: DataOptions, kind: Any, label_key: str, classes: int) -> Splits:
@@ -85,13 +88,16 @@ def _cifar(options: DataOptions, kind: Any, label_key: str, classes: int) -> Spl
 
     name, base = kind.__name__, kind.base_folder
     folders = (base, f"{name}/{base}", f"{name.lower()}/{base}", name, name.lower())
-    return _with_validation(read_published(options, kind, read, folders, base, {kind.filename: kind.tgz_md5}))
+    return _with_validation(options, read_published(options, kind, read, folders, base, {kind.filename: kind.tgz_md5}))
 
 
-def _with_validation(published: tuple[Images, Images]) -> Splits:
-    """Hold out 5,000 training images for validation, or a fifth of them if that is fewer."""
+def _with_validation(options: DataOptions, published: tuple[Images, Images]) -> Splits:
+    """Hold out ``data.val_share`` for validation, or else 5,000 training images (a fifth of them if that is fewer)."""
     everything, test = published
-    train, val = _hold_out(everything, min(5000, len(everything.labels) // 5))
+    if options.val_share is None:
+        train, val = _hold_out(everything, min(5000, len(everything.labels) // 5))
+    else:
+        train, val = map(everything.at, hold_out(everything.labels.tolist(), options.val_share))
     return Splits(train, val, test)
 
 
@@ -102,5 +108,5 @@ def _hold_out(images: Images, n: int) -> tuple[Images, Images]:
     labels = images.labels.numpy()
     stratify = labels if n >= len(set(labels.tolist())) else None
     parts = train_test_split(range(len(labels)), test_size=n, stratify=stratify, random_state=SPLIT_SEED)
-    rest, held_out = (Images(images.images[indices], images.labels[indices]) for indices in parts)
+    rest, held_out = map(images.at, parts)
     return rest, held_out

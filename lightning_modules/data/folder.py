@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from lightning_modules.data.bad_images import BadImages
-from lightning_modules.data.batches import ShardedBatches
 from lightning_modules.data.crop import central, random_box
 from lightning_modules.data.decode import decode
 from lightning_modules.data.files import PATIENCE_S, BadImage, read
@@ -24,15 +23,6 @@ OTHERS = 100
 
 BadList = list[tuple[int, str]]
 """Index and reason of each bad image."""
-
-
-class FolderBatches(ShardedBatches):
-    """Yields batches as (epoch, indices), which is all that a worker process needs."""
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        epoch = self.epoch
-        for indices in super().__iter__():
-            yield epoch, indices.tolist()
 
 
 class FolderImages(WatchedImages):

@@ -34,13 +34,23 @@ def class_names(root: str) -> list[str]:
     return names
 
 
-def split_names(root: str) -> list[str]:
-    """Return the names of the splits: ``train``, ``val``, and ``test`` if that folder exists."""
-    return ["train", "val", *(["test"] if _folder(root, "test").is_dir() else [])]
+def split_names(root: str, val: bool = True) -> list[str]:
+    """Return the names of the splits: ``train``, ``val``, and ``test`` if that folder exists.
+
+    Args:
+        root: The folder.
+        val: Whether ``val`` is needed; otherwise it is a split if that folder exists.
+    """
+    return ["train", *(name for name in ("val", "test") if (val and name == "val") or _folder(root, name).is_dir())]
 
 
-def scan(root: str, name: str) -> Split:
+def scan(root: str, name: str, classes: list[str] | None = None) -> Split:
     """List the images of a split, in all folders below its class folders.
+
+    Args:
+        root: The folder of all splits.
+        name: ``train``, ``val`` or ``test``.
+        classes: Names of the class folders, in the order of their labels; None: those of ``train``, sorted.
 
     Skipped, and reported in ``odd``, are: hidden files and folders (including `SYSTEMS`), extensions that Pillow cannot
     decode, anything that is not a regular file, and images beside the class folders.
@@ -52,7 +62,7 @@ def scan(root: str, name: str) -> Split:
     folder = _folder(root, name)
     if not folder.is_dir():
         raise ConvzooError(f"{shown(folder)} is missing. Type data.root=ROOT, where ROOT has {LAYOUT}.")
-    split = Split(folder, class_names(root))
+    split = Split(folder, classes or class_names(root))
     if name != "train":
         _compare(folder, _class_folders(folder), split.classes)
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
@@ -131,6 +141,11 @@ def _oddity(entry: os.DirEntry[str], until: float) -> str | None:
         status = entry.stat()
     except OSError:
         return DANGLING
+    return status_oddity(status)
+
+
+def status_oddity(status: os.stat_result) -> str | None:
+    """Return what is wrong with a file, by its status."""
     if not stat.S_ISREG(status.st_mode):
         return NO_FILE
     if not status.st_size:

@@ -34,7 +34,8 @@ def dataset(
 ) -> Callable[[Source], Source]:
     """Register a data set as ``data=NAME``.
 
-    It decorates a function that reads the data set into memory, from its options to `Splits`, or a subclass of `Data`.
+    It decorates a function from the options to the data, `Splits` of arrays or of torch Datasets, or a
+    LightningDataModule (`lightning_modules.data.sources`); or it decorates a subclass of `Data`.
     The other arguments are what ``data=NAME`` starts from; users type others as usual, ``data.epochs=5``. A file
     ``conf/data/NAME.yaml`` of the user's replaces them all.
 
@@ -63,6 +64,8 @@ def dataset(
         "epochs": epochs,
         "mean": [0.5] * in_chans if mean is None else list(mean),
         "std": [0.5] * in_chans if std is None else list(std),
+        "workers": None,
+        "train_images": None,
         "augment": dict(augment or {}),
     }
     return DATASETS.register(name, options=(), needs_root=needs_root, usual=usual)

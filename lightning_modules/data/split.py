@@ -6,7 +6,7 @@ import os
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from lightning_modules.data.files import shown
 
 HIDDEN, NO_FILE, UNSEEN = "hidden, skipped", "not a regular file, skipped", "size not checked"
 NO_BYTES, DANGLING, FORBIDDEN = "empty file", "dangling link", "no permission to read"
-BAD = (NO_BYTES, DANGLING, FORBIDDEN)
+MISSING = "missing file"
+BAD = (NO_BYTES, DANGLING, FORBIDDEN, MISSING)
 """Oddities of files that are listed anyway, and become bad images once they are read."""
 
 NAMES = 3
@@ -26,11 +27,12 @@ class Split:
     """The images, classes and oddities of one split.
 
     Attributes:
-        folder: ``ROOT/train``, ``ROOT/val`` or ``ROOT/test``.
-        classes: Names of the class folders, sorted.
+        folder: ``ROOT/train``, ``ROOT/val`` or ``ROOT/test``; or the folder that a table's paths are relative to.
+        classes: Names of the classes, in the order of their labels.
         images: Paths and labels, in the order of torchvision's ``ImageFolder``.
         odd: Oddities that the user should know: description → paths.
         unseen: Number of files whose size was not queried.
+        name: ``train``, ``val`` or ``test``; by default the folder's name.
     """
 
     folder: Path
@@ -38,10 +40,22 @@ class Split:
     images: list[tuple[str, int]] = field(default_factory=list)
     odd: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     unseen: int = 0
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
+    def __post_init__(self) -> None:
+        self.name = self.name or self.folder.name
+
+    def named(self, name: str) -> Split:
+        """Return the split under another name."""
+        return replace(self, name=name)
+
+    def at(self, indices: Sequence[int], name: str = "") -> Split:
+        """Return some of the images as a split; under another name, without what is odd about the whole."""
+        images = [self.images[index] for index in indices]
+        paths = {path for path, _ in images}
+        kinds = (kind for kind in self.odd if kind in BAD or not name)
+        odd = {kind: [p for p in self.odd[kind] if kind not in BAD or p in paths] for kind in kinds}
+        return replace(self, images=images, odd=odd, name=name or self.name, unseen=0 if name else self.unseen)
 
     def __len__(self) -> int:
         return len(self.images)

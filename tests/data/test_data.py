@@ -79,7 +79,7 @@ def test_imagefolder(tmp_path):
     images, labels = next(iter(train))
     assert images.shape == (4, 3, 24, 24) and images.dtype == torch.uint8 and labels.dtype == torch.int64
     make_folder(tmp_path, splits=("test",), n=3)
-    assert count(module.test_dataloader()) == 6
+    assert count(make_data({**data, "image_size": 24}).test_dataloader()) == 6
 
 
 def test_imagefolder_mistakes_are_named(tmp_path):
