@@ -87,7 +87,7 @@ class InitOptions(Options):
 
     name: Annotated[str, TEXT]
     checkpoint: Annotated[str | None, or_null(TEXT)]
-    rank: Annotated[Any, ANYTHING]  # zoo.compression.low_rank
+    rank: Annotated[Any, ANYTHING]  # zoo.convs.low_rank
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class View(NamedTuple):
     crop: tuple[float, float] | float
     hflip: bool = False
     seed: int | None = None
+    channels: int = 3
 
 
 class FolderImages(WatchedImages):
@@ -48,6 +49,7 @@ class FolderImages(WatchedImages):
             central part as a fraction of the largest part of that shape.
         hflip: Flip half of the training images horizontally.
         seed: Seed of the augmentation; None for evaluation.
+        channels: Number of channels.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class FolderImages(WatchedImages):
         crop: tuple[float, float] | float,
         hflip: bool = False,
         seed: int | None = None,
+        channels: int = 3,
     ) -> None:
         super().__init__([path for path, _ in files])
         self.labels = [label for _, label in files]
         self.image_size, self.crop, self.hflip, self.seed = ImageSize.of(image_size), crop, hflip, seed
+        self.channels = channels
         self._gave_up: set[int] = set()  # files that failed before: read them without retries
 
     def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, BadList]:
@@ -70,11 +74,11 @@ class FolderImages(WatchedImages):
             batch: Epoch and indices.
 
         Returns:
-            Images, uint8 (N, 3, H, W), channels last in memory; labels, int64 (N,); bad images.
+            Images, uint8 (N, channels, H, W), channels last in memory; labels, int64 (N,); bad images.
         """
         epoch, indices = batch
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
-        pixels = torch.empty(len(indices), *size, 3, dtype=torch.uint8)
+        pixels = torch.empty(len(indices), *size, self.channels, dtype=torch.uint8)
         taken: list[int] = []
         with captured_stderr():
             for index in indices:
@@ -108,8 +112,8 @@ class FolderImages(WatchedImages):
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
 
     def _pixels(self, source: int, until: float, *part: Any) -> torch.Tensor:
-        """Return an image, or the ``part`` of it that `decode` takes, as uint8 (H, W, 3)."""
-        return decode(self._content(source, until), *part)
+        """Return an image, or the ``part`` of it that `decode` takes, as uint8 (H, W, C)."""
+        return decode(self._content(source, until), *part, channels=self.channels)
 
     def _content(self, source: int, until: float) -> bytes:
         return read(self.paths[source], 0 if source in self._gave_up else until)

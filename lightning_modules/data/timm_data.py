@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.batches import EpochBatches, ShardedBatches
 from lightning_modules.data.file_data import FileData
 from lightning_modules.data.registry import dataset
 from zoo.errors import ConvzooError
 from zoo.log import log
-
-GREY = (19595, 38470, 7471)
-"""Shares of red, green and blue in grey, of 65,536: Pillow's, which leave grey as it is."""
 
 
 @dataset("timm", needs_root=False)
@@ -25,11 +20,11 @@ class TimmData(FileData):
         ConvzooError: The data set cannot be read, or does not match the configuration.
     """
 
-    channels = (3, 1)
-
     def __init__(self, options: DataOptions, seed: int = 0) -> None:
         from lightning_modules.data.timm_sources import open_split
 
+        if options.in_chans not in (1, 3):
+            raise ConvzooError(f"data.in_chans={options.in_chans} is not allowed with data=timm. Allowed: 1, 3.")
         self._train = open_split(options, "train")
         names = self._train.names or tuple(map(str, range(options.num_classes or self._train.classes)))
         super().__init__(options, seed, names, f"data.source={options.source}")
@@ -57,12 +52,3 @@ class TimmData(FileData):
 
         streamed = self.options.source.partition("/")[0] in STREAMS
         return super()._batches(n, training, StreamBatches if streamed else kind)
-
-    def finish(
-        self, images: torch.Tensor, labels: torch.Tensor, training: bool, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.options.in_chans == 1:
-            red, green, blue = images.int().unbind(1)
-            grey = (GREY[0] * red + GREY[1] * green + GREY[2] * blue + 2**15) >> 16
-            images = grey.to(torch.uint8)[:, None]
-        return super().finish(images, labels, training, dtype)

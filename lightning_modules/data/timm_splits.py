@@ -124,9 +124,10 @@ class Pictures(FolderImages):
 
     def _pixels(self, source: int, until: float, *part: Any) -> torch.Tensor:
         try:
-            pixels = torch.from_numpy(np.array(self.dataset[source][0].convert("RGB")))
+            image = self.dataset[source][0].convert("L" if self.channels == 1 else "RGB")
         except OSError as error:
             raise BadImage("damaged", str(error)) from None
+        pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, self.channels)
         if not part:
             return pixels
         box, size = part

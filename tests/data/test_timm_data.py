@@ -124,11 +124,12 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(kind, workers, then, written
 
 
 def test_grey_and_colour_are_what_in_chans_says(written):
-    data = made(written["wds"], "data.in_chans=1", "data.mean=[0]", "data.std=[1]")
-    images, labels = batches(data, split="val")[0]
-    network, _ = data.finish(images, labels, False, torch.float32)
-    assert network.shape == (VAL, 1, 8, 8)
-    assert torch.equal((network[:, 0, 0, 0] * 255).round().int(), images[:, 0, 0, 0].int())  # grey stays as it is
+    for kind in ("wds", "torch"):
+        grey, colour = (
+            batches(made(written[kind], f"data.in_chans={n}", *means), split="val")[0][0]
+            for n, means in ((1, ["data.mean=[0]", "data.std=[1]"]), (3, []))
+        )
+        assert grey.shape[1] == 1 and torch.equal(grey.expand_as(colour), colour)  # grey stays as it is
 
 
 def test_labels_may_stand_in_json_and_the_number_of_images_in_the_split(tmp_path):
@@ -160,7 +161,7 @@ def test_a_bad_image_of_a_stream_is_replaced_counted_once_and_named(tmp_path):
         ("torch", ["data.source=tfds/cifar10"], r"needs TensorFlow.*Type|type data\.source=hfds"),
         ("torch", ["data.source=tv/cifar10"], r"data\.source=tv"),
         ("torch", ["data.root=null"], r"Type data\.root=FOLDER"),
-        ("wds", ["data.num_classes=2", "data.in_chans=4"], r"type data\.in_chans=3"),
+        ("wds", ["data.num_classes=2", "data.in_chans=4"], r"Allowed: 1, 3"),
         ("hfds", ["data.input_key=img"], r"data\.input_key=KEY"),
         ("hfds", ["data.target_key=labels"], r"data\.target_key=KEY"),
         ("hfids", ["data.input_key=img"], r"data\.input_key=KEY"),
