@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -46,8 +47,9 @@ class Classifier(LightningModule):
         loss: Loss | None = None,
     ) -> None:
         super().__init__()
-        # logger=False: the loggers get the choices as flat columns, one of which is called "optim" too.
-        self.save_hyperparameters("network", "optim", logger=False)
+        # logger=False: the loggers get the choices as flat columns, one of which is called "optim" too. Without a given
+        # frame Lightning keeps its own in a reference cycle, and with it the network.
+        self.save_hyperparameters("network", "optim", logger=False, frame=inspect.currentframe())
         self.micro_batch = MicroBatch(micro_batch)
         self.loss = loss or make_loss("cross_entropy", {}, optim["label_smoothing"])
         self._warned = False

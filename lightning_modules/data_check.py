@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "root", metavar="ROOT", help="has train/CLASS/, val/CLASS/, perhaps test/CLASS/; or a table.csv"
     )
+    parser.add_argument("--in-chans", type=int, default=3, help="number of channels, data.in_chans; default: 3")
     parser.add_argument("--workers", type=int, default=cores(), help="number of processes; default: one per core")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="write data_check.txt there")
 
@@ -36,7 +37,11 @@ def run(given: argparse.Namespace) -> int:
     splits = _splits(given.root)
     print(overview(splits))
     total = sum(map(len, splits))
-    return 1 if check_all(splits, BadImages(total, total), given.output, given.workers, say=print) else 0
+    return (
+        1
+        if check_all(splits, BadImages(total, total), given.output, given.workers, say=print, channels=given.in_chans)
+        else 0
+    )
 
 
 def _splits(root: str) -> list[Split]:

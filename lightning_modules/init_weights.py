@@ -56,7 +56,7 @@ class InitWeights(Callback):
         report = zoo.convert(dense, network["conv"], init.rank)
         self._weights = dense.state_dict()
         self.network = {**network, "pretrained": False}
-        if init.rank is not None:
+        if init.rank is not None and report.ranks:
             self.network["ranks"] = report.ranks
         if report.rewritten:
             self.metrics = {"init/energy_min": report.energy_min, "init/energy_mean": report.energy_mean}

@@ -257,9 +257,9 @@ def test_the_pages_about_ones_own_parts_do_what_they_say(page, runs, tmp_path, c
     if "zoo.conv_kind" not in page:
         return
     assert {r["cell"]["conv_part"] for r in results if r["cell"]["conv"] == "partial"} == {2, 4}
-    code = "import my_zoo, zoo; print(zoo.check_kind('partial'), zoo.check_kind('partial', part=2))"
+    code = "import my_zoo; from zoo import check_kind as c; print(c('partial'), c('bottleneck'), c('partial', part=2))"
     checked = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_env, capture_output=True, text=True)
-    assert checked.stdout.split() == ["4", "4"], checked.stderr
+    assert checked.stdout.split() == ["4", "6", "4"], checked.stderr
 
 
 def test_a_new_project_passes_its_test_and_trains(tmp_path, clean_env):

@@ -1,8 +1,10 @@
 """One run from configuration to result: every cell of the mission's grid, in this process."""
 
+import gc
 import itertools
 import json
 import math
+import weakref
 from functools import partial
 
 import pytest
@@ -15,6 +17,7 @@ from wandb_file import read_run
 import zoo
 from hydra_plugins.convzoo._cli import open_keys
 from lightning_modules import run_cell
+from lightning_modules.classifier import Classifier
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.optimizer import check_optimizer, make_optimizer
 from lightning_modules.results.result import read_result
@@ -262,3 +265,15 @@ class TestOptimizerOptions:
     def test_typed_without_a_plus(self):
         words = ["optim.betas=[0.9,0.95]", "optim.lr=1", "+optim.eps=1", "model=resnet"]
         assert open_keys(words) == ["++optim.betas=[0.9,0.95]", *words[1:]]
+
+
+def test_a_classifier_is_freed_with_its_last_reference():
+    gc.collect()
+    gc.disable()
+    try:
+        module = Classifier({"backbone": "test_resnet", "num_classes": 2}, {"label_smoothing": 0.1})
+        freed = weakref.ref(module)
+        del module
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -31,7 +31,9 @@ from .convs import (
     KINDS as KINDS,
     ConvSpec as ConvSpec,
     Factored as Factored,
+    FromDense as FromDense,
     conv_kind as conv_kind,
+    low_rank as low_rank,
 )
 from .costs.counting import (
     Cost as Cost,

@@ -7,13 +7,20 @@ from typing import Any
 
 import torch
 
-from zoo.convs import KINDS, ConvSpec, find_kind, kind_options, make_conv
+from zoo.compression.convert import factorise
+from zoo.convs import KINDS, ConvSpec, closed_forms, find_kind, kind_options, make_conv
 from zoo.costs.counting import cost
 from zoo.errors import ConvzooError
 from zoo.surgery.rewrite import params_of
 
 SIZE = 9
 """Height and width of the images."""
+
+EXACT = 1e-6
+"""Relative difference of outputs below which two convolutions are the same; they are compared in float64."""
+
+FULL = 10**6
+"""A rank above that of any kernel."""
 
 SPECS = (
     ConvSpec(16, 16, (3, 3), padding=(1, 1)),
@@ -30,7 +37,8 @@ def check_kind(name: str, **options: Any) -> int:
     """Checks a registered conv kind on convolutions of several sizes.
 
     It must make what the convolution makes: the same output size, with finite outputs and a gradient for every
-    parameter. Its ``params`` and ``macs`` formulas, if it has any, must give what is counted.
+    parameter. Its ``params`` and ``macs`` formulas, if it has any, must give what is counted. Its ``from_dense``, if it
+    has one, must reproduce the convolution at full rank.
 
     Args:
         name: The kind.
@@ -60,6 +68,8 @@ def check_kind(name: str, **options: Any) -> int:
         counted = cost(conv, SIZE, spec.in_channels).macs
         if (formula := kind.traits["macs"]) and (said := formula(spec, out_size, **formula_options)) != counted:
             raise ConvzooError(f"{what}: the formula says {said:,} MACs; {counted:,} are counted.")
+        if name in closed_forms():
+            _check_from_dense(what, name, spec)
         checked += 1
     if not checked:
         raise ConvzooError(f"conv={name} fits none of the usual convolutions.")
@@ -78,3 +88,19 @@ def _check_output(what: str, conv: torch.nn.Module, spec: ConvSpec) -> tuple[int
     if idle or not math.isfinite(out.sum().item()):
         raise ConvzooError(f"{what}: no finite gradient for {', '.join(idle) or 'its output'}.")
     return tuple(out.shape[2:])
+
+
+def _check_from_dense(what: str, name: str, spec: ConvSpec) -> None:
+    """Converts a convolution at full rank, where nothing is lost unless the kind says so by its energy."""
+    dense = spec.conv().double()
+    module, made = factorise(dense, name, FULL)
+    images = torch.randn(2, spec.in_channels, SIZE, SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        expected = dense(images)
+        error = ((module(images) - expected).norm() / expected.norm()).item()
+    if made.energy > 1 - EXACT**2 and not error < EXACT:
+        raise ConvzooError(
+            f"{what}: from_dense says that it keeps all of the convolution; their outputs differ by {error:.1%}."
+        )
+    if made.rank is not None and made.energy <= 1 - EXACT**2:
+        raise ConvzooError(f"{what}: from_dense keeps a share of {made.energy:.4f} at full rank; it must keep all.")

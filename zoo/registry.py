@@ -19,6 +19,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("native", "all", "none")
 OWN_PACKAGES = ("zoo", "lightning_modules")
 
+_texts: set[tuple[str, str, str]] = set()
+
 _PLAIN_TYPES: dict[Any, Rule] = {
     bool: SWITCH,
     int: (whole(-MANY)[0], "a whole number"),
@@ -119,6 +121,9 @@ class Registry(Mapping[str, Choice]):
             documented, found = inspect.getdoc(make) or "", options_of(make, self._special)
             wanted = [key for key in found if key not in leave_out] if options is None else options
             chosen = {key: found[key] for key in wanted}
+            for key, option in chosen.items():
+                if option.rule[0]("none") and not option.rule[0](None):
+                    _texts.add((self.axis, name, key))
             self._choices[name] = Choice(self.axis, name, make, chosen, documented, module, traits)
             return make
 
@@ -162,6 +167,11 @@ class Registry(Mapping[str, Choice]):
             ConvzooError: It is neither; the message lists the choices and the closest one.
         """
         return choose(self.axis, name, [*others, *self])
+
+
+def takes_none(axis: str, name: object, key: str) -> bool:
+    """Returns whether ``none`` is a text for an option of a registered choice, and not another word for null."""
+    return (axis, name, key) in _texts
 
 
 def is_built_in(module: str) -> bool:

@@ -10,8 +10,8 @@ from lightning_modules.config.scaling import check_scaling
 from lightning_modules.config.schema import FROM_FILES, MODULE, CellSpec
 from zoo.acts.activations import check_act
 from zoo.compression.convert import choose_form
-from zoo.compression.low_rank import check_rank
-from zoo.convs import find_kind
+from zoo.convs import KINDS, find_kind
+from zoo.convs.low_rank import check_rank
 from zoo.errors import ConvzooError, choose, need_packages
 from zoo.plugins import load_plugins
 from zoo.surgery.rewrite import check_options
@@ -40,9 +40,9 @@ def check(spec: CellSpec) -> None:
             need_packages(extra, extra)
         maker(f"logger.{name}", node)
     check_module(spec)
-    if spec.data.num_classes is None and spec.data.name not in FROM_FILES:
+    if spec.data.num_classes is None and spec.data.name not in (*FROM_FILES, "timm"):
         raise ConvzooError(
-            "data.num_classes=null is for data=imagefolder and data=csv, whose classes are counted. Leave it out."
+            "data.num_classes=null is for data=imagefolder, csv and timm, whose classes are counted. Leave it out."
         )
     channels = spec.data.in_chans
     for key in ("mean", "std"):
@@ -110,8 +110,9 @@ def check_init(spec: CellSpec) -> None:
         check_rank(init.rank)
     except ConvzooError as error:
         raise ConvzooError(f"init.{error}") from None
-    choose_form(spec.conv.name)
-    if spec.conv.options.get("rank") not in (1, None):
+    kind = choose_form(spec.conv.name)
+    own = KINDS[kind].defaults.get("rank") if kind in KINDS else None
+    if spec.conv.options.get("rank") not in (own, None):
         raise ConvzooError("init.rank says the ranks of init=svd. Leave out conv.rank.")
     if (init.checkpoint is None) != pretrained:
         problem = "two at once were given" if pretrained else "none was given"

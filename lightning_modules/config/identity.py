@@ -109,7 +109,9 @@ def _shown(value: Any) -> str:
 def _result_matters(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in leaves(tree):
         # data.root is only a location, except for a user's own files, where it identifies the data set.
-        elsewhere = key == "data.root" and tree["data"]["name"] not in FROM_FILES
+        data = tree["data"]
+        own = data["name"] in FROM_FILES or data.get("source", "").partition("/")[0] in ("wds", "folder")
+        elsewhere = key == "data.root" and not own
         usual = (key, value) in USUAL
         if not key.startswith(WHERE) and not elsewhere and not usual:
             yield key, value

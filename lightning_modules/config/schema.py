@@ -87,7 +87,7 @@ class InitOptions(Options):
 
     name: Annotated[str, TEXT]
     checkpoint: Annotated[str | None, or_null(TEXT)]
-    rank: Annotated[Any, ANYTHING]  # zoo.compression.low_rank
+    rank: Annotated[Any, ANYTHING]  # zoo.convs.low_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,13 @@ class DataOptions(Options):
     val_share: Annotated[float | None, or_null(A_SHARE)]
     test_share: Annotated[float | None, or_null(A_SHARE)]
     images: Annotated[int, whole(8)]  # lightning_modules.config.limits
+    source: Annotated[str, TEXT]  # lightning_modules.data.timm_sources
+    train_split: Annotated[str, TEXT]
+    val_split: Annotated[str, TEXT]
+    test_split: Annotated[str | None, or_null(TEXT)]
+    input_key: Annotated[str | None, or_null(TEXT)]
+    target_key: Annotated[str | None, or_null(TEXT)]
+    shuffle_buffer: Annotated[int, whole(1, 10**7)]
     workers: Annotated[int | None, or_null(whole(0, 1024))]
     check: Annotated[bool, SWITCH]
     max_bad_images: Annotated[

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from zoo.registry import takes_none
+
 WORDS = ("None", "~", "null", "NULL", "Null")
 """Spellings of null that arrive as text: Python's, and YAML's in quotation marks. No value has such a name."""
 
 HAVE_NONE = ("augment.name", "conv.between", "logger.name", "scale.name")
-"""Keys for which ``none`` is a value of its own, not null."""
+"""Keys for which ``none`` is a value of its own, not null; so it is for an option of a plugin that takes any text."""
 
 
 def read_nulls(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -19,7 +21,11 @@ def read_nulls(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         config: Plain values, as typed.
         prefix: Prefix of its keys as the user types them (``optim.``).
     """
-    return {key: _meant(value, prefix + key) for key, value in config.items()}
+    axis, name = prefix.rstrip("."), config.get("name")
+    return {
+        key: value if value == "none" and takes_none(axis, name, key) else _meant(value, prefix + key)
+        for key, value in config.items()
+    }
 
 
 def means_null(value: Any) -> bool:

@@ -6,6 +6,7 @@ from lightning_modules.data.csv_data import CsvData
 from lightning_modules.data.folder_data import FolderData
 from lightning_modules.data.memory import ImageData, Images, Splits
 from lightning_modules.data.registry import DATASETS, dataset, make_data
+from lightning_modules.data.timm_data import TimmData
 
 __all__ = [
     "DATASETS",
@@ -15,6 +16,7 @@ __all__ = [
     "ImageData",
     "Images",
     "Splits",
+    "TimmData",
     "builtin",
     "dataset",
     "make_data",

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from lightning_modules.data.bad_images import BadImages, gather
+from lightning_modules.data.channels import NPY
 from lightning_modules.data.crop import LONGEST
 from lightning_modules.data.decode import decode, open_image, orientation_of
 from lightning_modules.data.files import PATIENCE_S, BadImage, read, shown
@@ -51,21 +52,25 @@ class Seen(NamedTuple):
 class _Images(WatchedImages):
     """Maps indices of paths to the results of reading them, in worker processes."""
 
+    def __init__(self, paths: Sequence[str], channels: int) -> None:
+        super().__init__(paths)
+        self.channels = channels
+
     def __getitems__(self, indices: list[int]) -> list[Seen]:
         until, seen = time.monotonic() + PATIENCE_S, []
         for index in indices:
             self.start_reading(index)
-            seen.append(look_at(index, self.paths[index], until))
+            seen.append(look_at(index, self.paths[index], until, self.channels))
         self.start_reading(-1)
         return seen
 
 
-def look_at(index: int, path: str, until: float) -> Seen:
+def look_at(index: int, path: str, until: float, channels: int = 3) -> Seen:
     """Read (with retries until a time, see `read`) and decode one image; report what is wrong or unusual."""
     try:
         content = read(path, until)
         with captured_stderr() as complaints:
-            decode(content)
+            decode(content, channels=channels)
             odd = ["decoded despite errors"] if complaints() else []
     except BadImage as error:
         return Seen(index, error)
@@ -73,6 +78,8 @@ def look_at(index: int, path: str, until: float) -> Seen:
 
 
 def _odd(path: str, content: bytes) -> Iterator[str]:
+    if content.startswith(NPY):
+        return
     with open_image(content) as image:
         form, mode, (width, height) = image.format or "", image.mode, image.size
         if mode in MODES or mode.startswith("I"):
@@ -99,6 +106,7 @@ def check_all(
     rank: int = 0,
     world: int = 1,
     say: Callable[[str], None] = log.info,
+    channels: int = 3,
 ) -> int:
     """Read all images, sharded over the ranks of a job; report the findings and write them to a file.
 
@@ -111,6 +119,7 @@ def check_all(
         workers: Number of worker processes per rank.
         rank, world: This process's rank, and the number of ranks.
         say: Receives the lines of the report.
+        channels: Number of channels that the network takes.
 
     Returns:
         The number of bad images.
@@ -120,7 +129,7 @@ def check_all(
     """
     paths = [path for split in splits for path, _ in split.images]
     say(f"data.check: reading {len(paths):,} images")
-    mine = list(_read(paths, range(rank, len(paths), world), workers, rank == 0))
+    mine = list(_read(paths, range(rank, len(paths), world), workers, rank == 0, channels))
     seen = sorted(image for images in gather(mine, world) for image in images)
     lines = [(f"bad: {image.bad.kind}", paths[image.index], image.bad.detail) for image in seen if image.bad]
     lines += [(what, path, f"the same as {shown(twin)}") for what, path, twin in _twins(splits, seen)]
@@ -143,14 +152,14 @@ def check_all(
     return sum(image.bad is not None for image in seen)
 
 
-def _read(paths: Sequence[str], indices: Sequence[int], workers: int, show: bool) -> Iterator[Seen]:
+def _read(paths: Sequence[str], indices: Sequence[int], workers: int, show: bool, channels: int) -> Iterator[Seen]:
     """Yield the result of every index. A file that kills its worker process is bad; reading continues without it."""
     left = dict.fromkeys(indices)
     with tqdm(total=len(left), unit=" images", disable=not (show and sys.stderr.isatty()), leave=False) as bar:
         while left:
             todo = list(left)
             chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-            loader = WatchedLoader(_Images(paths), batch_sampler=chunks, num_workers=workers)
+            loader = WatchedLoader(_Images(paths, channels), batch_sampler=chunks, num_workers=workers)
             try:
                 for seen in loader:
                     for image in seen:

@@ -1,4 +1,4 @@
-"""Decode an image file's bytes into RGB pixels, optionally cropped and resized."""
+"""Decode an image file's bytes into pixels, optionally cropped and resized."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import warnings
 import zlib
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from lightning_modules.data.channels import NPY, from_npy, to_channels
 from lightning_modules.data.crop import Box
 from lightning_modules.data.files import BadImage
 from lightning_modules.data.image_formats import formats
-from lightning_modules.data.levels import check_upper_bits, to_bytes
+from lightning_modules.data.levels import check_upper_bits
 from zoo.image_size import ImageSize
 
 # Pillow warns about files that it can read nevertheless, and every worker process would repeat it.
@@ -41,27 +41,37 @@ BOMB_PIXELS, BOMB_RATIO = 2**24, 2000
 """An image with more pixels than the first, and more per byte of its file than the second, is not a photograph."""
 
 
-def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: ImageSize | None = None) -> torch.Tensor:
-    """Decode an image as RGB, the way it is meant to be seen.
+def decode(
+    content: bytes,
+    box: Callable[[int, int], Box] | None = None,
+    size: ImageSize | None = None,
+    channels: int = 3,
+) -> torch.Tensor:
+    """Decode an image, the way it is meant to be seen.
 
     The image is turned as its EXIF data say and has 256 levels (see `lightning_modules.data.levels`). Transparency is
-    dropped, and of an animation the first frame is used. With a ``box``, only that part is returned, resized to
-    ``size`` (bilinear, antialiased); a JPEG is then decoded at the smallest of its scales (1, 1/2, 1/4, 1/8)
-    at which the part still has that many pixels.
+    dropped unless it is the fourth channel, and of an animation the first frame is used unless frames are the channels.
+    With a ``box``, only that part is returned, resized to ``size`` (bilinear, antialiased); a JPEG is then decoded at
+    the smallest of its scales (1, 1/2, 1/4, 1/8) at which the part still has that many pixels.
 
     Args:
         content: The file's content.
         box: Called with the image's height and width; returns the part to use. None: the whole image.
         size: Size of the result; used with ``box``.
+        channels: Number of channels (see `lightning_modules.data.channels`).
 
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, channels).
 
     Raises:
         BadImage: The image cannot be used, for any reason.
     """
     try:
-        return _decode(content, box, size)
+        if content.startswith(NPY):
+            pixels = torch.from_numpy(from_npy(content, channels))
+            height, width = pixels.shape[:2]
+            return _cut(pixels, height, width, box(height, width) if box else None, size)
+        return _decode(content, box, size, channels)
     except Image.DecompressionBombError:
         raise BadImage("too large", f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except BadImage:
@@ -75,7 +85,9 @@ def decode(content: bytes, box: Callable[[int, int], Box] | None = None, size: I
         raise BadImage("cut off" if "truncated" in text.lower() else "damaged", text) from None
 
 
-def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: ImageSize | None) -> torch.Tensor:
+def _decode(
+    content: bytes, box: Callable[[int, int], Box] | None, size: ImageSize | None, channels: int
+) -> torch.Tensor:
     with open_image(content) as image:
         _check_header(image, len(content))
         raw_mode = _raw_mode(image)  # lost once the image is loaded, and reading a PNG's EXIF data loads it
@@ -86,7 +98,7 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: ImageSi
             (f for f in (8, 4, 2) if part and part.height >= f * size.height and part.width >= f * size.width), 1
         )
         # Gives the same pixels as Pillow, 30 % faster.
-        pixels = _whole_jpeg(image, content) if factor == 1 and orientation == 1 else None
+        pixels = _whole_jpeg(image, content) if factor == 1 and orientation == 1 and channels == 3 else None
         if pixels is None:
             if image.format == "PNG":
                 _check_png(content)
@@ -95,7 +107,12 @@ def _decode(content: bytes, box: Callable[[int, int], Box] | None, size: ImageSi
             image.load()
             check_upper_bits(image, raw_mode)
             upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-            pixels = torch.from_numpy(np.array(_rgb(upright, image.format)))
+            pixels = torch.from_numpy(to_channels(upright, image.format, channels))
+    return _cut(pixels, height, width, part, size)
+
+
+def _cut(pixels: torch.Tensor, height: int, width: int, part: Box | None, size: ImageSize | None) -> torch.Tensor:
+    """Return a part, given in pixels of the full size (height, width), resized; or everything."""
     if not part:
         return pixels
     down, across = pixels.shape[0] / height, pixels.shape[1] / width
@@ -167,15 +184,3 @@ def _check_png(content: bytes) -> None:
         if name.isupper() and end + 4 <= len(view) and sums[0] != sums[1]:
             raise ValueError(f"the checksum of {name.decode('ascii', 'replace')} is wrong")
         at = end + 4
-
-
-def _rgb(image: Image.Image, form: str | None) -> Image.Image:
-    image = to_bytes(image, form)
-    if image.mode == "LAB":
-        transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-        return ImageCms.applyTransform(image, transform)
-    if image.mode in ("RGBa", "La"):
-        image = image.convert(image.mode.upper())
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.bad_images import METRIC, BadImages, CountBadImages
 from lightning_modules.data.base import Data
+from lightning_modules.data.files import BadImage, read, shown
 from lightning_modules.data.split import Split, overview
 from lightning_modules.data.subset import chosen, hold_out
 from zoo.errors import ConvzooError
@@ -52,8 +53,6 @@ class FileData(Data):
     def __init__(self, options: DataOptions, seed: int, classes: Sequence[str], where: str) -> None:
         if len(classes) < 2:
             raise ConvzooError(f"{where} has only one class; a classifier needs two or more.")
-        if options.in_chans != 3:
-            raise ConvzooError(f"{options.name} reads images in colour: type data.in_chans=3.")
         if options.num_classes not in (None, len(classes)):
             raise ConvzooError(f"data.num_classes={options.num_classes}, but {where} has {len(classes)} classes.")
         super().__init__(options.having(num_classes=len(classes)), seed)
@@ -86,12 +85,32 @@ class FileData(Data):
 
     def look(self) -> None:
         log.info(overview(self.splits))
+        self._check_channels()
         for split in self.splits:
             for path, reason in split.bad():
                 self.bad.note(path, reason)
         # data.check reads all images and must report all bad ones before it stops the run.
         if not self.options.check:
             self.bad.check()
+
+    def _check_channels(self) -> None:
+        """Read the first image, since all others probably have its channels.
+
+        Raises:
+            ConvzooError: It has others than ``data.in_chans``.
+        """
+        from lightning_modules.data.channels import OTHER
+        from lightning_modules.data.decode import decode
+
+        path = self._split("train").images[0][0]
+        try:
+            decode(read(path, 0), channels=self.options.in_chans)
+        except BadImage as error:
+            # Any other bad image counts once the run reads it.
+            if error.kind == OTHER:
+                raise ConvzooError(
+                    f"{shown(path)}: {error}. Type data.in_chans=N, with data.mean and data.std of N numbers."
+                ) from None
 
     @property
     def callbacks(self) -> list[Callback]:
@@ -109,7 +128,15 @@ class FileData(Data):
         if self.options.check and not self._resumed:
             from lightning_modules.data.check import check_all
 
-            check_all(self.splits, self.bad, folder, self._workers(), trainer.global_rank, trainer.world_size)
+            check_all(
+                self.splits,
+                self.bad,
+                folder,
+                self._workers(),
+                trainer.global_rank,
+                trainer.world_size,
+                channels=self.options.in_chans,
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -131,11 +158,16 @@ class FileData(Data):
             )
 
     def _loader(self, split: str) -> DataLoader:
-        from lightning_modules.data.folder import FolderImages, FolderLoader
+        from lightning_modules.data.folder import FolderLoader, View
 
-        files, size, augment = self._split(split).images, self.options.image_size, self.options.augment
+        size, augment = self.options.image_size, self.options.augment
         if split == "train":
-            images = FolderImages(files, size, augment.random_resized_crop, augment.hflip, self.seed)
+            view = View(size, augment.random_resized_crop, augment.hflip, self.seed, self.options.in_chans)
         else:
-            images = FolderImages(files, size, augment.crop_ratio)
-        return self.files_loader(images, split, FolderLoader, bad=self.bad)
+            view = View(size, augment.crop_ratio, channels=self.options.in_chans)
+        return self.files_loader(self._images(self._split(split), view), split, FolderLoader, bad=self.bad)
+
+    def _images(self, split: Any, view: Any) -> Any:
+        from lightning_modules.data.folder import FolderImages
+
+        return FolderImages(split.images, *view)

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,16 @@ BadList = list[tuple[int, str]]
 """Index and reason of each bad image."""
 
 
+class View(NamedTuple):
+    """What of an image the network sees; the arguments of `FolderImages` after its files."""
+
+    image_size: Size
+    crop: tuple[float, float] | float
+    hflip: bool = False
+    seed: int | None = None
+    channels: int = 3
+
+
 class FolderImages(WatchedImages):
     """Reads image files into whole batches of uint8, cropped and resized, in worker processes.
 
@@ -39,6 +49,7 @@ class FolderImages(WatchedImages):
             central part as a fraction of the largest part of that shape.
         hflip: Flip half of the training images horizontally.
         seed: Seed of the augmentation; None for evaluation.
+        channels: Number of channels.
     """
 
     def __init__(
@@ -48,10 +59,12 @@ class FolderImages(WatchedImages):
         crop: tuple[float, float] | float,
         hflip: bool = False,
         seed: int | None = None,
+        channels: int = 3,
     ) -> None:
         super().__init__([path for path, _ in files])
         self.labels = [label for _, label in files]
         self.image_size, self.crop, self.hflip, self.seed = ImageSize.of(image_size), crop, hflip, seed
+        self.channels = channels
         self._gave_up: set[int] = set()  # files that failed before: read them without retries
 
     def __getitems__(self, batch: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor, BadList]:
@@ -61,11 +74,11 @@ class FolderImages(WatchedImages):
             batch: Epoch and indices.
 
         Returns:
-            Images, uint8 (N, 3, H, W), channels last in memory; labels, int64 (N,); bad images.
+            Images, uint8 (N, channels, H, W), channels last in memory; labels, int64 (N,); bad images.
         """
         epoch, indices = batch
         size, bad, until = self.image_size, [], time.monotonic() + PATIENCE_S
-        pixels = torch.empty(len(indices), *size, 3, dtype=torch.uint8)
+        pixels = torch.empty(len(indices), *size, self.channels, dtype=torch.uint8)
         taken: list[int] = []
         with captured_stderr():
             for index in indices:
@@ -91,13 +104,19 @@ class FolderImages(WatchedImages):
                 yield draws.randrange(len(self))
 
     def _image(self, epoch: int, index: int, source: int, until: float) -> torch.Tensor:
-        content = read(self.paths[source], 0 if source in self._gave_up else until)
         if self.seed is None:
-            return central(decode(content), self.image_size, self.crop)
+            return central(self._pixels(source, until), self.image_size, self.crop)
         draws = random.Random(f"{self.seed},{epoch},{index}")
         box = partial(random_box, scale=self.crop, draws=draws, size=self.image_size)
-        image = decode(content, box, self.image_size)
+        image = self._pixels(source, until, box, self.image_size)
         return image.flip(1) if self.hflip and draws.random() < 0.5 else image
+
+    def _pixels(self, source: int, until: float, *part: Any) -> torch.Tensor:
+        """Return an image, or the ``part`` of it that `decode` takes, as uint8 (H, W, C)."""
+        return decode(self._content(source, until), *part, channels=self.channels)
+
+    def _content(self, source: int, until: float) -> bytes:
+        return read(self.paths[source], 0 if source in self._gave_up else until)
 
 
 class FolderLoader(WatchedLoader):

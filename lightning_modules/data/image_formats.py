@@ -12,6 +12,8 @@ FIRST = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 LEFT_OUT = ("EPS", "MPEG")
 """Excluded formats: for PostScript, Pillow starts another program; of a video, it reads only the header."""
 
+NPY_ENDING = ".npy"
+
 OPTIONAL = {"JPEG": "jpg", "PNG": "zlib", "JPEG2000": "jpg_2000", "AVIF": "avif", "WEBP": "webp"}
 """Formats, and the Pillow features they need; some builds lack the feature but still know the extension."""
 
@@ -26,8 +28,8 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def endings() -> tuple[str, ...]:
-    """Return the file name extensions of all these formats, in lower case."""
-    return tuple(sorted({end for name in formats() for end in endings_of(name)}))
+    """Return the file name extensions of all these formats and of NumPy's arrays, in lower case."""
+    return tuple(sorted({NPY_ENDING, *(end for name in formats() for end in endings_of(name))}))
 
 
 @cache

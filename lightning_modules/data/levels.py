@@ -46,6 +46,24 @@ def to_bytes(image: Image.Image, form: str | None) -> Image.Image:
     return image
 
 
+def array_to_bytes(values: np.ndarray) -> np.ndarray:
+    """Convert an array to 256 levels by this module's rules.
+
+    Raises:
+        BadImage: Black and white cannot be determined.
+        ValueError: It has NaN, infinite or no numbers.
+    """
+    if values.dtype == bool:
+        return values.astype(np.uint8) * BYTE
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f":
+        return _from_floats(values)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"values of {values.dtype}")
+    return _from_integers(values, values.dtype == np.uint16)
+
+
 def check_upper_bits(image: Image.Image, raw_mode: str) -> None:
     """Reject 16-bit colours with all values below 256: Pillow reads only the upper eight bits, and would see black.
 

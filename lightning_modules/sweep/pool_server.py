@@ -126,6 +126,8 @@ def run_and_end(request: dict[str, Any]) -> NoReturn:
 
 def import_training() -> None:
     """Import what every training command needs, so that its forks need not."""
+    # scikit-learn imports pandas, and that pyarrow, whose allocator would start a thread.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     prepare("wandb")
     for name in IMPORTS:
         importlib.import_module(name)

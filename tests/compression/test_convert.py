@@ -10,9 +10,10 @@ from torch import nn
 
 import zoo
 from lightning_modules import run_cell
-from zoo.compression.low_rank import FORMS, factorise
+from zoo.compression.convert import factorise
+from zoo.convs import closed_forms
 
-KINDS = list(FORMS)
+KINDS = closed_forms()
 COMMAND = "python train.py init=svd"
 
 SETTINGS = [
@@ -47,17 +48,17 @@ def kernel_of(module: nn.Module, channels: int, size: int) -> torch.Tensor:
 def test_at_full_rank_a_layer_computes_what_it_did(kind, settings):
     conv = convolution(**settings)
     for rank in (FULL, 1.0):
-        made = factorise(conv, kind, rank)
+        module, made = factorise(conv, kind, rank)
         image = torch.randn(2, 6, 15, 18, dtype=torch.float64)
-        torch.testing.assert_close(made.module(image), conv(image), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(module(image), conv(image), rtol=1e-10, atol=1e-12)
         assert made.energy == pytest.approx(1, abs=1e-14)
-    assert factorise(conv, kind, FULL).rank == made.full_rank
+    assert factorise(conv, kind, FULL)[1].rank == made.full_rank
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tf_same_padding_is_kept(kind):
     conv = timm.layers.Conv2dSame(6, 12, 3, stride=2).double()
-    module = factorise(conv, kind, FULL).module
+    module, _ = factorise(conv, kind, FULL)
     for height, width in itertools.product((7, 8), (9, 10)):
         image = torch.randn(1, 6, height, width, dtype=torch.float64)
         torch.testing.assert_close(module(image), conv(image), rtol=1e-10, atol=1e-12)
@@ -74,8 +75,8 @@ def test_below_full_rank_the_error_is_eckart_youngs(kind, rank):
         "blueprint": [kernel[o].reshape(6, 9) for o in range(12)],
     }[kind]
     lost = sum(torch.linalg.svdvals(m)[rank:].square().sum() for m in matrices)
-    made = factorise(conv, kind, rank)
-    error = kernel_of(made.module, 6, 3) - kernel
+    module, made = factorise(conv, kind, rank)
+    error = kernel_of(module, 6, 3) - kernel
     assert error.square().sum().item() == pytest.approx(lost.item(), rel=1e-10)
     assert made.energy == pytest.approx(1 - (lost / kernel.square().sum()).item(), rel=1e-12)
 
@@ -86,22 +87,22 @@ def test_sobel_has_rank_one(kind):
     for kernel in (sobel, sobel.T):
         conv = nn.Conv2d(1, 1, 3, padding=1, bias=False, dtype=torch.float64)
         conv.weight.data[0, 0] = kernel
-        made = factorise(conv, kind, 1)
-        torch.testing.assert_close(kernel_of(made.module, 1, 3)[0, 0], kernel, rtol=0, atol=1e-14)
+        module, made = factorise(conv, kind, 1)
+        torch.testing.assert_close(kernel_of(module, 1, 3)[0, 0], kernel, rtol=0, atol=1e-14)
         assert made.energy == pytest.approx(1, abs=1e-15)
-        assert factorise(conv, kind, 1.0).rank == 1
+        assert factorise(conv, kind, 1.0)[1].rank == 1
     # Both at once still need one pass each where the factors are shared over the outputs.
     both = nn.Conv2d(1, 2, 3, padding=1, bias=False, dtype=torch.float64)
     both.weight.data[:, 0] = torch.stack([sobel, sobel.T])
-    assert factorise(both, kind, 1.0).rank == {"spatial": 2, "separable": 2, "blueprint": 1}[kind]
+    assert factorise(both, kind, 1.0)[1].rank == {"spatial": 2, "separable": 2, "blueprint": 1}[kind]
 
 
 @pytest.mark.parametrize(("kind", "share"), list(itertools.product(KINDS, (0.3, 0.75, 0.99))))
 def test_a_share_keeps_as_few_as_it_takes(kind, share):
     conv = convolution()
-    made = factorise(conv, kind, share)
+    _, made = factorise(conv, kind, share)
     assert made.energy >= share
-    assert made.rank == 1 or factorise(conv, kind, made.rank - 1).energy < share
+    assert made.rank == 1 or factorise(conv, kind, made.rank - 1)[1].energy < share
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, 0.0, True, "two", float("nan")], ids=repr)
@@ -365,3 +366,58 @@ def test_mistakes_are_told_before_anything_is_trained(overrides, match, dense, t
     config = svd_config(*overrides, init="random" if "init=random" in overrides else "svd")
     with pytest.raises(zoo.ConvzooError, match=match):
         run_cell(config, tmp_path / "run", COMMAND)
+
+
+@pytest.fixture
+def own_kind(monkeypatch):
+    """Registers a kind of a user's, which keeps whole channels: 1×1 to ``rank`` of them, then k×k."""
+    monkeypatch.setattr(zoo.KINDS, "_choices", dict(zoo.KINDS._choices))
+
+    @zoo.conv_kind("bottleneck", fits=lambda spec: "has groups" if spec.groups > 1 else None)
+    class Bottleneck(zoo.Factored):
+        def __init__(self, spec: zoo.ConvSpec, rank: int = 4) -> None:
+            super().__init__(spec)
+            self.reduce = spec.pointwise(out_channels=rank, bias=False).conv()
+            self.conv = spec.but(in_channels=rank).conv()
+
+        @staticmethod
+        def from_dense(weight, rank, spec):
+            found = zoo.low_rank(weight.transpose(0, 1).flatten(1)[None], 4 if rank is None else rank)
+            kernels = found.right.unflatten(2, (spec.out_channels, spec.area))
+            return found.into(reduce=found.left.transpose(1, 2), conv=kernels.transpose(1, 2))
+
+        def forward(self, x):
+            return self.conv(self.reduce(x))
+
+    return Bottleneck
+
+
+def test_a_users_kind_is_converted_like_ours(own_kind, dense, tmp_path):
+    assert zoo.check_kind("bottleneck") == 6
+    net, image = trained("test_resnet"), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        before = net(image)
+        report = zoo.convert(net, "bottleneck", FULL)
+        assert report.rewritten and (net(image) - before).norm() < 1e-10 * before.norm()
+    config = svd_config(f"init.checkpoint={dense}", "conv=separable", "init.rank=0.5", "optim.lr=1e-12")
+    result = run_cell({**config, "conv": {"name": "bottleneck", "rank": 4}}, tmp_path, COMMAND)
+    assert 0.5 <= result["metrics"]["init/energy_min"] < 1
+
+
+def test_a_wrong_from_dense_is_found(own_kind, monkeypatch):
+    right = own_kind.from_dense
+
+    def swapped(weight, rank, spec):
+        return right(weight.flip(2), rank, spec)
+
+    def short(weight, rank, spec):
+        return zoo.FromDense({"conv": weight})
+
+    wrong_forms = {swapped: "their outputs differ by", short: r"conv \(2,304\); the module's convolutions have"}
+    for wrong, says in wrong_forms.items():
+        monkeypatch.setattr(own_kind, "from_dense", staticmethod(wrong))
+        with pytest.raises(zoo.ConvzooError, match=says):
+            zoo.check_kind("bottleneck")
+    monkeypatch.delattr(own_kind, "from_dense")
+    with pytest.raises(zoo.ConvzooError, match="Allowed: native, separable, blueprint, spatial"):
+        zoo.convert(zoo.build("resnet18", num_classes=2), "bottleneck")

@@ -31,6 +31,7 @@ GROUPS = sorted(
 GIVEN = {
     "model=timm": ["model.name=resnet18"],
     "data=imagefolder": ["data.root=somewhere"],
+    "data=timm": ["data.source=hfds/somebody/something"],
     "scale=compound": ["scale.phi=1"],
     **{f"scale={axis}": ["scale.factor=1.5"] for axis in ("depth", "width", "resolution")},
 }

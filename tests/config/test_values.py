@@ -10,7 +10,7 @@ from hydra_plugins.convzoo._composition import Composition
 from hydra_plugins.convzoo._nested import spread, written
 from hydra_plugins.convzoo.search_path import sweep_name
 from lightning_modules.config.identity import leaves
-from lightning_modules.config.options import rules
+from lightning_modules.config.options import Chosen, rules
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.config.values import HAVE_NONE, means_null, read_nulls
 from zoo import ConvzooError
@@ -155,3 +155,17 @@ def test_data_in_a_folder_needs_one(data):
 
     with pytest.raises(ConvzooError, match=r"data\.root=null"):
         make_data(cell_config(f"data={data}", "data.root=None")["data"], 0)
+
+
+def test_none_stays_a_text_where_a_users_option_takes_one(monkeypatch):
+    import zoo
+
+    monkeypatch.setattr(zoo.KINDS, "_choices", dict(zoo.KINDS._choices))
+
+    @zoo.conv_kind("worded")
+    def worded(spec, mode: str = "some", maybe: str | None = "some", rank: int | None = 1):
+        return spec.conv()
+
+    read = Chosen.of({"name": "worded", "mode": "none", "maybe": "none", "rank": "none"}, "conv").options
+    assert read == {"mode": "none", "maybe": None, "rank": None}
+    assert Chosen.of({"name": "grouped", "mode": "none"}, "conv").options == {"mode": None}

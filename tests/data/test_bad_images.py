@@ -259,10 +259,10 @@ def test_a_file_that_kills_its_reader_is_named_and_the_others_are_read(tmp_path,
     (root / "train" / "bee" / "5.jpg").write_bytes(b"deadly")
     decoder = decode
 
-    def deadly(content, *arguments):
+    def deadly(content, *arguments, **options):
         if content == b"deadly":
             os.kill(os.getpid(), signal.SIGSEGV)
-        return decoder(content, *arguments)
+        return decoder(content, *arguments, **options)
 
     monkeypatch.setattr("lightning_modules.data.check.decode", deadly)
     bad = BadImages(1, 48)

@@ -5,7 +5,8 @@ import pytest
 from broken_images import encoded, make_folder, png, scene
 from PIL import Image, ImageCms
 
-from lightning_modules.data.decode import _rgb, decode
+from lightning_modules.data.channels import to_channels
+from lightning_modules.data.decode import decode
 from lightning_modules.data.files import BadImage
 from lightning_modules.data.image_formats import endings, formats
 from lightning_modules.data.layout import scan
@@ -106,6 +107,6 @@ def test_colours_of_every_kind_are_read(mode):
     else:
         for step in {"PA": ("P", "PA"), "La": ("LA", "La"), "RGBa": ("RGBA", "RGBa")}.get(mode, (mode,)):
             image = image.convert(step)
-    found = np.asarray(_rgb(image, None)).astype(int)
+    found = to_channels(image, None, 3).astype(int)
     expected = np.asarray(scene().convert("L").convert("RGB") if mode in ("La", "LA") else scene())
     assert mode in ("1", "PA") or np.abs(found - expected).mean() < 12

@@ -257,3 +257,18 @@ def test_two_thousand_results_take_seconds(tmp_path, capsys):
     run_command(Namespace(folders=[tmp_path / "sweep"], sort="acc", json=tmp_path / "a.json", **none))
     assert time.process_time() - start < 15  # about 3 s
     assert "2000 runs: 1993 completed" in capsys.readouterr().out
+
+
+def test_rows_of_different_versions_of_a_plugin_are_named_in_one_line(tmp_path, capsys):
+    for seed, code in enumerate(("aaa", "aaa", "bbb")):
+        result = make_result(make_cell(seed=seed), 0.9)
+        result["environment"] = {**result["environment"], "plugins": {"my_zoo": code, "steady": "ccc"}}
+        write_run(tmp_path / str(seed), result)
+    says = "Different versions of a plugin in one table: my_zoo (aaa in 2 of the runs, bbb in 1 of the runs)."
+    runs = load_results([tmp_path])
+    print_table(runs)
+    assert says in capsys.readouterr().out
+    assert says.replace("_", "\\_") in markdown(compare(runs))
+    assert build(runs, [tmp_path])["groups"][0]["versions"] == says
+    alike = [run for run in runs if run.plugins["my_zoo"] == "aaa"]
+    assert build(alike, [tmp_path])["groups"][0]["versions"] == ""

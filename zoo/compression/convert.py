@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from zoo.compression.low_rank import FORMS, Rank, check_rank, factorise
-from zoo.convs import KINDS, Factored, find_kind
+from zoo.convs import KINDS, ConvSpec, Factored, FromDense, closed_forms, find_kind, make_conv
+from zoo.convs.low_rank import Rank, check_rank
 from zoo.errors import ConvzooError
-from zoo.places import Edit, carry_out
+from zoo.places import Edit, carry_out, take_after
 from zoo.surgery.rewrite import Entry, Report, entry_of, params_of
 from zoo.surgery.sites import Site, SkippedConv, find_sites
 
@@ -23,7 +23,8 @@ class Converted(Entry):
     """The outcome for one convolution.
 
     Attributes:
-        rank, full_rank: Singular values kept of each of its matrices, and how many each has; None if not converted.
+        rank, full_rank: Singular values kept of each of its matrices, and how many each has; None if not converted, or
+            if its kind has no ranks.
         energy: Share of the squared weights that the factors retain, from 0 to 1; None if not converted.
     """
 
@@ -34,9 +35,10 @@ class Converted(Entry):
     @property
     def outcome(self) -> str:
         """What became of the convolution, as text."""
-        return (
-            f"rank {self.rank:>4} of {self.full_rank:<5} energy {self.energy:.4f}" if self.became else super().outcome
-        )
+        if not self.became:
+            return super().outcome
+        rank = f"rank {self.rank:>4} of {self.full_rank:<5} " if self.rank is not None else ""
+        return f"{rank}energy {self.energy:.4f}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ConversionReport(Report):
     @property
     def ranks(self) -> dict[str, int]:
         """Name → rank of the converted convolutions; `zoo.build` needs it to make a network of the same structure."""
-        return {e.name: e.rank for e in self.rewritten}
+        return {e.name: e.rank for e in self.rewritten if e.rank is not None}
 
     @property
     def energy_min(self) -> float | None:
@@ -71,16 +73,17 @@ class ConversionReport(Report):
 def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
     """Gives every logical convolution of a *trained* network the form ``conv``, in place, from its own weights.
 
-    Each kernel is replaced by its closest factors (`zoo.compression.low_rank`); at full rank the network computes the
+    Each kernel is replaced by its closest factors (`zoo.convs.low_rank`); at full rank the network computes the
     same as before. Convolutions that `zoo.rewrite` keeps are kept. With the default rank the result has the structure
     of ``zoo.build(..., conv)``: the same modules and state_dict keys. Re-estimate the BatchNorms
     (`reestimate_batchnorm`) before measuring accuracy.
 
     Args:
         net: Any network made of `nn.Conv2d`, with its trained weights.
-        conv: ``separable``, ``blueprint`` or ``spatial``; ``native`` changes nothing.
+        conv: ``separable``, ``blueprint``, ``spatial``, or a kind of yours that has a ``from_dense``, with its default
+            options; ``native`` changes nothing.
         rank: Singular values to keep of each matrix (int), share of each layer's energy to keep (float in (0, 1]), or
-            None for the rank of the zoo's own cells; see `zoo.compression.low_rank.factorise`.
+            None for the kind's own; see `factorise`.
 
     Raises:
         ConvzooError: The kind has no closed form, the rank is invalid, or the network has no convolution to convert or
@@ -103,10 +106,11 @@ def convert(net: nn.Module, conv: str, rank: Rank = None) -> ConversionReport:
 def choose_form(conv: str) -> str:
     """Returns the conv kind, with aliases resolved; raises ConvzooError if `convert` does not support it."""
     kind = find_kind(conv, "native")
-    if kind in KINDS and kind not in FORMS:
+    if kind in KINDS and kind not in closed_forms():
+        allowed = ", ".join(["native", *closed_forms()])
         raise ConvzooError(
-            f"conv={kind} has no closed form from trained kernels. Allowed: {', '.join(['native', *FORMS])}; or start "
-            "from random weights (init=random)."
+            f"conv={kind} has no closed form from trained kernels. Allowed: {allowed}; or start from random weights "
+            "(init=random). A class of your own has one if it defines from_dense."
         )
     return kind
 
@@ -132,11 +136,55 @@ def _factorise(site: Site | SkippedConv, conv: str, rank: Rank) -> tuple[Convert
     if entry.reason:
         return entry, None
     try:
-        made = factorise(site.module, conv, rank)
+        module, made = factorise(site.module, conv, rank)
     except ConvzooError as error:
         raise ConvzooError(f"{site.name}: {error}") from None
     outcome = {"rank": made.rank, "full_rank": made.full_rank, "energy": made.energy}
-    return replace(entry, became=conv, params_after=params_of(made.module), **outcome), site.edit(made.module)
+    return replace(entry, became=conv, params_after=params_of(module), **outcome), site.edit(module)
+
+
+def factorise(conv: nn.Conv2d, kind: str, rank: Rank = None) -> tuple[nn.Module, FromDense]:
+    """Returns the module of a conv kind that is closest to a trained convolution, and what its ``from_dense`` said.
+
+    Args:
+        conv: Any stride, padding, dilation and groups; timm's ``Conv2dSame`` too. It is not changed.
+        kind: One of `closed_forms`.
+        rank: An int: singular values to keep of each matrix (at most all). A float in (0, 1]: as many as retain that
+            share of the layer's energy, the same number for each of its matrices. None: the kind's own, which is
+            min(C, C′)/g for ``spatial`` (C and C′ are the channels) and 1 otherwise.
+
+    Raises:
+        ConvzooError: The rank is invalid, the weights are on the meta device or not finite, or the kind's
+            ``from_dense`` does not fit its module.
+    """
+    check_rank(rank)
+    if conv.weight.is_meta or not conv.weight.isfinite().all():
+        raise ConvzooError("a kernel on the meta device, or one with NaN or infinite weights, cannot be factorised.")
+    spec = ConvSpec.of(conv)
+    # float64, so that at full rank only the rounding of the weights themselves is lost.
+    made = KINDS[kind].make.from_dense(conv.weight.detach().to(torch.float64), rank, spec)
+    if not isinstance(made, FromDense):
+        raise ConvzooError(f"conv={kind}: from_dense returned a {type(made).__name__}, not a zoo.FromDense.")
+    module = make_conv(kind, spec, {} if made.rank is None else {"rank": made.rank})
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+    biased = [layer for layer in layers.values() if layer.bias is not None]
+    needs = {name: layer.weight.numel() for name, layer in layers.items()}
+    if (has := {name: weight.numel() for name, weight in made.weights.items()}) != needs or len(biased) != spec.bias:
+        raise ConvzooError(
+            f"conv={kind}: from_dense made weights for {_sizes(has)}; the module's convolutions have {_sizes(needs)} "
+            f"weights, and {len(biased)} of them a bias."
+        )
+    with torch.no_grad():
+        for name, weight in made.weights.items():
+            layers[name].weight.copy_(weight.reshape(layers[name].weight.shape))
+        for layer in biased:
+            layer.bias.copy_(conv.bias)
+    take_after(module.train(conv.training), [conv])
+    return module, made
+
+
+def _sizes(weights: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in weights.items()) or "nothing"
 
 
 def reestimate_batchnorm(net: nn.Module, batches: Iterable[torch.Tensor | tuple[torch.Tensor, ...]]) -> None:

@@ -7,7 +7,8 @@ from zoo.convs import standard, separable, blueprint, spatial, separable_spatial
 
 from zoo.convs.between import Between, bn_act, nothing
 from zoo.convs.factored import Factored
-from zoo.convs.kinds import KINDS, conv_kind, factored_kinds, find_kind, kind_options, make_conv
+from zoo.convs.kinds import KINDS, closed_forms, conv_kind, find_kind, kind_options, make_conv
+from zoo.convs.low_rank import FromDense, low_rank
 from zoo.convs.spec import ConvSpec
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "Between",
     "ConvSpec",
     "Factored",
+    "FromDense",
     "bn_act",
+    "closed_forms",
     "conv_kind",
-    "factored_kinds",
     "find_kind",
     "kind_options",
+    "low_rank",
     "make_conv",
     "nothing",
 ]

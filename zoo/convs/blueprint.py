@@ -7,6 +7,7 @@ import torch
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
 from zoo.convs.kinds import conv_kind
+from zoo.convs.low_rank import FromDense, Rank, dense_kernel, low_rank
 from zoo.convs.spec import ConvSpec
 from zoo.rules import whole
 
@@ -33,6 +34,12 @@ class Blueprint(Factored):
         self.pointwise = spec.pointwise(out_channels=middle, bias=False).conv()
         self.between = between(middle)
         self.depthwise = spec.but(in_channels=middle, groups=spec.out_channels).conv()
+
+    @staticmethod
+    def from_dense(weight: torch.Tensor, rank: Rank, spec: ConvSpec) -> FromDense:
+        """One matrix an output filter: C × k²."""
+        found = low_rank(dense_kernel(weight, spec.groups).flatten(2), 1 if rank is None else rank)
+        return found.into(pointwise=found.left.transpose(1, 2), depthwise=found.right)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""

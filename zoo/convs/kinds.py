@@ -40,6 +40,8 @@ def conv_kind(
 
     The module is an ``nn.Conv2d``, or a `Factored` one made of several layers. Its keyword arguments become options:
     ``conv.KEY``, with types from their annotations. An argument ``between`` takes a module between two factors.
+    A static method ``from_dense(weight, rank, spec)`` of a class, which returns a `FromDense`, makes it a kind that
+    `zoo.convert` and ``init=svd`` start from a trained dense network.
 
     Args:
         name: What users type: ``conv=NAME``.
@@ -70,9 +72,9 @@ def find_kind(name: str, *others: str) -> str:
     return KINDS.choose(ALIASES.get(name, name), *others)
 
 
-def factored_kinds() -> tuple[str, ...]:
-    """Returns the kinds that are made of factors and can have a module ``between`` two of them."""
-    return tuple(name for name, kind in KINDS.items() if "between" in kind.options)
+def closed_forms() -> tuple[str, ...]:
+    """Returns the kinds that can be made of a trained dense convolution: those that have a ``from_dense``."""
+    return tuple(name for name, kind in KINDS.items() if hasattr(kind.make, "from_dense"))
 
 
 def kind_options(name: str, given: Mapping[str, Any], act_layer: type[nn.Module] = nn.ReLU) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
 from zoo.convs.kinds import conv_kind
+from zoo.convs.low_rank import FromDense, Rank, dense_kernel, low_rank
 from zoo.convs.spec import ConvSpec
 from zoo.rules import whole
 
@@ -34,6 +35,13 @@ class Separable(Factored):
         self.depthwise = spec.but(out_channels=middle, groups=spec.in_channels, bias=False).conv()
         self.between = between(middle)
         self.pointwise = spec.pointwise(in_channels=middle).conv()
+
+    @staticmethod
+    def from_dense(weight: torch.Tensor, rank: Rank, spec: ConvSpec) -> FromDense:
+        """One matrix an input channel: C′ × k²."""
+        matrices = dense_kernel(weight, spec.groups).flatten(2).transpose(0, 1)
+        found = low_rank(matrices, 1 if rank is None else rank)
+        return found.into(depthwise=found.right, pointwise=found.left.transpose(0, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""

@@ -7,6 +7,7 @@ import torch
 from zoo.convs.between import Between, nothing
 from zoo.convs.factored import Factored
 from zoo.convs.kinds import conv_kind
+from zoo.convs.low_rank import FromDense, Rank, low_rank
 from zoo.convs.spec import ConvSpec
 from zoo.rules import or_null, whole
 
@@ -38,6 +39,18 @@ class Spatial(Factored):
         self.vertical = spec.axis(0, out_channels=middle, bias=False).conv()
         self.between = between(middle)
         self.horizontal = spec.axis(1, in_channels=middle).conv()
+
+    @staticmethod
+    def from_dense(weight: torch.Tensor, rank: Rank, spec: ConvSpec) -> FromDense:
+        """One matrix a group: (C/g·k) × (k·C′/g)."""
+        height, width = spec.kernel_size
+        kernel = weight.unflatten(0, (spec.groups, -1))  # g, C′/g, C/g, kh, kw
+        matrices = kernel.permute(0, 2, 3, 4, 1).flatten(3).flatten(1, 2)
+        found = low_rank(matrices, min(spec.in_channels, spec.out_channels) // spec.groups if rank is None else rank)
+        return found.into(
+            vertical=found.left.unflatten(1, (-1, height)).permute(0, 3, 1, 2),  # g, r, C/g, kh
+            horizontal=found.right.unflatten(2, (width, -1)).permute(0, 3, 1, 2),  # g, C′/g, r, kw
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C′, H′, W′)."""

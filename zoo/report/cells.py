@@ -128,6 +128,16 @@ class Group:
         return sorted(m for c in self.cells if not c.same_as and (m := c.mean(ACCURACY)) is not None)
 
     @cached_property
+    def plugin_versions(self) -> dict[str, Counter[str]]:
+        """The plugins of which completed runs used several versions → the hash of each, and how many runs used it."""
+        versions: dict[str, Counter[str]] = defaultdict(Counter)
+        for cell in self.cells:
+            for run in cell.completed:
+                for name, code in () if run.same_as else run.plugins.items():
+                    versions[name][str(code)] += 1
+        return {name: codes for name, codes in versions.items() if len(codes) > 1}
+
+    @cached_property
     def conditions(self) -> list[tuple[str, ...]]:
         """All conditions under which runs were measured, the most frequent first."""
         counts = Counter(conditions_of(run) for cell in self.cells for run in cell.completed)

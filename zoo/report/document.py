@@ -69,6 +69,7 @@ def _group(group: Group, ids: dict[int, int]) -> dict[str, Any]:
         "best": group.best and ids[id(group.best)],
         "test_images": images.pop() if len(images) == 1 else None,
         "conditions": [dict(zip(CONDITIONS, conditions, strict=True)) for conditions in group.conditions],
+        "versions": tables.versions_note(group),
         "fronts": fronts,
         "effects": {metric.name: _all_effects(group, metric) for metric in METRICS},
     }

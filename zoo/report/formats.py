@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from zoo import render
 from zoo.report.cells import Group, sort_cells, varying
 from zoo.report.metrics import ACCURACY, METRICS, Metric
-from zoo.report.tables import conditions_text, header_and_rows, note, reasons
+from zoo.report.tables import conditions_text, header_and_rows, note, reasons, versions_note
 
 
 def markdown(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
@@ -20,6 +20,7 @@ def markdown(groups: Sequence[Group], sort: Metric = ACCURACY) -> str:
         header, rows, texts = header_and_rows(group, sort)
         body = [[_markdown(value) for value in row] for row in rows]
         table = render.markdown([_markdown(name) for name in header], body, texts)
+        table += f"\n{_markdown(versions)}\n" if (versions := versions_note(group)) else ""
         tables.append(f"**{_markdown(group.title)}**\n\n{table}" if len(groups) > 1 else table)
     return "\n".join(tables)
 

@@ -39,6 +39,7 @@ class Run:
         recipe: Everything else that affects the result (data, optimiser, trainer); None if unknown.
         metrics: Its metrics; finite numbers only.
         environment: Hardware and software that it ran on.
+        plugins: The user's modules that it needed → hash of their source.
         command: The command that reproduces it.
         error: Why it did not complete, or why it is excluded.
         number: Number of the job in its sweep.
@@ -52,6 +53,7 @@ class Run:
     recipe: dict[str, Value] | None = None
     metrics: dict[str, int | float] = field(default_factory=dict)
     environment: dict[str, Value] = field(default_factory=dict)
+    plugins: dict[str, Value] = field(default_factory=dict)
     command: str | None = None
     error: str | None = None
     number: int | None = None
@@ -110,13 +112,15 @@ def read_run(folder: Path) -> Run:
     status, why = result.get("status"), result.get("error")
     if not isinstance(status, str) or status not in STATUSES:
         status, why = "unreadable", f"result.json has the status {clean(status, 80)}"
+    environment = result.get("environment")
     return Run(
         folder=clean(folder),
         status=status,
         cell=flat(result.get("cell")),
         recipe=flat(result.get("recipe")) or None,
         metrics=metrics,
-        environment=flat(result.get("environment")),
+        environment=flat(environment),
+        plugins=flat(environment.get("plugins")) if isinstance(environment, dict) else {},
         command=text(result.get("command")),
         error=None if why is None else clean(why),
         problems=problems,

@@ -55,6 +55,15 @@ def verdict(difference: Difference | None) -> str:
     return f"{difference.estimate.mean:+.4f} ± {difference.estimate.half_width:.4f}".replace("-", "−")
 
 
+def versions_note(group: Group) -> str:
+    """Returns one line that says which runs used different versions of a plugin; empty if none did."""
+    found = [
+        f"{name} ({', '.join(f'{code} in {count} of the runs' for code, count in codes.most_common())})"
+        for name, codes in group.plugin_versions.items()
+    ]
+    return f"Different versions of a plugin in one table: {'; '.join(found)}." if found else ""
+
+
 def note(group: Group, cell: Cell) -> str:
     """Returns the note on a cell: how many seeds did not complete, or whose figures it shows."""
     parts = [cell.note()] if cell.completed and cell.note() else []

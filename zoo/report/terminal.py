@@ -71,6 +71,8 @@ def print_table(results: Sequence[Run], title: str | None = None, sort: Metric =
         console.print(render.terminal(header, rows, texts, heading or None))
         if gone:
             print(f"This terminal has no room for {', '.join(gone)}: make it wider, or write --html or --csv FILE.")
+        if versions := tables.versions_note(group):
+            print(versions)
         if len(group.conditions) > 1:
             print("Speeds, latency and time were measured under different conditions: compare equal letters only.")
             for number, conditions in enumerate(group.conditions):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from zoo.acts.activations import activations
-from zoo.convs import KINDS, ConvSpec, factored_kinds, find_kind, kind_options, make_conv
+from zoo.convs import KINDS, ConvSpec, closed_forms, find_kind, kind_options, make_conv
 from zoo.errors import ConvzooError, UnfitError, choose
 from zoo.meta import meta_init
 from zoo.places import Edit, carry_out
@@ -134,7 +134,7 @@ def give_ranks(net: nn.Module, conv: str, ranks: Mapping[str, int]) -> None:
     Raises:
         ConvzooError: A name is not one of the network's convolutions.
     """
-    conv = choose("conv", find_kind(conv), factored_kinds())
+    conv = choose("conv", find_kind(conv), closed_forms())
     sites = [site for site in find_sites(net) if isinstance(site, Site)]
     edits = []
     for name, rank in ranks.items():

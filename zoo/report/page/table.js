@@ -91,6 +91,7 @@ function drawTable(shown) {
 function tableNote() {
   const group = data.groups[state.group], notes = [`Recipe: ${group.title}.`];
   if (group.test_images) notes.push(`Tested on ${group.test_images.toLocaleString("en")} images: one image is ${(1 / group.test_images).toPrecision(2)}.`);
+  if (group.versions) notes.push(group.versions);
   notes.push(conditionsNote(group));
   if (group.conditions.length > 1) notes.push("Speeds, latency and time of different letters do not compare.");
   if (groupCells().some((cell) => cell.noisy.length)) notes.push(data.noise.legend);
