@@ -19,8 +19,8 @@ INTRODUCTION = """# Command line
 
 def page() -> str:
     """The page in Markdown."""
-    verbs = re.search(r"\{([\w,-]+)\}", output("-m", "zoo", "--help"))[1].split(",")
-    commands = [("-m", "zoo", verb) for verb in verbs]
+    verbs = re.findall(r"^    ([a-z][\w-]*)", output("-m", "zoo", "--help"), re.MULTILINE)
+    commands = [("-m", "zoo", verb) for verb in verbs if verb != "train"]
     parts = [INTRODUCTION]
     for command in commands:
         parts += [f"## `python {' '.join(command)}`\n", f"```text\n{output(*command, '--help').strip()}\n```\n"]
