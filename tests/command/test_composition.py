@@ -202,8 +202,8 @@ def test_with_chdir_paths_are_relative_to_where_the_command_was_typed(here, clea
     dense = train(*words, "conv=standard", "hydra.run.dir=dense", "hydra.job.chdir=true", "hydra.output_subdir=null")
     assert dense.returncode == 0, dense.stderr
     words += ["conv=spatial", "init=svd", "init.checkpoint=dense/best.ckpt", "hydra.job.chdir=true"]
-    for way in (("hydra.run.dir=run/one",), ("-m", "seed=0,1", "hydra.sweep.dir=sweep")):
-        done = train(*words, *way)
+    for flags, way in (([], ["hydra.run.dir=run/one"]), (["-m"], ["seed=0,1", "hydra.sweep.dir=sweep"])):
+        done = train(*flags, *words, *way)
         assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in here.glob("*/*/result.json")]
     assert len(results) == 3
