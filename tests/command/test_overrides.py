@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from random_overrides import BASES, changed, changes, command_lines
 
 import zoo
 from hydra_plugins.convzoo._cli import check_arguments, check_overrides, check_sweep, explain
-from lightning_modules.cell import Cell
 from lightning_modules.checkpoint.io import Checkpoints
 from lightning_modules.config.check import check
 from lightning_modules.config.identity import cell_id, recipe
@@ -36,6 +34,7 @@ from lightning_modules.optimizer import make_optimizer
 from lightning_modules.resolve import resolve
 from lightning_modules.results.result import write_result
 from lightning_modules.tracking.naming import run_id, run_name
+from lightning_modules.trainer import make_trainer
 from zoo.errors import ConvzooError
 
 HANGS_AFTER_S = 120
@@ -95,8 +94,7 @@ def build(config: dict[str, Any], folder: Path) -> None:
         net = zoo.build(**{**resolved.network, "pretrained": False})
     zoo.cost(net, resolved.image_size, resolved.in_chans)
     make_optimizer(net, spec.optim.plain())
-    plan = SimpleNamespace(precision=spec.trainer.precision or "32-true")
-    Cell._trainer(SimpleNamespace(spec=spec, hardware=hardware, plan=plan, folder=folder), False, Checkpoints(), [])
+    make_trainer(spec, hardware, spec.trainer.precision or "32-true", folder, False, Checkpoints(), [])
 
 
 def attempt(prepare: Callable[..., None], *arguments: Any) -> str | None:
