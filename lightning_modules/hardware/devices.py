@@ -100,6 +100,10 @@ def resolve_hardware(hardware: HardwareOptions, trainer: TrainerOptions, node_gp
         raise ConvzooError(f"{devices} processes on one machine are too many. Type trainer.devices={CPU_PROCESSES}.")
     if name != "ddp" and devices * nodes > 1:
         raise ConvzooError(f"hardware={name} uses one device, not {devices * nodes}. Type hardware=ddp for several.")
+    if trainer.sync_batchnorm and accelerator == "cpu" and devices * nodes > 1:
+        raise ConvzooError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch has no synchronized BatchNorm on CPUs. Leave it out."
+        )
     strategy = trainer.strategy or "auto"
     if strategy not in STRATEGIES:
         raise ConvzooError(

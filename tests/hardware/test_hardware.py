@@ -38,6 +38,13 @@ def test_without_a_gpu():
         resolve("hardware=gpu")
 
 
+def test_no_synchronized_batchnorm_on_cpus():
+    cpus = ("hardware=ddp", "trainer.accelerator=cpu", "trainer.sync_batchnorm=true")
+    with pytest.raises(ConvzooError, match=r"trainer\.sync_batchnorm=true needs GPUs"):
+        resolve(*cpus)
+    assert resolve(*cpus, "trainer.devices=1").world_size == 1
+
+
 def test_the_trainers_own_arguments_win():
     assert resolve("hardware=ddp", "trainer.accelerator=cpu", "trainer.devices=3").world_size == 3
     with pytest.raises(ConvzooError, match="hardware=ddp for several"):
