@@ -276,7 +276,7 @@ class TestCommand:
 
         words = [f"--config-dir={conf / 'conf'}", *TINY, *QUICK, "callbacks=[count,ema]", "callbacks.ema.decay=0.9"]
         words += ["module=mine", "module.temperature=3", "hydra.run.dir=run"]
-        done = train(*words, env={"PYTHONPATH": str(ROOT / "tests" / "support")})
+        done = train(*words, env={"PYTHONPATH": str(ROOT / "tests" / "support")}, forked=False)
         assert done.returncode == 0, done.stderr
         assert (conf / "run" / "steps").read_text() == "2"
 

@@ -43,15 +43,18 @@ def maker(name: str, node: Node, folder: Path | None = None) -> Callable[..., An
     Raises:
         ConvzooError: ``_target_`` cannot be imported, or does not take one of the arguments.
     """
+    from hydra._internal.utils import _locate  # hydra.utils.get_object prints the error, too
     from hydra.errors import HydraException
-    from hydra.utils import get_object, instantiate
+    from hydra.utils import instantiate
 
     target = node[TARGET]
     try:
-        called = get_object(target)
+        called = _locate(target)
     except (ImportError, HydraException, ValueError) as error:
         hint = " Is it in plugins=[MODULE], or beside --config-dir?" if isinstance(error, ImportError) else ""
-        raise ConvzooError(f"{name}._target_={target} cannot be imported: {one_line(error)}.{hint}") from None
+        raise ConvzooError(
+            f"{name}._target_={target} cannot be imported: {one_line(error.__cause__ or error)}.{hint}"
+        ) from None
     if not callable(called):
         raise ConvzooError(f"{name}._target_={target} is neither a class nor a function.")
     _check_arguments(name, called, [key for key in node if not key.startswith("_")])
