@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_modules.outcome import resume_hint
-from lightning_modules.tracking.wandb_files import upload_command
+from lightning_modules.tracking.wandb_upload import upload_command
 from zoo.text import typed
 
 NAMES = [

@@ -32,7 +32,7 @@ import zoo
 from lightning_modules.hardware.sync_batchnorm import SyncNorms
 from zoo import kernels
 from zoo.acts.activations import ACTS
-from zoo.convs import KINDS, ConvSpec, bn_act, factored_kinds
+from zoo.convs import KINDS, ConvSpec, bn_act
 from zoo.surgery.rewrite import give_ranks
 
 CHANGES = {
@@ -305,13 +305,13 @@ WAYS = {
 def test_every_kind_can_be_scripted_traced_exported_and_copied(kind, way):
     spec, image = ConvSpec(6, 8, (3, 3), padding=(1, 1)), torch.ones(1, 6, 9, 9)
     between = [{}, {"between": bn_act(ACTS["swish_beta"].make)}, {"between": bn_act(nn.PReLU)}]
-    for options in between if kind in factored_kinds() else [{}]:
+    for options in between if "between" in KINDS[kind].options else [{}]:
         net = KINDS[kind](spec, **options).eval()
         torch.testing.assert_close(WAYS[way](net)(image), net(image))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
-@pytest.mark.parametrize("conv", factored_kinds())
+@pytest.mark.parametrize("conv", [name for name, kind in KINDS.items() if "between" in kind.options])
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
 def test_whole_networks_can_be_scripted(name, conv):
     net = zoo.build(name, conv, "swish_beta", num_classes=2).eval()
