@@ -216,5 +216,5 @@ def test_another_number_of_tasks_than_devices_is_an_error(slurm, accounted, tmp_
     command = f"{sys.executable} {ROOT}/train.py model=mobilenet hardware=cpu logger=none hydra.run.dir=run"
     (folder,), queue = submit(tmp_path, command, shape=Shape(devices=2))
     until("it to end", lambda: queue.queued() == {})
-    assert "1 processes were asked for (devices × nodes), and this job has 2" in (folder / "log.txt").read_text()
+    assert "but this job has 2. Start one task per device" in (folder / "log.txt").read_text()
     assert not (tmp_path / "run" / "best.ckpt").exists()
