@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -55,7 +54,6 @@ def check_loss(name: str, options: dict[str, Any], label_smoothing: float) -> No
 
 def make_loss(name: str, options: dict[str, Any], label_smoothing: float) -> Loss:
     """Returns the loss; an ``nn.Module`` if a class of that kind is registered."""
-    make = LOSSES[name].make
-    smoothing = {SMOOTHING: label_smoothing} if SMOOTHING in takes(make)[0] else {}
-    arguments = {**options, **smoothing}
-    return make(**arguments) if isinstance(make, type) else partial(make, **arguments)
+    choice = LOSSES[name]
+    smoothing = {SMOOTHING: label_smoothing} if SMOOTHING in takes(choice.make)[0] else {}
+    return choice.bound(**options, **smoothing)

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from lightning_modules.config.objects import TARGET, make, maker, takes
+from lightning_modules.config.objects import TARGET, call, maker, takes
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.losses import make_loss
 from zoo.errors import ConvzooError
@@ -33,9 +33,10 @@ def make_module(spec: CellSpec, network: dict[str, Any], folder: Path) -> Lightn
         "micro_batch": spec.hardware.micro_batch,
         "loss": make_loss(spec.loss.name, spec.loss.options, smoothing),
     }
-    known, further = takes(maker("module", spec.module, folder))
+    build = maker("module", spec.module, folder)
+    known, further = takes(build)
     more = {key: value for key, value in offered.items() if further or key in known}
-    module = make("module", spec.module, folder, LightningModule, **more)
+    module = call("module", spec.module, build, LightningModule, **more)
     if not isinstance(getattr(module, "net", None), nn.Module):
         raise ConvzooError(
             f"module: {spec.module[TARGET]} keeps no network under net. Write self.net = zoo.build(**network)."

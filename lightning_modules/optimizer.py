@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ FUSED = ("adamw", "adam", "sgd")
 OURS = ("params", "lr", "weight_decay", "fused", "maximize", "differentiable", "capturable")
 """Arguments of optimizers that are not options: they have a key of their own, or no use in training."""
 
-OURS_ALONE = ("name", "warmup", "label_smoothing", "bad_step", "max_skipped")
+OURS_ALONE = {field.name for field in fields(OptimOptions)} - {"lr", "weight_decay", "given", "options"}
 """Keys of the optim group that are no argument of an optimizer."""
 
 

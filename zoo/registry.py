@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -67,6 +68,10 @@ class Choice:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Makes what the choice stands for."""
         return self.make(*arguments, **options)
+
+    def bound(self, **options: Any) -> Any:
+        """Returns an instance of a registered class, or a registered function with these options filled in."""
+        return self.make(**options) if isinstance(self.make, type) else partial(self.make, **options)
 
     @property
     def summary(self) -> str:

@@ -86,8 +86,17 @@ def make(name: str, node: Node, folder: Path, kind: type | tuple[type, ...], **m
     Raises:
         ConvzooError: It cannot be made, or is not of the given kind.
     """
+    return call(name, node, maker(name, node, folder), kind, **more)
+
+
+def call(name: str, node: Node, build: Callable[..., Any], kind: type | tuple[type, ...], **more: Any) -> Any:
+    """Returns the object that a node's `maker` makes: for callers that first ask what it `takes`.
+
+    Raises:
+        ConvzooError: It cannot be made, or is not of the given kind.
+    """
     try:
-        made = maker(name, node, folder)(**more)
+        made = build(**more)
     except (TypeError, ValueError, ImportError) as error:
         raise ConvzooError(f"{name}: {node[TARGET]} cannot be made: {one_line(error)}.") from error
     if not isinstance(made, kind):

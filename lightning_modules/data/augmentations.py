@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -46,7 +45,4 @@ def check_augmentation(name: str, options: dict[str, Any]) -> None:
 
 def make_augmentation(name: str, options: dict[str, Any]) -> Augmentation | None:
     """Returns the augmentation; None for ``none``."""
-    if name == NONE:
-        return None
-    make = AUGMENTATIONS[name].make
-    return make(**options) if isinstance(make, type) else partial(make, **options)
+    return None if name == NONE else AUGMENTATIONS[name].bound(**options)

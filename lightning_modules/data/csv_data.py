@@ -10,7 +10,7 @@ from lightning_modules.data.classes import class_order
 from lightning_modules.data.csv_table import Row, read_table, split_of
 from lightning_modules.data.file_data import FileData, with_val_share
 from lightning_modules.data.registry import dataset
-from lightning_modules.data.split import Split
+from lightning_modules.data.split import SPLITS, Split
 from lightning_modules.data.subset import hold_out
 
 USUAL_SHARE = 0.1
@@ -45,7 +45,7 @@ def table_splits(
         kept, tested = hold_out([label for _, label in whole.images], test_share or USUAL_SHARE)
         found = [whole.at(kept), whole.at(tested, "test")]
     else:
-        named = (split_of(rows, folder, classes, name) for name in ("train", "val", "test"))
+        named = (split_of(rows, folder, classes, name) for name in SPLITS)
         found = [split for split in named if split is not None]
     needed = not any(split.name == "val" for split in found)
     return with_val_share(found, val_share or (USUAL_SHARE if needed else None))

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from lightning_modules.data.files import shown
 from lightning_modules.data.layout import SIZES_S, status_oddity
-from lightning_modules.data.split import DANGLING, MISSING, NO_FILE, Split
+from lightning_modules.data.split import DANGLING, MISSING, NO_FILE, SPLITS, Split
 from zoo.errors import ConvzooError
 
-SPLITS = ("train", "val", "test")
 MOST = 5
 """Maximum number of wrong lines listed in a message."""
 

@@ -18,9 +18,9 @@ from torch.utils.data import (
 )
 
 from lightning_modules.data.memory import Images, Splits
+from lightning_modules.data.split import SPLITS
 from zoo.errors import ConvzooError
 
-SPLITS = ("train", "val", "test")
 ALLOWED = "Splits of arrays, three torch Datasets (train, val, test), or a LightningDataModule"
 BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lightning_modules.data.files import shown
 
+SPLITS = ("train", "val", "test")
 HIDDEN, NO_FILE, UNSEEN = "hidden, skipped", "not a regular file, skipped", "size not checked"
 NO_BYTES, DANGLING, FORBIDDEN = "empty file", "dangling link", "no permission to read"
 MISSING = "missing file"

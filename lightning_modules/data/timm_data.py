@@ -8,6 +8,7 @@ from lightning_modules.config.schema import DataOptions
 from lightning_modules.data.batches import EpochBatches, ShardedBatches
 from lightning_modules.data.file_data import FileData
 from lightning_modules.data.registry import dataset
+from lightning_modules.data.split import SPLITS
 from zoo.errors import ConvzooError
 from zoo.log import log
 
@@ -39,7 +40,7 @@ class TimmData(FileData):
         return [self._train, *others]
 
     def look(self) -> None:
-        sizes = [f"{name} {len(part):,}" for name, part in zip(("train", "val", "test"), self.splits, strict=False)]
+        sizes = [f"{name} {len(part):,}" for name, part in zip(SPLITS, self.splits, strict=False)]
         test = "" if self.options.test_split else "; test: val"
         log.info(f"{self.where}: {len(self.classes):,} classes; {', '.join(sizes)}{test}")
 
@@ -47,8 +48,4 @@ class TimmData(FileData):
         return split.images(view, len(self.classes), self.options.shuffle_buffer)
 
     def _batches(self, n: int, training: bool, kind: type[ShardedBatches] = EpochBatches) -> ShardedBatches:
-        from lightning_modules.data.stream import StreamBatches
-        from lightning_modules.data.timm_sources import STREAMS
-
-        streamed = self.options.source.partition("/")[0] in STREAMS
-        return super()._batches(n, training, StreamBatches if streamed else kind)
+        return super()._batches(n, training, self._train.batches)

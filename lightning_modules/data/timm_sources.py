@@ -16,7 +16,6 @@ from zoo.errors import ConvzooError, choose, need_packages
 
 NEEDS = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "torch": "torchvision", "folder": "timm"}
 """The kinds of ``data.source``, and the package that each needs."""
-STREAMS = ("hfids", "wds")
 TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist")
 """Data sets of torchvision that have no validation images; timm takes any split but train as the test images."""
 FAULTS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, AssertionError)

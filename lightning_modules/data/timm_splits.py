@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from lightning_modules.data.batches import EpochBatches
 from lightning_modules.data.files import BadImage
 from lightning_modules.data.folder import FolderImages, View
 from lightning_modules.data.items import Names
-from lightning_modules.data.stream import Stream, StreamImages
+from lightning_modules.data.stream import Stream, StreamBatches, StreamImages
 from zoo.errors import ConvzooError
 from zoo.log import log
 
@@ -34,6 +35,8 @@ class Listed:
     labels: Sequence[int]
     names: tuple[str, ...]
     make: Callable[[View], FolderImages]
+
+    batches = EpochBatches
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +75,8 @@ class Streamed:
     stream: Stream
     known: int
     names: tuple[str, ...]
+
+    batches = StreamBatches
 
     def __len__(self) -> int:
         return self.known or self._counted[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from lightning_modules.config.objects import Node, make, maker, takes
+from lightning_modules.config.objects import Node, call, maker, takes
 from lightning_modules.config.schema import CellSpec
 from lightning_modules.results.result import UNTRACKED
 from lightning_modules.tracking.base import Outcome, RunLogger
@@ -47,9 +47,10 @@ def make_loggers(
 def _other(key: str, node: Node, folder: Path, choices: dict[str, Any], resumed: bool) -> RunLogger:
     """Create a logger named by ``_target_``, with ``resumed`` and ``run_name`` if it takes them."""
     name = f"logger.{key}"
-    known, _ = takes(maker(name, node, folder))
+    build = maker(name, node, folder)
+    known, _ = takes(build)
     offered = {"resumed": resumed, "run_name": run_name(choices)}
-    logger = make(name, node, folder, Logger, **{k: v for k, v in offered.items() if k in known and k not in node})
+    logger = call(name, node, build, Logger, **{k: v for k, v in offered.items() if k in known and k not in node})
     return logger if isinstance(logger, RunLogger) else guarded(logger, key, choices)
 
 
